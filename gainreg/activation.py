@@ -1,0 +1,60 @@
+"""What a plugin declares: an activation, by its definition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An activation function φ and whatever is known exactly about it.
+
+    Only ``name`` and one of ``forward`` and ``sample`` are needed. z is standard normal and a
+    pre-activation is x = std·z; every closed form takes std as a float64 array, returns an array
+    of the same shape, and returns NaN where it has no accurate value (quadrature then answers).
+
+    Attributes:
+        name: lower_snake_case, as in ``torch.nn.functional`` where it exists there.
+        forward: φ as ``forward(x, **params)``, float64 array in, array of the same shape out.
+            None for what is random or not elementwise; such an activation needs ``sample``.
+        params: parameter names and their defaults; None where a value must be given.
+        aliases: other names, such as ``swish`` for ``silu``.
+        kinks: the x at which φ or φ′ jumps, or a function ``kinks(**params)`` that returns them.
+            Kinks at 0 need no mention; a kink left out costs time, not correctness.
+        derivative: φ′ as ``derivative(x, **params)``.
+        second_moment: closed form of E[φ(std·z)²] as ``second_moment(std, **params)``.
+        mean: closed form of E[φ(std·z)].
+        derivative_second_moment: closed form of E[φ′(std·z)²].
+        variance_slope: closed form of d ln E[φ(std·z)²] / d ln std².
+        sample: ``sample(std, size, rng, **params)``, an array of ``size`` draws of φ(std·z); for
+            what is not elementwise or not deterministic. ``rng`` is a ``numpy.random.Generator``.
+        constraints: what the params must satisfy, as ``{"beta > 0": lambda beta: beta > 0}``; the
+            key is shown to the user whose params fail the test.
+        reference: the paper or definition.
+    """
+
+    name: str
+    forward: Callable[..., Any] | None = None
+    params: Mapping[str, float | None] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    kinks: tuple[float, ...] | Callable[..., tuple[float, ...]] = ()
+    derivative: Callable[..., Any] | None = None
+    second_moment: Callable[..., Any] | None = None
+    mean: Callable[..., Any] | None = None
+    derivative_second_moment: Callable[..., Any] | None = None
+    variance_slope: Callable[..., Any] | None = None
+    sample: Callable[..., Any] | None = None
+    constraints: Mapping[str, Callable[..., bool]] = field(default_factory=dict)
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+        object.__setattr__(self, "aliases", tuple(self.aliases))
+
+    def bind(self, params: Mapping[str, float]) -> Activation:
+        """This activation with ``params`` in place of the defaults, as the hooks receive it."""
+        return dataclasses.replace(self, params=params)

@@ -1,0 +1,362 @@
+"""Gaussian moments by quadrature, for any elementwise deterministic φ.
+
+Each half line, split at the kinks, is mapped to the whole line by x = c + eᵘ (from a kink c to
+infinity) or by a logistic curve (between two kinks), and summed by the trapezoid rule, which
+converges geometrically there (Trefethen and Weideman, SIAM Review 56(3), 2014). Since the nodes
+crowd towards every kink on a logarithmic scale, one fixed rule serves every std: features of φ far
+smaller or larger than std are resolved alike. Every second node makes the rule of twice the step;
+where the two differ, φ has a kink nobody declared or a feature narrower than the step, and an
+adaptive rule of ``scipy.integrate`` takes over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import differentiate, integrate
+
+from gainreg.moments import FloatArray, Moments, concatenate, fields
+
+Function = Callable[[FloatArray], FloatArray]
+
+EPS = float(np.finfo(float).eps)
+# In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step 0.055,
+# and still at twice that.
+LENGTH = 38.0  # e^-38 is below the rounding of anything that is bounded at the kink
+KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 times the std
+# (largest z, step), tried in turn. The density at the first z is below 1e-24; for what outgrows
+# that, or is too lively for the step, the second z is where the density leaves the range of a double.
+RULES = ((10.5, 0.055), (38.5, 0.055 / 4))
+SETTLED_NUMERICAL = 1e-7  # the same for E[φ′²] with a numerically differentiated φ′
+SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
+ADAPTIVE, MAX_SUBDIVISIONS = 1e-13, 400  # relative error asked of the adaptive rule, and its budget
+NEGLIGIBLE = 1e-17  # of the sum, for the outermost terms
+RUN = 400_000  # nodes evaluated at once
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Nodes x = std·z in rows (std, row, node); half of the rows are those of twice the step."""
+
+    x: FloatArray
+    z: FloatArray
+    root_weight: FloatArray
+
+
+@lru_cache(maxsize=8)
+def _grid(high: float, length: float, step: float) -> FloatArray:
+    """u in two rows, the even and the odd nodes of the trapezoid rule."""
+    count = math.ceil(length / step / 2)
+    return high - step * np.arange(2 * count)[::-1].reshape(count, 2).T
+
+
+def _square(a: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """a² as an unevaluated sum of two doubles (Dekker 1971)."""
+    split = a * 134217729.0
+    high = split - (split - a)
+    low = a - high
+    product = a * a
+    return product, ((high * high - product) + 2 * high * low) + low * low
+
+
+def _edge_factor(c: float, std: FloatArray) -> FloatArray:
+    """exp(−(c/std)²/4), to the last digit: (c/std)² may reach 1,400."""
+    a = c / std
+    square, rest = _square(a)
+    product, tail = _product(a, std)
+    remainder = (c - product) - tail  # c = a·std + remainder
+    return np.asarray(np.exp(-square / 4) * (1 - (rest + 2 * a * remainder / std) / 4))
+
+
+def _product(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """a·b as an unevaluated sum of two doubles (Dekker 1971)."""
+    a_high = a * 134217729.0
+    a_high = a_high - (a_high - a)
+    b_high = b * 134217729.0
+    b_high = b_high - (b_high - b)
+    a_low, b_low = a - a_high, b - b_high
+    product = a * b
+    tail = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, tail
+
+
+def _segment(
+    c: float, d: float, std: FloatArray, reach: float, step: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """x, z and the roots of the weights between the kinks 0 ≤ c < d."""
+    column = std[:, None, None]
+    a = c / column
+    if d == math.inf:
+        # the density falls from c on over a length of std or, far out, of std²/c
+        length = reach / (np.hypot(a, reach) + a)
+        y = length * np.exp(_grid(math.log(reach), KINK_LENGTH, step))
+        x, spacing = c + column * y, y
+    else:
+        u = _grid(LENGTH, KINK_LENGTH, step)
+        rise, fall = 1 / (1 + np.exp(-u)), 1 / (1 + np.exp(u))
+        y = (d - c) / column * rise
+        x, spacing = c + (d - c) * rise, y * fall
+    decay = np.exp(-a * y / 2 - y * y / 4) * _edge_factor(c, std)[:, None, None]
+    root_weight = decay * np.sqrt(spacing * (step / math.sqrt(2 * math.pi)))
+    x, root_weight = np.broadcast_arrays(x, root_weight)
+    return x, a + y, root_weight
+
+
+@lru_cache(maxsize=4)
+def _plain_nodes(reach: float, step: float) -> tuple[FloatArray, FloatArray]:
+    """z and the roots of the weights without kinks other than 0, the same for every std."""
+    z = np.exp(_grid(math.log(reach), LENGTH + math.log(reach), step))
+    weight = z * (step / math.sqrt(2 * math.pi))
+    # below the first node φ is constant, and what is left of the sum is a geometric series
+    weight[:, 0] /= -math.expm1(-2 * step)
+    root_weight = np.exp(-z * z / 4) * np.sqrt(weight)
+    # rows: even nodes right and left of 0, odd nodes right and left
+    z = np.array([z[0], -z[0], z[1], -z[1]])[None]
+    return z, root_weight[[0, 0, 1, 1]][None]
+
+
+def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) -> _Rule:
+    if not any(kinks):
+        z, root_weight = _plain_nodes(reach, step)
+        return _Rule(std[:, None, None] * z, z, root_weight)
+    rows = []
+    for sign in (1.0, -1.0):
+        edges = sorted({0.0, math.inf, *(sign * k for k in kinks if sign * k > 0)})
+        for c, d in zip(edges, edges[1:], strict=False):
+            x, z, root_weight = _segment(c, d, std, reach, step)
+            rows.append((sign * x, sign * z, root_weight))
+    parts = [
+        np.concatenate([row[i][:, half : half + 1] for half in (0, 1) for row in rows], axis=1)
+        for i in range(3)
+    ]
+    return _Rule(*parts)
+
+
+def fixed_moments(
+    forward: Function,
+    derivative: Function,
+    std: FloatArray,
+    kinks: Sequence[float] = (),
+    slope_settled: float = SETTLED,
+) -> Moments:
+    """All moments by the fixed rule, for all stds at once.
+
+    Args:
+        forward: φ, vectorised.
+        derivative: φ′, vectorised.
+        std: stds of the pre-activation, a 1-D array.
+        kinks: where φ or φ′ jumps.
+        slope_settled: relative difference at which E[φ′²] counts as settled; larger where φ′ is
+            itself an approximation.
+
+    Returns:
+        The moments, with ``error`` infinite where the rule has not settled, and likewise
+        ``derivative_second_moment`` infinite where its own sum has not, NaN where φ′ is so
+        singular that none exists.
+    """
+    nodes_a_std = 1500 * (1 if not any(kinks) else 3 + 3 * len(kinks))
+    run = max(1, RUN // nodes_a_std)
+    parts = []
+    with np.errstate(all="ignore"):
+        for i in range(0, len(std), run):
+            part = std[i : i + run]
+            moments = _apply(part, kinks, RULES[0], forward, derivative, slope_settled)
+            again = np.isinf(moments.error) | np.isinf(moments.derivative_second_moment)
+            if again.any():
+                finer = _apply(part[again], kinks, RULES[1], forward, derivative, slope_settled)
+                for whole, new in zip(fields(moments), fields(finer), strict=True):
+                    whole[again] = new
+            parts.append(moments)
+    return parts[0] if len(parts) == 1 else concatenate(parts)
+
+
+def _apply(
+    std: FloatArray,
+    kinks: Sequence[float],
+    reach_and_step: tuple[float, float],
+    forward: Function,
+    derivative: Function,
+    slope_settled: float,
+) -> Moments:
+    """The moments by one rule."""
+    rule = _rule(std, kinks, *reach_and_step)
+    phi, slope = forward(rule.x), derivative(rule.x)
+    # the terms of second moment, E[φ²z²], E[φ′²] and mean; squared last, so that neither φ² nor
+    # the weight leaves the range of a double
+    terms = np.empty((4, *phi.shape))
+    root = phi * rule.root_weight
+    np.multiply(root, root, out=terms[0])
+    np.multiply(terms[0], rule.z * rule.z, out=terms[1])
+    slope_root = slope * rule.root_weight
+    np.multiply(slope_root, slope_root, out=terms[2])
+    np.multiply(root, rule.root_weight, out=terms[3])
+    rows = terms.sum(axis=-1)
+    even, odd = rows.reshape(4, len(std), 2, -1).sum(axis=-1).transpose(2, 0, 1)
+    sums = even + odd
+    second, stretched, slope_second, mean = sums
+    scale = sums.copy()
+    scale[3] = np.sqrt(second)
+    off = np.abs(even - odd)
+    settled = off <= SETTLED * scale
+    # what is cut off: beyond the outermost node, and below the first if φ or φ′ is singular there
+    uncut = terms[0, ..., -1].max(axis=-1) <= NEGLIGIBLE * second
+    smooth = [
+        _flat_at_first(f, terms[i], sums[i]) for f, i in ((phi, 0), (slope, 2))
+    ]
+    variance = second - mean * mean
+    if (variance < 0.1 * second).any():
+        centred = (phi - mean[:, None, None]) * rule.root_weight
+        variance = (centred * centred).sum(axis=(-1, -2))
+    good = settled[0] & settled[1] & settled[3] & uncut & smooth[0]
+    slope_second = np.where(off[2] <= slope_settled * slope_second, slope_second, np.inf)
+    return Moments(
+        mean=mean,
+        second_moment=second,
+        variance=variance,
+        variance_slope=(stretched / second - 1) / 2,
+        derivative_second_moment=np.where(smooth[1], slope_second, np.nan),
+        error=np.where(good, off[0] + 2 * EPS * second, np.inf),
+    )
+
+
+def _flat_at_first(values: FloatArray, squares: FloatArray, total: FloatArray) -> np.ndarray:
+    """Whether a function hardly changes any more at the nodes next to the kinks, or is nil there."""
+    first, second = values[..., 0], values[..., 1]
+    flat = np.abs(first - second) <= 1e-3 * np.abs(first)
+    return (flat | (squares[..., 0] <= NEGLIGIBLE * total[:, None])).all(axis=-1)
+
+
+def numerical_derivative(forward: Function, x: FloatArray) -> FloatArray:
+    """φ′(x) by finite differences to the left, to the right and around, the surest of the three.
+
+    A difference that reaches across a kink does not converge; one of the other two does.
+    """
+    # a step that fits both the distance from 0 and, at 0, features of size 1 and of size std
+    size = np.abs(x)
+    step = 0.1 * size + 1e-3 * np.minimum(size.max(axis=-1, keepdims=True), 1.0)
+    flat, steps = x.ravel(), step.ravel()
+    best, best_error = np.zeros_like(flat), np.full_like(flat, np.inf)
+    for direction in (0, 1, -1):
+        found = differentiate.derivative(
+            forward,
+            flat,
+            initial_step=steps,
+            step_direction=direction,
+            order=8,
+            maxiter=12,
+            tolerances={"rtol": 1e-13, "atol": 0},
+        )
+        error = np.where(np.isfinite(found.error), found.error, np.inf)
+        better = np.isfinite(found.df) & (error < best_error)
+        best, best_error = np.where(better, found.df, best), np.where(better, error, best_error)
+    return best.reshape(x.shape)
+
+
+def adaptive_moments(forward: Function, std: float) -> tuple[Moments, tuple[float, ...]]:
+    """The moments of φ at one std by ``scipy.integrate.cubature``, and the kinks met on the way.
+
+    In u = ln|x|, Gauss-Kronrod panels are halved until they close in on each undeclared kink.
+    ``error`` is scipy's estimate; second_moment is infinite where its terms do not die out;
+    ``derivative_second_moment`` is left infinite, that is: not settled.
+    """
+    high = math.log(RULES[1][0])
+    scale = np.ones(3)
+
+    def terms(u: FloatArray) -> FloatArray:
+        z = np.exp(u[:, 0])
+        z = np.concatenate([z, -z])
+        root_weight = np.exp(-z * z / 4) * np.sqrt(np.abs(z) / math.sqrt(2 * math.pi))
+        root = forward(std * z) * root_weight
+        values = np.array([root * root, (root * z) ** 2, root * root_weight])
+        return (values / scale[:, None]).reshape(3, 2, -1).sum(axis=1).T
+
+    with np.errstate(all="ignore"):
+        u = np.linspace(-LENGTH, high, 2000)
+        sizes = terms(u[:, None])[:, :2]
+        # a first look for the sizes, so that all three are found to the same relative error
+        total = sizes.sum(axis=0) * (u[1] - u[0])
+        if not np.isfinite(total).all() or sizes[-1, 0] > 1e-9 * total[0]:
+            infinite = np.full(1, np.inf)
+            return Moments(*(infinite.copy() for _ in range(6))), ()
+        scale[:] = *np.where(total > 0, total, 1.0), math.sqrt(total[0]) or 1.0
+        result = integrate.cubature(
+            terms, [-LENGTH], [high], rtol=0, atol=ADAPTIVE, max_subdivisions=MAX_SUBDIVISIONS
+        )
+    second, stretched, mean = result.estimate * scale
+    moments = Moments(
+        mean=np.array([mean]),
+        second_moment=np.array([second]),
+        variance=np.array([second - mean * mean]),
+        variance_slope=np.array([(stretched / second - 1) / 2]),
+        derivative_second_moment=np.array([np.inf]),
+        error=np.array([result.error[0] * scale[0] + 2 * EPS * second]),
+    )
+    panels = sorted((float(r.a[0]), float(r.b[0])) for r in result.regions)
+    return moments, _kinks_in(forward, std, panels)
+
+
+def _kinks_in(
+    forward: Function, std: float, panels: Sequence[tuple[float, float]]
+) -> tuple[float, ...]:
+    """Where the panels shrank to next to nothing, to the last digits; none if they are many."""
+    narrow: list[list[float]] = []
+    for a, b in panels:
+        if b - a < 1e-4:
+            if narrow and a - narrow[-1][1] < 1e-9:
+                narrow[-1][1] = b
+            else:
+                narrow.append([a, b])
+    if not 0 < len(narrow) <= 32:
+        return ()
+    kinks = []
+    ends = std * np.exp(np.array(narrow))
+    for sign in (1.0, -1.0):
+        for a, b in np.sort(sign * ends, axis=1):
+            kinks += _kink_between(forward, a, b)
+    return tuple(kinks)
+
+
+def _kink_between(forward: Function, a: float, b: float) -> list[float]:
+    """The jump or the kink of φ in [a, b]: where its tangents from both sides meet."""
+    lo, hi = _close_in(forward, np.array([a]), np.array([b]))
+    if jumps_between(forward, np.array([a]), np.array([b]))[0]:
+        return [float(lo[0] + hi[0]) / 2]
+    width = b - a
+    x = np.array([a, b])
+    step = 0.05 * np.array([-width, width])
+    # one-sided slopes by the three-point rule
+    y = [forward(x + k * step) for k in (0, 1, 2)]
+    slope = (-3 * y[0] + 4 * y[1] - y[2]) / (2 * step)
+    bend = slope[1] - slope[0]
+    if abs(bend) <= 1e-4 * max(abs(slope)):
+        return []
+    kink = (y[0][0] - y[0][1] + slope[1] * b - slope[0] * a) / bend
+    return [float(kink)] if a <= kink <= b else []
+
+
+def _close_in(
+    forward: Function, a: FloatArray, b: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The halves of [a, b], halved again, over which φ changes most."""
+    at_a, at_b = forward(a), forward(b)
+    for _ in range(60):
+        middle = (a + b) / 2
+        at_middle = forward(middle)
+        left = np.abs(at_middle - at_a) >= np.abs(at_b - at_middle)
+        a, at_a = np.where(left, a, middle), np.where(left, at_a, at_middle)
+        b, at_b = np.where(left, middle, b), np.where(left, at_middle, at_b)
+    return a, b
+
+
+def jumps_between(forward: Function, a: FloatArray, b: FloatArray) -> np.ndarray:
+    """Whether φ jumps somewhere between a and b: its change does not die out as they close in."""
+    with np.errstate(all="ignore"):
+        change = np.abs(forward(b) - forward(a))
+        at_lo, at_hi = (forward(x) for x in _close_in(forward, a, b))
+        final = np.abs(at_hi - at_lo)
+        size = np.maximum(np.abs(at_lo), np.abs(at_hi))
+    return np.asarray((final > 0.1 * change) & (final > 1e-13 * size))

@@ -1,0 +1,435 @@
+"""From an activation and a std to its gains: picks the method, checks it, fills in the moments."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gainreg.activation import Activation
+from gainreg.entry import GainEntry, Gains
+from gainreg.errors import MomentError, ParameterError, PluginError
+from gainreg.host import Host, finite_float, host
+from gainreg.moments import FloatArray, Moments, fields, quadrature, sampling
+
+METHODS = ("auto", "analytic", "quadrature", "sampling")
+EPS = float(np.finfo(float).eps)
+SMALLEST = float(np.finfo(float).tiny)  # below it doubles lose digits
+
+# Closed forms are compared with quadrature at these stds before their first use.
+PROBES = 10.0 ** np.arange(-8, 8.5, 0.5)
+# Relative difference from quadrature up to which a closed form is used between two probes …
+TRUSTED = 4e-14
+# … and, times max(std², 1/std²), from which on it is called wrong rather than rounded badly. In
+# addition a difference this small beside E[φ(z)²] may be rounding where terms cancel at small std.
+WRONG, ROUNDING = 1e-9, 1e-12
+# Quadrature with a larger relative error than this gives way to sampling.
+USEFUL = 1e-5
+# A sampled check of a closed form: it is refused this many standard errors away.
+SIGMAS = 6.0
+
+
+@dataclass(frozen=True)
+class GainCurve(Gains):
+    """The gains and moments of one activation at an array of stds: ``GainEntry`` with arrays.
+
+    ``curve[i]`` is the GainEntry at the i-th std. ``derivative_second_moment`` is None where φ
+    jumps; ``centered_gain`` is infinite where φ is constant.
+    """
+
+    activation: str
+    params: Mapping[str, float]
+    std: FloatArray
+    mean: FloatArray
+    second_moment: FloatArray
+    derivative_second_moment: FloatArray | None
+    centered_gain: FloatArray
+    variance_slope: FloatArray
+    method: np.ndarray[Any, np.dtype[np.str_]]
+    error: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.std)
+
+    def __getitem__(self, i: int) -> GainEntry:
+        derivative, centered = self.derivative_second_moment, float(self.centered_gain[i])
+        return GainEntry(
+            activation=self.activation,
+            params=dict(self.params),
+            std=float(self.std[i]),
+            mean=float(self.mean[i]),
+            second_moment=float(self.second_moment[i]),
+            derivative_second_moment=None if derivative is None else float(derivative[i]),
+            centered_gain=centered if np.isfinite(centered) else None,
+            variance_slope=float(self.variance_slope[i]),
+            method=str(self.method[i]),
+            error=float(self.error[i]),
+        )
+
+
+def resolve(
+    activation: str | Activation | Callable[..., Any],
+    std: float = 1.0,
+    *,
+    method: str = "auto",
+    seed: int = 0,
+    **params: float,
+) -> GainEntry:
+    """The gains and moments of an activation at one std.
+
+    Args:
+        activation: a registered name or alias, an ``Activation``, or any vectorised callable.
+        std: standard deviation of the pre-activation (not its variance).
+        method: "auto" tries a closed form, then quadrature, then sampling; "analytic",
+            "quadrature" and "sampling" each insist on one.
+        seed: of the sampling method.
+        **params: the activation's parameters, where they differ from the defaults.
+
+    Raises:
+        UnknownActivationError: no activation has that name.
+        ParameterError: a param, the std or the method is not what it must be.
+        MomentError: the second moment is zero, infinite or out of a double's range.
+        PluginError: the activation's own functions fail, or its closed form is wrong.
+    """
+    std = finite_float(std, "std")
+    return curve(activation, np.array([std]), method=method, seed=seed, **params)[0]
+
+
+def curve(
+    activation: str | Activation | Callable[..., Any],
+    stds: Any,
+    *,
+    method: str = "auto",
+    seed: int = 0,
+    **params: float,
+) -> GainCurve:
+    """The gains and moments of an activation at an array of stds, in one vectorised pass.
+
+    Arguments and errors are those of ``resolve``, with a 1-D array of stds.
+    """
+    std = _check_stds(stds)
+    if method not in METHODS:
+        raise ParameterError(f"method is one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    bound = host().bind(as_activation(activation), params)
+    m, used = _moments(host(), bound, std, method, seed)
+    _check_range(bound, std, m)
+    derivative = m.derivative_second_moment
+    with np.errstate(divide="ignore"):
+        centered = std / np.sqrt(m.variance)
+    return GainCurve(
+        activation=bound.name,
+        params=dict(bound.params),  # type: ignore[arg-type]
+        std=std,
+        mean=m.mean,
+        second_moment=m.second_moment,
+        derivative_second_moment=None if np.isnan(derivative).any() else derivative,
+        centered_gain=centered,
+        variance_slope=m.variance_slope,
+        method=used,
+        error=m.error,
+    )
+
+
+def as_activation(activation: str | Activation | Callable[..., Any]) -> str | Activation:
+    """A name or Activation as it is; any other callable as an Activation that nobody registered."""
+    if isinstance(activation, (str, Activation)):
+        return activation
+    if not callable(activation):
+        raise ParameterError(
+            f"an activation is a name, a gainreg.Activation or a callable, got {activation!r}"
+        )
+    return Activation(getattr(activation, "__name__", type(activation).__name__), activation)
+
+
+def _check_stds(stds: Any) -> FloatArray:
+    try:
+        array = np.asarray(stds)
+        if array.dtype.kind not in "iuf":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ParameterError(f"stds must be an array of numbers, got {stds!r}") from None
+    std: FloatArray = array.astype(np.float64, copy=not array.flags.writeable)
+    if std.ndim != 1:
+        raise ParameterError(f"stds must be a 1-D array, got shape {std.shape}")
+    bad = ~(np.isfinite(std) & (std > 0))
+    if bad.any():
+        raise ParameterError(f"std must be finite and above 0, got {std[bad][0]}")
+    return std
+
+
+def _check_range(activation: Activation, std: FloatArray, m: Moments) -> None:
+    second = m.second_moment
+    bad = ~((second >= SMALLEST) & np.isfinite(second) & np.isfinite(m.mean))
+    if bad.any():
+        i = int(np.argmax(bad))
+        if second[i] < SMALLEST:
+            what = "is zero or underflows a double, so that no gain exists"
+        else:
+            what = "is infinite, overflows a double, or has tails too heavy to integrate"
+        raise MomentError(
+            f"the second moment of {activation.name!r} at std = {std[i]:.6g} {what}; "
+            "try another std or other params"
+        )
+
+
+def _moments(
+    the_host: Host, activation: Activation, std: FloatArray, method: str, seed: int
+) -> tuple[Moments, np.ndarray[Any, np.dtype[np.str_]]]:
+    """The moments at each std, and the method that found each second moment."""
+    facts = _facts(the_host, activation)
+    elementwise = activation.forward is not None
+    m = None
+    used = np.full(len(std), "", dtype="<U10")
+    if method in ("auto", "analytic") and facts.off:
+        m = _closed_moments(the_host, activation, facts, std)
+        used[~np.isnan(m.second_moment)] = "analytic"
+    if method == "analytic" and not used.all():
+        raise MomentError(
+            f"{activation.name!r} has no closed form that is accurate at "
+            f"std = {std[used == ''][0]:.6g}; use method='auto' or method='quadrature'"
+        )
+    if method in ("auto", "analytic", "quadrature") and elementwise:
+        m = _with_quadrature(the_host, activation, facts, std, m)
+        used[(used == "") & ~np.isnan(m.second_moment)] = "quadrature"
+    if method == "quadrature" and not used.all():
+        why = (
+            f"quadrature does not settle at std = {std[used == ''][0]:.6g}"
+            if elementwise
+            else "it is random or not elementwise, so that quadrature does not apply"
+        )
+        raise MomentError(
+            f"{activation.name!r} has no moments by quadrature: {why}; use method='auto' or "
+            "method='sampling'"
+        )
+    for i in np.flatnonzero(used == ""):
+        new = _sampled(the_host, activation, float(std[i]), seed)
+        if m is None:
+            m = _unknown(len(std))
+        _put(m, i, new)
+        used[i] = "sampling"
+    assert m is not None
+    if facts.jumps:
+        m.derivative_second_moment[:] = np.nan
+    return m, used
+
+
+def _unknown(count: int) -> Moments:
+    return Moments(*(np.full(count, np.nan) for _ in range(6)))
+
+
+def _put(m: Moments, where: Any, new: Moments) -> None:
+    for whole, values in zip(fields(m), fields(new), strict=True):
+        whole[where] = values
+
+
+def _with_quadrature(
+    the_host: Host, activation: Activation, facts: _Facts, std: FloatArray, m: Moments | None
+) -> Moments:
+    """``m`` with what it lacks filled in by quadrature."""
+    if m is None:
+        return _integrated(the_host, activation, facts, std)
+    wanted = [v for name, v in vars(m).items() if not (facts.jumps and "derivative" in name)]
+    lacking = np.flatnonzero(np.isnan(wanted).any(axis=0))
+    if lacking.size:
+        new = _integrated(the_host, activation, facts, std[lacking])
+        for whole, values in zip(fields(m), fields(new), strict=True):
+            whole[lacking] = np.where(np.isnan(whole[lacking]), values, whole[lacking])
+    return m
+
+
+# --- what is found out about an activation before its first use ------------------------------------
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Whether φ jumps, and how far each closed form is from quadrature at each of PROBES."""
+
+    jumps: bool
+    off: Mapping[str, FloatArray]
+
+
+_known: weakref.WeakKeyDictionary[Activation, _Facts] = weakref.WeakKeyDictionary()
+
+
+def _facts(the_host: Host, activation: Activation) -> _Facts:
+    if activation not in _known:
+        elementwise = activation.forward is not None
+        jumps = elementwise and _jumps(the_host, activation, _kinks(activation))
+        check = _compare_with_quadrature if elementwise else _compare_with_samples
+        _known[activation] = _Facts(jumps, check(the_host, activation))
+    return _known[activation]
+
+
+def _kinks(activation: Activation) -> tuple[float, ...]:
+    kinks = activation.kinks
+    return tuple(kinks(**activation.params) if callable(kinks) else kinks)
+
+
+def _jumps(the_host: Host, activation: Activation, kinks: Sequence[float]) -> bool:
+    at = np.array([0.0, *kinks])
+    reach = 1e-9 * np.where(at == 0, 1.0, np.abs(at))
+    forward = partial(the_host.forward, activation)
+    return bool(quadrature.jumps_between(forward, at - reach, at + reach).any())
+
+
+def _closed_forms(
+    the_host: Host, activation: Activation, std: FloatArray
+) -> dict[str, FloatArray]:
+    """The values of all closed forms that the activation has, by the name of the moment."""
+    names = ("second_moment", "mean", "derivative_second_moment", "variance_slope")
+    values = {name: the_host.closed_form(activation, name, std) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _compare_with_quadrature(the_host: Host, activation: Activation) -> dict[str, FloatArray]:
+    """How far closed forms are from quadrature at PROBES, in units of ``_closed_moments``' scale.
+
+    Where quadrature itself does not settle, rounding is all that is known of.
+
+    Raises:
+        PluginError: a closed form is wrong.
+    """
+    closed = _closed_forms(the_host, activation, PROBES)
+    if not closed:
+        return {}
+    exact = quadrature.fixed_moments(
+        partial(the_host.forward, activation), _derivative(the_host, activation)[0],
+        PROBES, _kinks(activation), _derivative(the_host, activation)[1],
+    )
+    second = exact.second_moment
+    typical = second[len(PROBES) // 2]
+    allowed = np.maximum(PROBES**2, PROBES**-2)
+    off = {}
+    with np.errstate(all="ignore"):
+        for name, value in closed.items():
+            true = getattr(exact, name)
+            scale = _scale(name, true, second)
+            settled = np.isfinite(exact.error) & np.isfinite(true) & (second >= SMALLEST)
+            difference = np.abs(value - true)
+            wrong = settled & np.isfinite(value) & (difference > WRONG * allowed * scale)
+            wrong &= difference > ROUNDING * (1.0 if name == "variance_slope" else typical)
+            if wrong.any():
+                i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
+                raise PluginError(
+                    f"the closed form for the {name} of {activation.name!r} is wrong: at "
+                    f"std = {PROBES[i]:.6g} it gives {value[i]:.10g} where quadrature gives "
+                    f"{true[i]:.10g}; correct it, or leave it out and let quadrature answer"
+                )
+            off[name] = np.where(settled, difference / scale, 4 * EPS)
+            off[name][np.isnan(value)] = np.inf
+    return off
+
+
+def _scale(name: str, value: FloatArray, second: FloatArray) -> FloatArray:
+    """What an error of a moment is measured against."""
+    if name == "mean":
+        return np.sqrt(second)
+    if name == "variance_slope":
+        return np.maximum(np.abs(value), 1.0)
+    return value
+
+
+def _compare_with_samples(the_host: Host, activation: Activation) -> dict[str, FloatArray]:
+    """The same for what is random or not elementwise, by sampling the second moment."""
+    closed = _closed_forms(the_host, activation, PROBES)
+    sampler = the_host.sampler(activation)
+    if "second_moment" in closed and sampler is not None:
+        for std in (0.1, 1.0, 10.0):
+            sampled, standard_error = sampling.second_moment(sampler, std, seed=0)
+            value = closed["second_moment"][np.searchsorted(PROBES, std * 0.999)]
+            if not abs(value - sampled) <= SIGMAS * standard_error + WRONG * sampled:
+                raise PluginError(
+                    f"the closed form for the second_moment of {activation.name!r} is wrong: at "
+                    f"std = {std:g} it gives {value:.10g} where sampling gives {sampled:.10g} "
+                    f"± {standard_error:.2g}; correct it, or leave it out"
+                )
+    return {name: np.where(np.isnan(value), np.inf, 4 * EPS) for name, value in closed.items()}
+
+
+# --- the methods -----------------------------------------------------------------------------------
+
+
+def _closed_moments(
+    the_host: Host, activation: Activation, facts: _Facts, std: FloatArray
+) -> Moments:
+    """The closed forms between those probes where they agree with quadrature, NaN elsewhere."""
+    m = _unknown(len(std))
+    right = np.searchsorted(PROBES, std)
+    inside = (right > 0) & (right < len(PROBES))
+    right = np.clip(right, 1, len(PROBES) - 1)
+    for name, value in _closed_forms(the_host, activation, std).items():
+        off = facts.off[name]
+        worst = np.maximum(off[right - 1], off[right])
+        good = inside & (worst <= TRUSTED)
+        np.copyto(getattr(m, name), value, where=good)
+        if name == "second_moment":
+            np.copyto(m.error, np.maximum(worst, 2 * EPS) * value, where=good)
+    variance = m.second_moment - m.mean**2
+    # where that cancels, quadrature takes the variance directly
+    cancels = activation.forward is not None and variance < 0.05 * m.second_moment
+    np.copyto(m.variance, variance, where=~np.asarray(cancels))
+    return m
+
+
+def _derivative(
+    the_host: Host, activation: Activation
+) -> tuple[Callable[[FloatArray], FloatArray], float]:
+    """φ′ and the accuracy to expect of sums over it."""
+    if activation.derivative is not None:
+        return partial(the_host.derivative, activation), quadrature.SETTLED
+    forward = partial(the_host.forward, activation)
+    return partial(quadrature.numerical_derivative, forward), quadrature.SETTLED_NUMERICAL
+
+
+def _integrated(
+    the_host: Host, activation: Activation, facts: _Facts, std: FloatArray
+) -> Moments:
+    """Moments by quadrature; NaN where it does not settle."""
+    forward = partial(the_host.forward, activation)
+    derivative, settled = _derivative(the_host, activation)
+    if facts.jumps:
+        derivative = np.zeros_like
+    kinks = _kinks(activation)
+    m = quadrature.fixed_moments(forward, derivative, std, kinks, settled)
+    slope_second = m.derivative_second_moment
+    if np.isfinite(m.error + slope_second).all():
+        return m
+    for i in np.flatnonzero(np.isinf(m.error) | np.isinf(slope_second)):
+        new, found = quadrature.adaptive_moments(forward, float(std[i]))
+        if found:  # with the kinks known, the fixed rule may do after all
+            jumps = _jumps(the_host, activation, found)
+            kinked = quadrature.fixed_moments(
+                forward,
+                np.zeros_like if jumps else derivative,
+                std[i : i + 1],
+                (*kinks, *found),
+                settled,
+            )
+            new = kinked if np.isfinite(kinked.error[0]) else new
+            if jumps:
+                new.derivative_second_moment[0] = np.nan
+        if np.isinf(m.error[i]):
+            _put(m, i, new)
+        else:
+            slope_second[i] = new.derivative_second_moment[0]
+    slope_second[np.isinf(slope_second)] = np.nan
+    lost = ~(m.error <= USEFUL * m.second_moment) & ~np.isinf(m.second_moment)
+    for values in fields(m):
+        values[lost] = np.nan
+    return m
+
+
+def _sampled(the_host: Host, activation: Activation, std: float, seed: int) -> Moments:
+    sampler = the_host.sampler(activation)
+    if sampler is not None:
+        return sampling.sampled_moments(sampler, std, seed)
+    forward = partial(the_host.forward, activation)
+    derivative = (
+        None if activation.derivative is None else partial(the_host.derivative, activation)
+    )
+    with np.errstate(all="ignore"):
+        return sampling.elementwise_moments(forward, derivative, std, seed)
