@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gainreg.errors import (
@@ -13,4 +14,98 @@ from gainreg.errors import (
     UnknownActivationError,
 )
 
+if TYPE_CHECKING:
+    from gainreg.activation import Activation
+    from gainreg.entry import GainEntry
+    from gainreg.hookspecs import hookimpl
+    from gainreg.resolver import GainCurve, build_table, curve, register, resolve
+    from gainreg.table import GainTable, load_table
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "GainCurve",
+    "GainEntry",
+    "GainTable",
+    "GainregError",
+    "MomentError",
+    "ParameterError",
+    "PluginError",
+    "TableError",
+    "UnknownActivationError",
+    "build_table",
+    "curve",
+    "gain",
+    "hookimpl",
+    "load_table",
+    "register",
+    "resolve",
+]
+
+# Where the public names live. They are imported when first used, so that `import gainreg` and a
+# look-up in a table import neither numpy nor scipy nor pluggy.
+_HOMES = {
+    "Activation": "activation",
+    "GainCurve": "resolver",
+    "GainEntry": "entry",
+    "GainTable": "table",
+    "build_table": "resolver",
+    "curve": "resolver",
+    "hookimpl": "hookspecs",
+    "load_table": "table",
+    "register": "resolver",
+    "resolve": "resolver",
+}
+
+_remembered: dict[tuple[object, ...], float] = {}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gainreg' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"gainreg.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def gain(
+    activation: str | Activation | Callable[..., Any],
+    std: float = 1.0,
+    mode: str = "forward",
+    **params: float,
+) -> float:
+    """The gain of an activation: weights of standard deviation gain/√fan keep a signal's size.
+
+    Answered from the shipped table where that holds the entry, else resolved and remembered.
+
+    Args:
+        activation: a registered name or alias, an ``Activation``, or any vectorised callable.
+        std: standard deviation of the pre-activation (not its variance).
+        mode: "forward" keeps the pre-activation variance, "centered" the variance of the
+            activation itself, "backward" the gradient variance (with fan_out for fan_in).
+        **params: the activation's parameters, where they differ from the defaults.
+
+    Raises:
+        UnknownActivationError: no activation has that name.
+        ParameterError: a param, the std or the mode is not what it must be.
+        MomentError: the gain does not exist: a moment is zero, infinite or undefined.
+        PluginError: the activation's own functions fail, or its closed form is wrong.
+    """
+    if not params:
+        try:
+            return _remembered[activation, std, mode]
+        except (KeyError, TypeError):  # not asked before, or not hashable
+            pass
+    from gainreg.table import entry_for
+
+    value = entry_for(activation, std, params).gain_for(mode)
+    if isinstance(activation, str) and not params and len(_remembered) < 10_000:
+        _remembered[activation, std, mode] = value
+    return value

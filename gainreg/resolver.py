@@ -209,7 +209,7 @@ def _moments(
         new = _sampled(the_host, activation, float(std[i]), seed)
         if m is None:
             m = _unknown(len(std))
-        _put(m, i, new)
+        _put(m, slice(i, i + 1), new)
         used[i] = "sampling"
     assert m is not None
     if facts.jumps:
@@ -413,7 +413,7 @@ def _integrated(
             if jumps:
                 new.derivative_second_moment[0] = np.nan
         if np.isinf(m.error[i]):
-            _put(m, i, new)
+            _put(m, slice(i, i + 1), new)
         else:
             slope_second[i] = new.derivative_second_moment[0]
     slope_second[np.isinf(slope_second)] = np.nan

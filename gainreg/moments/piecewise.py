@@ -250,6 +250,9 @@ class Piecewise:
                 found.append((piece.reflected(), max(-hi, 0.0), -lo))
         return found
 
+    def __rmul__(self, factor: float) -> Piecewise:
+        return Piecewise(self.kinks, [factor * piece for piece in self.pieces])
+
     @staticmethod
     def _closed_sum(pieces: Sequence[tuple[ExpPoly, float, float]]) -> _ClosedSum:
         """Powers of x on whole half lines are a polynomial in std; the rest are terms."""

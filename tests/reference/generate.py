@@ -12,7 +12,8 @@ Method: fold the line onto z > 0 (so that what is odd cancels point by point), c
 activation's kinks, and on each piece use the trapezoid rule in the logarithm of the distance from
 the piece's left end, which resolves every scale alike. The step is halved until two successive
 results agree to 40 digits, or the run fails. As the error of the rule is about squared by each
-halving, the finer result, which is the one written, is better than that.
+halving, the finer result, which is the one written, is better than that. The exception: sin, cos
+and snake at a large std, which oscillate too fast and come from exact Fourier formulas.
 
     python generate.py                  make wide.json afresh (two minutes on one core)
     python generate.py --only elu gelu  recompute these activations, keep the other rows
