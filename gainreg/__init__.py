@@ -16,9 +16,10 @@ from gainreg.errors import (
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
+    from gainreg.build import build_table
     from gainreg.entry import GainEntry
     from gainreg.hookspecs import hookimpl
-    from gainreg.resolver import GainCurve, build_table, curve, register, resolve
+    from gainreg.resolver import GainCurve, curve, resolve
     from gainreg.table import GainTable, load_table
 
 __version__ = "0.1.0"
@@ -50,11 +51,10 @@ _HOMES = {
     "GainCurve": "resolver",
     "GainEntry": "entry",
     "GainTable": "table",
-    "build_table": "resolver",
+    "build_table": "build",
     "curve": "resolver",
     "hookimpl": "hookspecs",
     "load_table": "table",
-    "register": "resolver",
     "resolve": "resolver",
 }
 
@@ -109,3 +109,20 @@ def gain(
     if isinstance(activation, str) and not params and len(_remembered) < 10_000:
         _remembered[activation, std, mode] = value
     return value
+
+
+def register(activation: Activation, *, replace: bool = False) -> None:
+    """Make an activation known by name to this program.
+
+    Args:
+        activation: its declaration.
+        replace: take the place of one registered earlier under the same name, as when a notebook
+            cell runs again; what a plugin declares is never replaced.
+
+    Raises:
+        PluginError: the name or an alias is taken, or is not lower_snake_case.
+    """
+    from gainreg.host import host
+
+    host().register(activation, replace)
+    _remembered.clear()

@@ -6,7 +6,6 @@ import difflib
 import functools
 import importlib.metadata
 import importlib.util
-import math
 import os
 import re
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 import pluggy
 
 from gainreg import hookspecs
-from gainreg.activation import Activation
+from gainreg.activation import Activation, check_params
 from gainreg.errors import ParameterError, PluginError, UnknownActivationError
 from gainreg.hookspecs import hookimpl
 from gainreg.moments import FloatArray
@@ -230,7 +229,11 @@ class Host:
             ParameterError: a param is unknown, missing, not a finite number, or out of range.
         """
         known = self.activation(activation) if isinstance(activation, str) else activation
-        values = check_params(known, params)
+        values = check_params(known.name, known.params, params)
+        for text, holds in known.constraints.items():
+            if not holds(**values):
+                given = ", ".join(f"{name}={value:g}" for name, value in values.items())
+                raise ParameterError(f"{known.name!r} needs {text}, got {given}")
         if self._activations.get(known.name) is not known:
             return known.bind(values)
         key = (known.name, tuple(values.items()))
@@ -338,47 +341,6 @@ class Host:
         owner = self.owner(activation)
         by = f" (plugin {owner})" if owner else ""
         raise PluginError(f"activation {activation.name!r}{by} {fault}") from cause
-
-
-def check_params(activation: Activation, params: Mapping[str, Any]) -> dict[str, float]:
-    """The params of an activation with its defaults filled in, as floats, in declared order.
-
-    Raises:
-        ParameterError: a param is unknown, missing, not a finite number, or out of range.
-    """
-    declared = activation.params
-    for name in params:
-        if name not in declared:
-            known = ", ".join(declared) or "no params"
-            raise ParameterError(f"{activation.name!r} has no param {name!r}; it takes {known}")
-    values = {}
-    for name, default in declared.items():
-        value = params.get(name, default)
-        if value is None:
-            raise ParameterError(f"{activation.name!r} needs its param {name!r}, as {name}=…")
-        values[name] = finite_float(value, f"param {name!r} of {activation.name!r}")
-    for text, holds in activation.constraints.items():
-        if not holds(**values):
-            given = ", ".join(f"{name}={value:g}" for name, value in values.items())
-            raise ParameterError(f"{activation.name!r} needs {text}, got {given}")
-    return values
-
-
-def finite_float(value: Any, what: str) -> float:
-    """``value`` as a float.
-
-    Raises:
-        ParameterError: it is not a finite real number.
-    """
-    try:
-        if isinstance(value, (str, bytes, bool, np.bool_)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ParameterError(f"{what} must be a number, got {value!r}") from None
-    if not math.isfinite(number):
-        raise ParameterError(f"{what} must be finite, got {number}")
-    return number
 
 
 def _reason(error: BaseException) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gainreg.activation import Activation
+from gainreg.activation import Activation, check_std
 from gainreg.entry import GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError, PluginError
-from gainreg.host import Host, finite_float, host
+from gainreg.host import Host, host
 from gainreg.moments import FloatArray, Moments, fields, quadrature, sampling
 
 METHODS = ("auto", "analytic", "quadrature", "sampling")
@@ -95,8 +95,7 @@ def resolve(
         MomentError: the second moment is zero, infinite or out of a double's range.
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
-    std = finite_float(std, "std")
-    return curve(activation, np.array([std]), method=method, seed=seed, **params)[0]
+    return curve(activation, np.array([check_std(std)]), method=method, seed=seed, **params)[0]
 
 
 def curve(

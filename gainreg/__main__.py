@@ -1,0 +1,5 @@
+"""``python -m gainreg``."""
+
+from gainreg.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,336 @@
+"""The command line: thin wrappers around the public functions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
+
+if TYPE_CHECKING:
+    from gainreg.entry import GainEntry
+
+# A slope or a factor this close to 1 is marked as neither growing nor shrinking.
+LEVEL = 5e-3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0; 1 if ``check`` found differences; 2 for any error, with one line on stderr.
+    """
+    _parser().parse_args(argv, namespace=(options := argparse.Namespace()))
+    try:
+        _warnings_in_a_line()
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except GainregError as error:
+        print(f"gainreg: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough: say nothing more, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gainreg",
+        description="How large initial weights must be so that signals keep their size.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument(
+            "--plugin",
+            metavar="FILE.py",
+            action="append",
+            default=[],
+            help="load a plugin file first; may be given more than once",
+        )
+        return sub
+
+    def with_params(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "-p",
+            "--param",
+            metavar="NAME=VALUE",
+            action="append",
+            default=[],
+            help="a parameter of the activation; may be given more than once",
+        )
+
+    sub = command(
+        "list", _list, "list all activations with their gains at std 1", "gainreg list"
+    )
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command(
+        "gain", _gain, "print one gain", "gainreg gain elu --std 2 -p alpha=0.5 --mode backward"
+    )
+    sub.add_argument("name", help="an activation or alias")
+    sub.add_argument("--std", type=_number, default=1.0, help="std of the pre-activation (1)")
+    sub.add_argument(
+        "--mode",
+        choices=("forward", "centered", "backward"),
+        default="forward",
+        help="what the gain keeps: the forward variance (default), that of the activation "
+        "itself, or the gradient's",
+    )
+    with_params(sub)
+
+    sub = command("show", _show, "print whole entries", "gainreg show gelu silu --std 0.5 --json")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="activations or aliases")
+    sub.add_argument("--std", type=_number, default=1.0, help="std of the pre-activation (1)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    with_params(sub)
+
+    sub = command(
+        "build", _build, "build a gain table", "gainreg build elu tanh --std 0.5,1,2 -o gains.yaml"
+    )
+    sub.add_argument(
+        "names", nargs="*", metavar="NAME", help="activations (default: all that are registered)"
+    )
+    sub.add_argument("--std", type=_numbers, default=[1.0], help="stds, as in 0.5,1,2 (1)")
+    sub.add_argument("-o", "--output", metavar="FILE", help="the file to write (standard output)")
+    with_params(sub)
+
+    sub = command(
+        "check",
+        _check,
+        "recompute every entry of a table; exit 1 if any differs",
+        "gainreg check gains.yaml",
+    )
+    sub.add_argument("file", metavar="FILE", help="a table")
+
+    command(
+        "plugins",
+        _plugins,
+        "show every plugin, its hooks and activations, and what is broken",
+        "gainreg plugins --plugin my_activations.py",
+    )
+    return parser
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _numbers(text: str) -> list[float]:
+    return [_number(part) for part in text.split(",")]
+
+
+def _params(options: argparse.Namespace) -> dict[str, float]:
+    params = {}
+    for text in options.param:
+        name, equals, value = text.partition("=")
+        try:
+            params[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ParameterError(f"a param is given as NAME=VALUE, as in alpha=0.5; got {text!r}")
+    return params
+
+
+def _load(files: Iterable[str]) -> None:
+    for file in files:
+        from gainreg.host import host
+
+        host().load_file(file)
+
+
+def _warnings_in_a_line() -> None:
+    import warnings
+
+    def show(message: Warning | str, *_: Any) -> None:
+        print(f"gainreg: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
+# --- the commands ----------------------------------------------------------------------------------
+
+
+def _gain(options: argparse.Namespace) -> int:
+    from gainreg import gain
+
+    _load(options.plugin)
+    print(gain(options.name, options.std, options.mode, **_params(options)))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from gainreg.table import entry_for, to_dict
+
+    _load(options.plugin)
+    entries = [entry_for(name, options.std, _params(options)) for name in options.names]
+    if options.json:
+        import json
+
+        print(json.dumps([{"activation": e.activation, **to_dict(e)} for e in entries], indent=2))
+        return 0
+    for i, entry in enumerate(entries):
+        rows = to_dict(entry)
+        params = "".join(f", {key}={value:g}" for key, value in rows.pop("params").items())
+        print(*([""] if i else []), f"{entry.activation}(std={rows.pop('std'):g}{params})", sep="\n")
+        for key, value in rows.items():
+            print(f"  {key:<26}{'none: φ jumps or is not differentiable' if value is None else value}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from gainreg.host import host
+
+    _load(options.plugin)
+    families: dict[str, list[dict[str, Any]]] = {}
+    for activation in host().activations():
+        families.setdefault(host().owner(activation), []).append(_row(activation))
+    if options.json:
+        import json
+
+        print(json.dumps(families, indent=2))
+        return 0
+    rows = [row for family in families.values() for row in family]
+    width = max((len(row["name"]) for row in rows), default=4) + 2
+    head = f"{'':{width}}{'gain':>10} {'slope':>8} {'gradient':>9}  {'method':<11} "
+    for family, members in families.items():
+        print(f"{family}\n{head}" if family == next(iter(families)) else family)
+        for row in members:
+            cells = [_cell(row[key]) for key in ("gain", "variance_slope", "gradient_factor")]
+            print(
+                f"  {row['name']:{width - 2}}{cells[0]:>10} {cells[1]:>8} {cells[2]:>9}  "
+                f"{row['method'] or '':<11} {'; '.join(row['marks'])}".rstrip()
+            )
+        print()
+    print("gain at std 1 and the default params; slope: variance_slope, what a small error in the")
+    print("variance is multiplied by a layer; gradient: gradient_factor, what the mean squared")
+    print("gradient is multiplied by a layer. A plain deep stack wants both at 1 or just below.")
+    return 0
+
+
+def _row(activation: Any) -> dict[str, Any]:
+    """What ``list`` says of one activation."""
+    from gainreg.table import entry_for
+
+    row: dict[str, Any] = {
+        "name": activation.name,
+        "aliases": list(activation.aliases),
+        "params": dict(activation.params),
+        "reference": activation.reference,
+        "gain": None,
+        "variance_slope": None,
+        "gradient_factor": None,
+        "method": None,
+        "marks": [],
+    }
+    needed = [name for name, value in activation.params.items() if value is None]
+    if needed:
+        row["marks"].append(f"needs {', '.join(needed)}")
+        return row
+    try:
+        entry: GainEntry = entry_for(activation.name, 1.0, {})
+    except (MomentError, PluginError) as error:
+        row["marks"].append(str(error))
+        return row
+    row |= {
+        "gain": entry.gain,
+        "variance_slope": entry.variance_slope,
+        "gradient_factor": entry.gradient_factor,
+        "method": entry.method,
+    }
+    if entry.variance_slope > 1 + LEVEL:
+        row["marks"].append("unstable forward")
+    factor = entry.gradient_factor
+    if factor is None:
+        row["marks"].append("no gradient")
+    elif abs(factor - 1) > LEVEL:
+        row["marks"].append(f"gradients {'grow' if factor > 1 else 'vanish'}")
+    return row
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _build(options: argparse.Namespace) -> int:
+    from gainreg.build import build_table
+
+    _load(options.plugin)
+    params = _params(options)
+    names = [(name, params) for name in options.names] or None
+    if params and not names:
+        raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
+    table = build_table(names, options.std, _progress("building"))
+    if options.output is None:
+        print(table.to_yaml(), end="")
+    else:
+        table.write(options.output)
+        print(f"{options.output}: {len(table)} entries of {len(table.listings)} activations")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gainreg.build import differences
+    from gainreg.table import load_table
+
+    _load(options.plugin)
+    table = load_table(options.file)
+    found = differences(table, _progress("checking"))
+    for line in found:
+        print(line)
+    count = f"{len(table)} entries"
+    print(f"{options.file}: {f'{len(found)} differences in ' if found else 'all right, '}{count}")
+    return 1 if found else 0
+
+
+def _progress(what: str) -> Any:
+    """A progress bar for what takes more than a second, on a terminal, if tqdm is installed."""
+    if not sys.stderr.isatty():
+        return iter
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return iter
+    return lambda work: tqdm(work, desc=what, delay=1.0, leave=False, file=sys.stderr)
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    import warnings
+
+    from gainreg.host import host
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the broken ones are listed below
+        the_host = host()
+    for file in options.plugin:
+        try:
+            the_host.load_file(file)
+        except PluginError:
+            continue  # listed below
+    for info in the_host.plugins():
+        print(f"{info.name}  ({' '.join(filter(None, (info.distribution, info.version)))})")
+        if info.error:
+            print(f"  broken       {info.error}")
+            continue
+        print(f"  hooks        {', '.join(info.hooks)}")
+        if info.activations:
+            print(f"  activations  {', '.join(info.activations)}")
+    return 0
