@@ -20,10 +20,11 @@ import numpy as np
 import pluggy
 
 from gainreg import hookspecs
-from gainreg.activation import Activation, check_params
+from gainreg.activation import Activation
 from gainreg.errors import ParameterError, PluginError, UnknownActivationError
 from gainreg.hookspecs import hookimpl
 from gainreg.moments import FloatArray
+from gainreg.params import check_params
 
 ENTRY_POINT_GROUP = "gainreg"
 ENVIRONMENT = "GAINREG_PLUGINS"

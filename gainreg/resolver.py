@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from gainreg.activation import Activation, check_std
+from gainreg.activation import Activation
 from gainreg.entry import GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError, PluginError
 from gainreg.host import Host, host
 from gainreg.moments import FloatArray, Moments, fields, quadrature, sampling
+from gainreg.params import check_std
 
 METHODS = ("auto", "analytic", "quadrature", "sampling")
+ANALYTIC, QUADRATURE, SAMPLING = 1, 2, 3
+_METHOD_NAMES = np.array(METHODS)
 EPS = float(np.finfo(float).eps)
 SMALLEST = float(np.finfo(float).tiny)  # below it doubles lose digits
 
@@ -182,21 +185,21 @@ def _moments(
     facts = _facts(the_host, activation)
     elementwise = activation.forward is not None
     m = None
-    used = np.full(len(std), "", dtype="<U10")
+    used = np.zeros(len(std), dtype=np.intp)  # an index into METHODS; 0: none yet
     if method in ("auto", "analytic") and facts.off:
         m = _closed_moments(the_host, activation, facts, std)
-        used[~np.isnan(m.second_moment)] = "analytic"
+        used[~np.isnan(m.second_moment)] = ANALYTIC
     if method == "analytic" and not used.all():
         raise MomentError(
             f"{activation.name!r} has no closed form that is accurate at "
-            f"std = {std[used == ''][0]:.6g}; use method='auto' or method='quadrature'"
+            f"std = {std[used == 0][0]:.6g}; use method='auto' or method='quadrature'"
         )
-    if method in ("auto", "analytic", "quadrature") and elementwise:
+    if method != "sampling" and elementwise:
         m = _with_quadrature(the_host, activation, facts, std, m)
-        used[(used == "") & ~np.isnan(m.second_moment)] = "quadrature"
+        used[(used == 0) & ~np.isnan(m.second_moment)] = QUADRATURE
     if method == "quadrature" and not used.all():
         why = (
-            f"quadrature does not settle at std = {std[used == ''][0]:.6g}"
+            f"quadrature does not settle at std = {std[used == 0][0]:.6g}"
             if elementwise
             else "it is random or not elementwise, so that quadrature does not apply"
         )
@@ -204,16 +207,15 @@ def _moments(
             f"{activation.name!r} has no moments by quadrature: {why}; use method='auto' or "
             "method='sampling'"
         )
-    for i in np.flatnonzero(used == ""):
-        new = _sampled(the_host, activation, float(std[i]), seed)
-        if m is None:
-            m = _unknown(len(std))
-        _put(m, slice(i, i + 1), new)
-        used[i] = "sampling"
-    assert m is not None
+    if m is None:
+        m = _unknown(len(std))
+    if not used.all():
+        for i in np.flatnonzero(used == 0):
+            _put(m, slice(i, i + 1), _sampled(the_host, activation, float(std[i]), seed))
+            used[i] = SAMPLING
     if facts.jumps:
         m.derivative_second_moment[:] = np.nan
-    return m, used
+    return m, _METHOD_NAMES[used]
 
 
 def _unknown(count: int) -> Moments:

@@ -6,23 +6,23 @@ Nothing here imports numpy, scipy or pluggy, so that a look-up costs next to not
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from gainreg.activation import Activation, check_params, check_std
 from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError, TableError
+from gainreg.params import check_params, check_std
+
+if TYPE_CHECKING:
+    from gainreg.activation import Activation
 
 SCHEMA = 1
 MAX_BYTES = 16 * 2**20
@@ -48,8 +48,7 @@ NUMBERS = (
 ENTRY_KEYS = {"params", "method", "error", *(key for key, _ in NUMBERS)}
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """What a table says of one activation.
 
     Attributes:
@@ -106,6 +105,8 @@ class GainTable:
         std = check_std(std)
         name = self._names.get(activation, activation)
         if name not in self.listings:
+            import difflib
+
             known = [*self.listings, *self._names]
             near = difflib.get_close_matches(str(activation), known, n=3, cutoff=0.6)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -145,6 +146,8 @@ class GainTable:
         Raises:
             TableError: the file cannot be written.
         """
+        import tempfile
+
         target = Path(os.path.realpath(path))  # a link stays a link
         try:
             handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -224,6 +227,8 @@ def entry_for(
     """
     if table is not None:
         if not isinstance(activation, str):
+            from gainreg.activation import Activation
+
             if not isinstance(activation, Activation):
                 raise TableError(
                     f"a table knows activations by name, and {activation!r} has none; "

@@ -34,7 +34,7 @@ RULES = ((10.5, 0.055), (38.5, 0.055 / 4))
 SETTLED_NUMERICAL = 1e-7  # the same for E[φ′²] with a numerically differentiated φ′
 SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
 ADAPTIVE, MAX_SUBDIVISIONS = 1e-13, 400  # relative error asked of the adaptive rule, and its budget
-NEGLIGIBLE = 1e-17  # of the sum, for the outermost terms
+NEGLIGIBLE = 1e-16  # of the sum, for the outermost terms
 RUN = 400_000  # nodes evaluated at once
 
 
@@ -202,32 +202,32 @@ def _apply(
     scale[3] = np.sqrt(second)
     off = np.abs(even - odd)
     settled = off <= SETTLED * scale
-    # what is cut off: beyond the outermost node, and below the first if φ or φ′ is singular there
-    uncut = terms[0, ..., -1].max(axis=-1) <= NEGLIGIBLE * second
-    smooth = [
-        _flat_at_first(f, terms[i], sums[i]) for f, i in ((phi, 0), (slope, 2))
-    ]
+    good = settled[0] & settled[1] & settled[3]
+    # what is cut off beyond the outermost nodes
+    good &= terms[0, ..., -1].max(axis=-1) <= NEGLIGIBLE * second
+    slope_second = np.where(off[2] <= slope_settled * slope_second, slope_second, np.inf)
+    # … and what is cut off below the first, if φ or φ′ is singular there
+    for f, square, total in ((phi, terms[0], second), (slope, terms[2], slope_second)):
+        first = square[..., 0].max(axis=-1)
+        if (first > NEGLIGIBLE * total).any():
+            flat = np.abs(f[..., 0] - f[..., 1]) <= 1e-3 * np.abs(f[..., 0])
+            flat = flat.all(axis=-1) | (first <= NEGLIGIBLE * total)
+            if f is phi:
+                good &= flat
+            else:
+                slope_second[~flat] = np.nan
     variance = second - mean * mean
     if (variance < 0.1 * second).any():
         centred = (phi - mean[:, None, None]) * rule.root_weight
         variance = (centred * centred).sum(axis=(-1, -2))
-    good = settled[0] & settled[1] & settled[3] & uncut & smooth[0]
-    slope_second = np.where(off[2] <= slope_settled * slope_second, slope_second, np.inf)
     return Moments(
         mean=mean,
         second_moment=second,
         variance=variance,
         variance_slope=(stretched / second - 1) / 2,
-        derivative_second_moment=np.where(smooth[1], slope_second, np.nan),
+        derivative_second_moment=slope_second,
         error=np.where(good, off[0] + 2 * EPS * second, np.inf),
     )
-
-
-def _flat_at_first(values: FloatArray, squares: FloatArray, total: FloatArray) -> np.ndarray:
-    """Whether a function hardly changes any more at the nodes next to the kinks, or is nil there."""
-    first, second = values[..., 0], values[..., 1]
-    flat = np.abs(first - second) <= 1e-3 * np.abs(first)
-    return (flat | (squares[..., 0] <= NEGLIGIBLE * total[:, None])).all(axis=-1)
 
 
 def numerical_derivative(forward: Function, x: FloatArray) -> FloatArray:
