@@ -267,6 +267,15 @@ class Host:
             self._blame(activation, f"raised {_reason(error)} in its derivative", error)
         return self.checked(activation, "derivative", y, x)
 
+    def kinks(self, activation: Activation) -> tuple[float, ...]:
+        """Where φ or φ′ jumps, as the Activation declares it."""
+        if not callable(activation.kinks):
+            return activation.kinks
+        try:
+            return tuple(float(k) for k in activation.kinks(**activation.params))
+        except Exception as error:
+            self._blame(activation, f"raised {_reason(error)} in its kinks", error)
+
     def closed_form(
         self, activation: Activation, name: str, std: FloatArray
     ) -> FloatArray | None:

@@ -150,11 +150,11 @@ def as_activation(activation: str | Activation | Callable[..., Any]) -> str | Ac
 def _check_stds(stds: Any) -> FloatArray:
     try:
         array = np.asarray(stds)
-        if array.dtype.kind not in "iuf":
+        if array.dtype.kind not in "iuf" and array.size:
             raise TypeError
     except (TypeError, ValueError):
         raise ParameterError(f"stds must be an array of numbers, got {stds!r}") from None
-    std: FloatArray = array.astype(np.float64, copy=not array.flags.writeable)
+    std: FloatArray = array.astype(np.float64)
     if std.ndim != 1:
         raise ParameterError(f"stds must be a 1-D array, got shape {std.shape}")
     bad = ~(np.isfinite(std) & (std > 0))
@@ -213,6 +213,10 @@ def _moments(
         for i in np.flatnonzero(used == 0):
             _put(m, slice(i, i + 1), _sampled(the_host, activation, float(std[i]), seed))
             used[i] = SAMPLING
+    if not elementwise:
+        for i in np.flatnonzero(np.isnan([m.mean, m.variance_slope]).any(axis=0)):
+            one = slice(i, i + 1)
+            _fill(m, one, _sampled(the_host, activation, float(std[i]), seed))
     if facts.jumps:
         m.derivative_second_moment[:] = np.nan
     return m, _METHOD_NAMES[used]
@@ -236,10 +240,14 @@ def _with_quadrature(
     wanted = [v for name, v in vars(m).items() if not (facts.jumps and "derivative" in name)]
     lacking = np.flatnonzero(np.isnan(wanted).any(axis=0))
     if lacking.size:
-        new = _integrated(the_host, activation, facts, std[lacking])
-        for whole, values in zip(fields(m), fields(new), strict=True):
-            whole[lacking] = np.where(np.isnan(whole[lacking]), values, whole[lacking])
+        _fill(m, lacking, _integrated(the_host, activation, facts, std[lacking]))
     return m
+
+
+def _fill(m: Moments, where: Any, new: Moments) -> None:
+    """``_put``, but only what ``m`` lacks."""
+    for whole, values in zip(fields(m), fields(new), strict=True):
+        whole[where] = np.where(np.isnan(whole[where]), values, whole[where])
 
 
 # --- what is found out about an activation before its first use ------------------------------------
@@ -259,15 +267,10 @@ _known: weakref.WeakKeyDictionary[Activation, _Facts] = weakref.WeakKeyDictionar
 def _facts(the_host: Host, activation: Activation) -> _Facts:
     if activation not in _known:
         elementwise = activation.forward is not None
-        jumps = elementwise and _jumps(the_host, activation, _kinks(activation))
+        jumps = elementwise and _jumps(the_host, activation, the_host.kinks(activation))
         check = _compare_with_quadrature if elementwise else _compare_with_samples
         _known[activation] = _Facts(jumps, check(the_host, activation))
     return _known[activation]
-
-
-def _kinks(activation: Activation) -> tuple[float, ...]:
-    kinks = activation.kinks
-    return tuple(kinks(**activation.params) if callable(kinks) else kinks)
 
 
 def _jumps(the_host: Host, activation: Activation, kinks: Sequence[float]) -> bool:
@@ -299,7 +302,7 @@ def _compare_with_quadrature(the_host: Host, activation: Activation) -> dict[str
         return {}
     exact = quadrature.fixed_moments(
         partial(the_host.forward, activation), _derivative(the_host, activation)[0],
-        PROBES, _kinks(activation), _derivative(the_host, activation)[1],
+        PROBES, the_host.kinks(activation), _derivative(the_host, activation)[1],
     )
     second = exact.second_moment
     typical = second[len(PROBES) // 2]
@@ -394,9 +397,11 @@ def _integrated(
     derivative, settled = _derivative(the_host, activation)
     if facts.jumps:
         derivative = np.zeros_like
-    kinks = _kinks(activation)
+    kinks = the_host.kinks(activation)
     m = quadrature.fixed_moments(forward, derivative, std, kinks, settled)
     slope_second = m.derivative_second_moment
+    if not the_host.owner(activation) and not any(kinks):
+        _doubt(forward, std, m)
     if np.isfinite(m.error + slope_second).all():
         return m
     for i in np.flatnonzero(np.isinf(m.error) | np.isinf(slope_second)):
@@ -422,6 +427,18 @@ def _integrated(
     for values in fields(m):
         values[lost] = np.nan
     return m
+
+
+def _doubt(forward: Callable[[FloatArray], FloatArray], std: FloatArray, m: Moments) -> None:
+    """What nobody declared may have features that the fixed rule steps over: look closely."""
+    for i in np.flatnonzero(np.isfinite(m.error)):
+        try:
+            dense = quadrature.dense_second_moment(forward, float(std[i]))
+        except PluginError:  # NaN so far out that the fixed rule had no need to look
+            continue
+        off = abs(dense - m.second_moment[i])
+        if off > 1e-12 * dense:
+            m.second_moment[i], m.error[i] = dense, off
 
 
 def _sampled(the_host: Host, activation: Activation, std: float, seed: int) -> Moments:

@@ -1,0 +1,270 @@
+"""Plugins: how they come in, what they may add, and how they fail alone."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gainreg
+from gainreg import Activation, ParameterError, PluginError, UnknownActivationError, hookimpl
+from gainreg.host import Host, host
+
+pytestmark = pytest.mark.usefixtures("fresh_host")
+
+CUBE = """
+from gainreg import Activation, hookimpl
+
+@hookimpl
+def gainreg_activations():
+    return [Activation("cube", forward=lambda x: x**3, aliases=("x_cubed",))]
+"""
+
+
+def write(folder: Path, text: str, name: str = "mine.py") -> str:
+    file = folder / name
+    file.write_text(text)
+    return str(file)
+
+
+def test_the_built_ins_come_from_entry_points_like_anyones() -> None:
+    plugins = {info.name: info for info in host().plugins()}
+    assert plugins["rectifiers"].distribution == "gainreg"
+    assert plugins["rectifiers"].version == gainreg.__version__
+    assert "relu" in plugins["rectifiers"].activations
+    assert plugins["rectifiers"].hooks == ("gainreg_activations",)
+
+
+def test_a_plugin_file_adds_an_activation(tmp_path: Path) -> None:
+    host().load_file(write(tmp_path, CUBE))
+    # E[z⁶] = 15
+    assert gainreg.gain("cube") == pytest.approx(15**-0.5, rel=1e-14)
+    assert gainreg.gain("x_cubed") == gainreg.gain("cube")
+
+
+def test_a_plugin_file_named_in_the_environment_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAINREG_PLUGINS", write(tmp_path, CUBE))
+    assert host().activation("x_cubed").name == "cube"
+
+
+def test_a_registered_activation_is_found_by_name_alias_and_params() -> None:
+    gainreg.register(
+        Activation("power", lambda x, p: np.abs(x) ** p, params={"p": 2.0}, aliases=("pow",))
+    )
+    assert gainreg.gain("pow") == pytest.approx(3**-0.5, rel=1e-14)  # E[z⁴] = 3
+    assert gainreg.gain("power", p=3) == pytest.approx(15**-0.5, rel=1e-14)
+
+
+def test_an_activation_may_be_resolved_without_registration() -> None:
+    assert gainreg.gain(Activation("cube", lambda x: x**3)) == pytest.approx(15**-0.5, rel=1e-14)
+
+
+def test_registering_twice_needs_replace_and_replace_forgets_the_old_answer() -> None:
+    gainreg.register(Activation("mine", lambda x: x))
+    assert gainreg.gain("mine") == pytest.approx(1)
+    with pytest.raises(PluginError, match="replace=True"):
+        gainreg.register(Activation("mine", lambda x: 2 * x))
+    gainreg.register(Activation("mine", lambda x: 2 * x), replace=True)
+    assert gainreg.gain("mine") == pytest.approx(0.5)
+
+
+def test_what_a_plugin_declares_cannot_be_replaced() -> None:
+    with pytest.raises(PluginError, match=r"'relu'.*gainreg\.register.*rectifiers"):
+        gainreg.register(Activation("relu", lambda x: x), replace=True)
+    assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
+
+
+def test_two_plugins_with_one_name_are_refused_and_both_are_named(tmp_path: Path) -> None:
+    first, second = write(tmp_path, CUBE), write(tmp_path, CUBE, "other.py")
+    host().load_file(first)
+    with pytest.raises(PluginError) as caught:
+        host().load_file(second)
+    assert first in str(caught.value)
+    assert second in str(caught.value)
+    assert gainreg.gain("cube") > 0
+
+
+def test_an_alias_may_not_be_anothers_name() -> None:
+    with pytest.raises(PluginError, match="'tanh'"):
+        gainreg.register(Activation("mine", lambda x: x, aliases=("tanh",)))
+    with pytest.raises(UnknownActivationError):
+        gainreg.gain("mine")
+
+
+@pytest.mark.parametrize("name", ["", "Mine", "my-act", "1st", "my act", "mine\n", 3])
+def test_a_name_must_be_lower_snake_case(name: str) -> None:
+    with pytest.raises(PluginError, match="lower_snake_case"):
+        gainreg.register(Activation(name, lambda x: x))
+
+
+def test_registering_something_else_is_refused_with_the_way_to_do_it() -> None:
+    with pytest.raises(PluginError, match=r"Activation\('my_name', forward=my_function\)"):
+        gainreg.register(np.tanh)  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match="a forward or a sample"):
+        gainreg.register(Activation("nothing"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("def (:", "SyntaxError"),
+        ("import no_such_module_at_all", "ModuleNotFoundError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("x = 1", "no hook"),
+        (CUBE.replace("return [", "return 3 #"), "TypeError"),
+        (CUBE.replace("[Activation", "['cube', Activation"), "'cube', which is no"),
+        (CUBE.replace("gainreg_activations", "gainreg_activation"), "no hook of gainreg"),
+        (CUBE.replace("@hookimpl", ""), "hookimpl"),
+        (CUBE.replace("gainreg_activations()", "gainreg_activations(x)"), "x"),
+    ],
+)
+def test_a_broken_plugin_file_is_named_with_the_reason_and_falls_alone(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(PluginError, match="failed to load") as caught:
+        host().load_file(file)
+    assert file in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    broken = {info.name: info.error for info in host().plugins()}
+    assert reason in broken[file]
+    assert gainreg.resolve("tanh", 7.0).gain > 0
+
+
+def test_a_missing_plugin_file_is_an_error_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="no such file"):
+        host().load_file(str(tmp_path / "absent.py"))
+
+
+def test_a_broken_plugin_in_the_environment_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAINREG_PLUGINS", write(tmp_path, "def (:"))
+    with pytest.warns(RuntimeWarning, match="SyntaxError"):
+        host()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gainreg.resolve("tanh", 7.0).gain > 0
+    with pytest.raises(UnknownActivationError, match=r"failed to load: .*mine\.py"):
+        gainreg.gain("cube")
+
+
+def test_a_plugin_may_add_a_closed_form_to_anothers_activation() -> None:
+    class Owner:
+        @hookimpl
+        def gainreg_activations(self) -> list[Activation]:
+            return [Activation("cube", lambda x: x**3)]
+
+    class Adder:
+        @hookimpl
+        def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
+            return 15 * std**6 if activation.name == "cube" else None
+
+    found = Host()
+    found._load("owner", Owner, "test")
+    found._load("adder", Adder, "test")
+    gainreg.host._host = found
+    entry = gainreg.resolve("cube", 2.0)
+    assert entry.method == "analytic"
+    assert entry.second_moment == 15 * 2.0**6
+
+
+def test_a_plugin_may_add_a_sampler_to_anothers_activation() -> None:
+    class Owner:
+        @hookimpl
+        def gainreg_activations(self) -> list[Activation]:
+            return [Activation("cube", lambda x: x**3)]
+
+    class Adder:
+        @hookimpl
+        def gainreg_sample(
+            self, activation: Activation, std: float, size: int, rng: np.random.Generator
+        ) -> object:
+            return (std * rng.standard_normal(size)) ** 3
+
+    found = Host()
+    found._load("owner", Owner, "test")
+    found._load("adder", Adder, "test")
+    gainreg.host._host = found
+    entry = gainreg.resolve("cube", method="sampling")
+    assert abs(entry.second_moment - 15) < 4 * entry.error
+    assert entry.error > 1e-3  # plain draws, not the host's own points
+
+
+def test_a_closed_form_with_wrong_params_is_refused_for_those_params_only() -> None:
+    gainreg.register(
+        Activation(
+            "scaled",
+            lambda x, a: a * x,
+            params={"a": 1.0},
+            second_moment=lambda std, a: std**2,  # forgets a
+        )
+    )
+    assert gainreg.resolve("scaled").method == "analytic"
+    with pytest.raises(PluginError, match=r"gives 1 where quadrature gives 4\b"):
+        gainreg.resolve("scaled", a=2.0)
+
+
+def test_a_closed_form_right_at_one_std_only_is_refused() -> None:
+    gainreg.register(Activation("half", lambda x: np.maximum(x, 0), second_moment=lambda s: s / 2))
+    with pytest.raises(PluginError, match="is wrong"):
+        gainreg.gain("half")
+
+
+def test_a_wrong_mean_or_derivative_moment_is_refused_too() -> None:
+    for name in ("mean", "derivative_second_moment", "variance_slope"):
+        wrong = Activation("twice", lambda x: 2 * x + 1, **{name: lambda std: 0.5 + 0 * std})
+        with pytest.raises(PluginError, match=f"the {name} of 'twice' is wrong"):
+            gainreg.resolve(wrong)
+
+
+def test_a_wrong_closed_form_of_something_random_is_refused_by_sampling() -> None:
+    def sample(std: float, size: int, rng: np.random.Generator) -> np.ndarray:
+        return std * rng.standard_normal(size) * rng.integers(0, 2, size)
+
+    right = Activation("dropped", sample=sample, second_moment=lambda std: std**2 / 2)
+    assert gainreg.resolve(right).method == "analytic"
+    wrong = Activation("dropped", sample=sample, second_moment=lambda std: std**2 / 2.1)
+    with pytest.raises(PluginError, match="where sampling gives 0.[45]"):
+        gainreg.resolve(wrong)
+
+
+@pytest.mark.parametrize("field", ["forward", "derivative", "second_moment", "kinks", "sample"])
+def test_a_raising_function_is_named_with_its_activation(field: str) -> None:
+    def fail(*_: object, **__: object) -> object:
+        raise OSError("disk on fire")
+
+    activation = Activation("burning", **{"forward": np.tanh, field: fail})
+    method = "sampling" if field == "sample" else "auto"
+    with pytest.raises(PluginError, match="'burning'.*disk on fire"):
+        gainreg.resolve(activation, method=method)
+
+
+def test_unknown_names_come_with_suggestions_and_are_key_errors() -> None:
+    with pytest.raises(UnknownActivationError, match="did you mean 'leaky_relu'") as caught:
+        gainreg.gain("leaky_rleu")
+    assert isinstance(caught.value, KeyError)
+    assert str(caught.value)[0] != '"'
+    with pytest.raises(UnknownActivationError, match="gainreg list"):
+        gainreg.gain("zzzzzzz")
+
+
+def test_params_must_satisfy_the_activations_constraints() -> None:
+    gainreg.register(
+        Activation(
+            "soft",
+            lambda x, beta: np.logaddexp(0, beta * x) / beta,
+            params={"beta": None},
+            constraints={"beta > 0": lambda beta: beta > 0},
+        )
+    )
+    with pytest.raises(ParameterError, match="needs its param 'beta'"):
+        gainreg.gain("soft")
+    with pytest.raises(ParameterError, match="needs beta > 0, got beta=-1"):
+        gainreg.gain("soft", beta=-1)
+    with pytest.raises(ParameterError, match="it takes beta"):
+        gainreg.gain("soft", gamma=1)
+    assert gainreg.gain("soft", beta=2) > 0
