@@ -1,0 +1,211 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+import gainreg
+from gainreg.cli import main
+
+GAINREG = [sys.executable, "-m", "gainreg"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_gain_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "gain", "elu") == (0, "1.2451983007007066\n", "")
+    code, out, _ = run(
+        capsys, "gain", "elu", "--std", "2", "-p", "alpha=0.5", "--mode", "backward"
+    )
+    assert code == 0
+    assert float(out) == gainreg.gain("elu", 2.0, "backward", alpha=0.5)
+
+
+def test_show_prints_whole_entries_for_people_and_for_programs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "show", "tanh", "sign", "--std", "0.5")
+    assert code == 0
+    assert "tanh(std=0.5)\n" in out
+    assert "\n\nsign(std=0.5)\n" in out
+    columns = {line.index(line.split()[1]) for line in out.splitlines() if line.startswith("  ")}
+    assert len(columns) == 1  # aligned
+    code, out, _ = run(capsys, "show", "tanh", "sign", "--json")
+    tanh, sign = json.loads(out)
+    assert tanh["gain"] == gainreg.gain("tanh")
+    assert sign["backward_gain"] is None
+
+
+def test_list_shows_each_activation_with_its_family_method_and_marks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert lines["relu"].split() == ["relu", "1.4142", "1.0000", "1.0000", "analytic"]
+    assert lines["tanh"].endswith("gradients grow")
+    assert out.index("\nrectifiers") < out.index("  relu ") < out.index("\nsigmoids")
+    code, out, _ = run(capsys, "list", "--json")
+    assert json.loads(out)["rectifiers"][0]["name"] == "identity"
+
+
+def test_build_writes_a_table_that_check_finds_right(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "gains.yaml")
+    code, out, _ = run(capsys, "build", "elu", "tanh", "--std", "0.5,1", "-o", file)
+    assert (code, out) == (0, f"{file}: 4 entries of 2 activations\n")
+    assert run(capsys, "check", file) == (0, f"{file}: all right, 4 entries\n", "")
+    code, out, _ = run(capsys, "build", "elu", "tanh", "--std", "0.5,1")
+    assert out == Path(file).read_text()
+
+
+def test_check_lists_what_differs_and_exits_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    wrong = gainreg.build_table(["elu"])
+    entry = wrong.lookup("elu")
+    vars(entry)["second_moment"] = 0.645
+    wrong.write(tmp_path / "t.yaml")
+    code, out, _ = run(capsys, "check", str(tmp_path / "t.yaml"))
+    assert code == 1
+    assert "elu at std = 1: second_moment is 0.645 in the table, 0.6449454174929239" in out
+
+
+def test_check_says_so_if_an_activation_is_not_known(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mine = gainreg.Activation("nobodys", lambda x: x)
+    gainreg.build_table([mine]).write(tmp_path / "t.yaml")
+    code, out, _ = run(capsys, "check", str(tmp_path / "t.yaml"))
+    assert code == 1
+    assert "'nobodys'" in out
+
+
+PLUGIN = """
+from gainreg import Activation, hookimpl
+
+@hookimpl
+def gainreg_activations():
+    return [Activation("cube", forward=lambda x: x**3)]
+"""
+
+
+@pytest.mark.usefixtures("fresh_host")
+def test_a_plugin_file_serves_every_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(PLUGIN)
+    code, out, _ = run(capsys, "gain", "cube", "--plugin", str(file))
+    assert code == 0
+    assert float(out) == pytest.approx(15**-0.5)
+
+
+@pytest.mark.usefixtures("fresh_host")
+def test_plugins_shows_every_plugin_and_why_one_is_broken(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "good.py").write_text(PLUGIN)
+    (tmp_path / "bad.py").write_text("def (:")
+    files = [str(tmp_path / name) for name in ("good.py", "bad.py")]
+    code, out, _ = run(capsys, "plugins", "--plugin", files[0], "--plugin", files[1])
+    assert code == 0
+    assert f"rectifiers  (gainreg {gainreg.__version__})\n  hooks        gainreg_act" in out
+    assert f"{files[0]}  (file)\n  hooks        gainreg_activations\n  activations  cube" in out
+    assert f"{files[1]}  (file)\n  broken       SyntaxError: invalid syntax (line 1)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gain", "gellu"], "did you mean"),
+        (["gain", "elu", "--std", "0"], "std must be above 0"),
+        (["gain", "elu", "--std", "nan"], "std must be finite"),
+        (["gain", "elu", "-p", "beta=1"], "no param 'beta'"),
+        (["gain", "elu", "-p", "alpha"], "NAME=VALUE"),
+        (["gain", "elu", "-p", "alpha=x"], "NAME=VALUE"),
+        (["gain", "sign", "--mode", "backward"], "no backward gain"),
+        (["gain", "elu", "--plugin", "absent.py"], "no such file"),
+        (["check", "absent.yaml"], "No such file"),
+        (["build", "elu", "-o", "absent/t.yaml"], "cannot write"),
+        (["build", "-p", "alpha=1"], "-p belongs to an activation"),
+    ],
+)
+@pytest.mark.usefixtures("fresh_host")
+def test_an_error_is_one_line_on_stderr_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("gainreg: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["gain"], ["gain", "elu", "--std", "x"]])
+def test_a_misuse_exits_with_2_and_the_usage(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: gainreg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["list", "gain", "show", "build", "check", "plugins"])
+def test_every_commands_help_has_an_example(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"example: gainreg {command}" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_news() -> None:
+    with subprocess.Popen(
+        [*GAINREG, "build", "elu", "relu", "--std", ",".join(str(s / 10) for s in range(1, 500))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+def test_a_long_build_shows_a_progress_bar_on_a_terminal_only(tmp_path: Path) -> None:
+    pytest.importorskip("tqdm", reason="tqdm draws the bar")
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\n" + PLUGIN.replace("lambda x: x**3", "slow")
+        + "\ndef slow(x):\n    time.sleep(0.015)\n    return x\n"
+    )
+    words = [*GAINREG, "build", "cube", "elu", "--plugin", str(slow), "-o", str(tmp_path / "t")]
+    quiet = subprocess.run(words, capture_output=True)
+    assert quiet.stderr == b""
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 80))
+    subprocess.run(words, stderr=writer, stdout=subprocess.DEVNULL, check=True)
+    os.close(writer)
+    shown = b""
+    try:
+        while chunk := os.read(reader, 1000):
+            shown += chunk
+    except OSError:  # the terminal is closed
+        pass
+    os.close(reader)
+    assert b"building" in shown

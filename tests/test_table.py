@@ -1,0 +1,349 @@
+"""The table: what is written is what is read, and nothing else is ever read."""
+
+import hashlib
+import math
+import multiprocessing
+import os
+import random
+import re
+import stat
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+import gainreg
+from gainreg import GainTable, TableError, table
+from gainreg.entry import GainEntry
+
+
+@pytest.fixture(scope="module")
+def small() -> GainTable:
+    return gainreg.build_table([("elu", {"alpha": 0.5}), "elu", "tanh", "sign"], stds=[0.3, 1.0])
+
+
+@pytest.fixture
+def file(small: GainTable, tmp_path: Path) -> Path:
+    path = tmp_path / "gains.yaml"
+    small.write(path)
+    return path
+
+
+def with_digest(body: str) -> bytes:
+    return f"{table.HEADER}{hashlib.sha256(body.encode()).hexdigest()}\n{body}".encode()
+
+
+# --- round trips -----------------------------------------------------------------------------------
+
+
+def test_a_table_reads_back_as_it_was_written(small: GainTable, file: Path) -> None:
+    again = gainreg.load_table(file)
+    assert again == small
+    assert len(again) == 8
+    assert again.to_yaml() == small.to_yaml() == file.read_text()
+    assert again.lookup("elu", alpha=0.5) == gainreg.resolve("elu", alpha=0.5)
+
+
+def test_building_twice_gives_the_same_bytes(small: GainTable) -> None:
+    twin = gainreg.build_table(
+        [("elu", {"alpha": 0.5}), "elu", "tanh", "sign"], stds=(1.0, 0.3, 1.0)
+    )
+    assert twin.to_yaml() == small.to_yaml()
+
+
+def test_a_gain_that_does_not_exist_is_null(file: Path) -> None:
+    plain = yaml.safe_load(file.read_text())
+    for entry in plain["activations"]["sign"]["entries"]:
+        assert entry["backward_gain"] is entry["gradient_factor"] is None
+        assert entry["derivative_second_moment"] is None
+
+
+def floats(data: object) -> list[float]:
+    if isinstance(data, dict):
+        data = list(data.values())
+    if isinstance(data, list):
+        return [x for item in data for x in floats(item)]
+    return [data] if isinstance(data, float) else []
+
+
+def test_every_float_reads_as_the_same_double_in_yaml_1_1_and_1_2() -> None:
+    text = Path(table.SHIPPED).read_text()
+    written = [x for entry in gainreg.load_table() for x in floats(table.to_dict(entry))]
+    one_one = yaml.safe_load(text)
+    one_two = YAML(typ="safe", pure=True)
+    one_two.version = (1, 2)
+    for data in (one_one, one_two.load(text)):
+        entries = [e for item in data["activations"].values() for e in item["entries"]]
+        assert floats(entries) == written
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_double_survives_the_writers_format(value: float) -> None:
+    text = table._yaml(value)
+    assert re.fullmatch(r"-?\d+\.\d+(e[-+]\d+)?", text)
+    assert yaml.safe_load(text) == value
+    assert yaml.safe_load(text).hex() == value.hex()
+
+
+def test_names_that_yaml_takes_for_booleans_are_quoted(tmp_path: Path) -> None:
+    odd = gainreg.build_table([gainreg.Activation("on", lambda x: x, aliases=("y", "null"))])
+    odd.write(tmp_path / "t.yaml")
+    again = gainreg.load_table(tmp_path / "t.yaml")
+    assert again.lookup("null").activation == "on"
+    assert again == odd
+
+
+def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
+    gainreg.build_table([]).write(tmp_path / "t.yaml")
+    assert len(gainreg.load_table(tmp_path / "t.yaml")) == 0
+
+
+# --- damage ----------------------------------------------------------------------------------------
+
+
+def damaged(data: bytes, path: Path, whole: GainTable) -> None:
+    """A damaged file is refused, or reads as the very same entries."""
+    path.write_bytes(data)
+    try:
+        found = gainreg.load_table(path)
+    except TableError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found == whole
+
+
+def test_cut_at_any_byte_it_is_refused(file: Path, small: GainTable) -> None:
+    data = file.read_bytes()
+    for length in range(len(data)):
+        damaged(data[:length], file, small)
+
+
+def test_with_any_bit_flipped_it_is_refused_or_the_same(file: Path, small: GainTable) -> None:
+    data = file.read_bytes()
+    bits = range(8 * len(data)) if len(data) < 500 else random.Random(0).sample(
+        range(8 * len(data)), 1500
+    )
+    for bit in [*range(8 * 140), *bits]:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged(bytes(flipped), file, small)
+
+
+def test_with_any_line_twice_or_missing_it_is_refused(file: Path, small: GainTable) -> None:
+    lines = file.read_bytes().splitlines(keepends=True)
+    for i in range(len(lines)):
+        damaged(b"".join(lines[: i + 1] + lines[i:]), file, small)
+        damaged(b"".join(lines[:i] + lines[i + 1 :]), file, small)
+
+
+def test_an_edited_table_is_refused_unless_verify_is_false(file: Path) -> None:
+    file.write_text(file.read_text().replace("schema: 1", "schema: 1  # mine"))
+    with pytest.raises(TableError, match="verify=False"):
+        gainreg.load_table(file)
+    assert len(gainreg.load_table(file, verify=False)) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("schema: 1", "schema: 2", "a newer gainreg"),
+        ("schema: 1", "schema: '1'", "schema"),
+        ("schema: 1", "schema: true", "schema"),
+        ("schema: 1\n", "", "schema"),
+        ("generator:", "generater:", "keys"),
+        ("std: 0.3", "std: -0.3", "above 0"),
+        ("std: 0.3", "std: 0.0", "above 0"),
+        ("std: 0.3", "std: .nan", "finite"),
+        ("std: 0.3", "std: .inf", "finite"),
+        ("std: 0.3", "std: '0.3'", "number"),
+        ("std: 0.3", "std: true", "number"),
+        ("std: 0.3", "std: 0.4", "the moments give"),
+        ("gain: 1.", "gain: -1.", "above 0"),
+        ("gain: 1.", "gain: 2.", "the moments give"),
+        ("method: quadrature", "method: guess", "method"),
+        ("  tanh:", "  elu:", "twice"),
+        ("  tanh:", "  Tanh:", "lower_snake_case"),
+        ("  tanh:\n    aliases: []", "  tanh:\n    aliases: [elu]", "twice"),
+        ("  tanh:\n    aliases: []", "  tanh:\n    aliases: 3", "list"),
+        ("params: {alpha: 1.0}", "params: {beta: 1.0}", "keys"),
+        ("params: {}", "params: {}, extra: 1", "YAML"),
+        ("method: quadrature", "method: !!python/object/apply:os.system ['false']", "tags"),
+        ("aliases: []", "aliases: &a []", "anchors"),
+        ("activations:", "activations: []\nx:", "keys"),
+    ],
+)
+def test_what_breaks_the_schema_is_refused_digest_or_not(
+    small: GainTable, tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    body = small.to_yaml().partition("\n")[2]
+    assert old in body
+    for path, data in (
+        (tmp_path / "digest.yaml", with_digest(body.replace(old, new, 1))),
+        (tmp_path / "hand.yaml", body.replace(old, new, 1).encode()),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(TableError, match=reason) as caught:
+            gainreg.load_table(path, verify=path.name == "digest.yaml")
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+def test_an_entry_may_not_stand_twice(small: GainTable, tmp_path: Path) -> None:
+    body = small.to_yaml().partition("\n")[2]
+    line = next(line for line in body.splitlines(keepends=True) if "std: 0.3" in line)
+    (tmp_path / "t.yaml").write_bytes(with_digest(body.replace(line, line + line)))
+    with pytest.raises(TableError, match="same std"):
+        gainreg.load_table(tmp_path / "t.yaml")
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "\n", "---\n...\n", "3\n", "[]\n", "{}\n", "\x00", "schema: 1\n", BOMB, "[" * 100_000]
+    + ["{a: " * 50_000, "- " * 50_000, "? " * 50_000, "schema: 1\n" + "# " + "x" * 10**6, "\t- :"]
+    + ["!!python/name:os.system x", "a: *b\n", "schema: 1\nschema: 1\n", "%YAML 3.0\n---\n", "'"],
+    ids=lambda body: f"{body[:12]!r}",
+)
+def test_hostile_yaml_is_refused_in_bounded_time(tmp_path: Path, body: str) -> None:
+    start = time.monotonic()
+    path = tmp_path / "t.yaml"
+    for data, verify in ((with_digest(body), True), (body.encode(), False)):
+        path.write_bytes(data)
+        with pytest.raises(TableError):
+            gainreg.load_table(path, verify=verify)
+    assert time.monotonic() - start < 30  # bounded, not fast
+
+
+def test_a_table_of_100_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    with path.open("wb") as handle:
+        handle.truncate(100 * 2**20)
+    with pytest.raises(TableError, match="larger than"):
+        gainreg.load_table(path)
+
+
+def test_what_is_no_file_is_an_error_in_a_sentence(tmp_path: Path) -> None:
+    for path, reason in (
+        (tmp_path / "absent.yaml", "No such file"),
+        (tmp_path, "directory"),
+        ("\0", "path"),
+        ("/dev/zero", "larger"),
+    ):
+        with pytest.raises(TableError, match=reason):
+            gainreg.load_table(path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TableError, match="UTF-8"):
+        gainreg.load_table(binary)
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_table_and_no_litter(
+    small: GainTable, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+    for step in ("fsync", "replace"):
+
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, fail)
+            with pytest.raises(TableError, match="No space left"):
+                gainreg.build_table(["relu"]).write(file)
+        assert file.read_bytes() == before
+        assert os.listdir(file.parent) == [file.name]
+
+
+def test_writing_where_there_is_no_folder_is_an_error_in_a_sentence(
+    small: GainTable, tmp_path: Path
+) -> None:
+    with pytest.raises(TableError, match="cannot write"):
+        small.write(tmp_path / "absent" / "t.yaml")
+    with pytest.raises(TableError, match="cannot write"):
+        small.write(tmp_path)
+
+
+def test_writing_through_a_link_keeps_the_link_and_the_permissions(
+    small: GainTable, file: Path
+) -> None:
+    link = file.with_name("link.yaml")
+    link.symlink_to(file.name)
+    file.chmod(0o640)
+    gainreg.build_table(["relu"]).write(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert len(gainreg.load_table(file)) == 1
+
+
+def _write_often(path: str, name: str) -> None:
+    whole = gainreg.build_table([name])
+    for _ in range(60):
+        whole.write(path)
+
+
+def test_two_processes_writing_one_file_leave_one_whole_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    _write_often(str(path), "relu")
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_often, args=(str(path), n)) for n in ("relu", "elu")]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert len(gainreg.load_table(path)) == 1
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert {entry.activation for entry in gainreg.load_table(path)} <= {"relu", "elu"}
+    assert os.listdir(tmp_path) == ["t.yaml"]
+
+
+# --- building --------------------------------------------------------------------------------------
+
+
+def test_an_entry_that_has_no_gain_is_left_out_with_a_warning() -> None:
+    with pytest.warns(RuntimeWarning, match="left out of the table.*at std = 1e-06"):
+        built = gainreg.build_table(["hardshrink", "relu"], stds=[1e-6, 1.0])
+    assert [(e.activation, e.std) for e in built] == [
+        ("hardshrink", 1.0),
+        ("relu", 1e-6),
+        ("relu", 1.0),
+    ]
+
+
+def test_a_table_may_hold_an_activation_of_ones_own(tmp_path: Path) -> None:
+    mine = gainreg.Activation("cube", lambda x: x**3, aliases=("third",))
+    gainreg.build_table([mine]).write(tmp_path / "t.yaml")
+    assert gainreg.load_table(tmp_path / "t.yaml").lookup("third").gain == pytest.approx(15**-0.5)
+    with pytest.raises(TableError, match="lower_snake_case"):
+        gainreg.build_table([gainreg.Activation("<lambda>", lambda x: x)])
+
+
+def test_the_shipped_table_parsed_whole_is_the_shipped_table_parsed_lazily() -> None:
+    lazy, whole = gainreg.load_table(), gainreg.load_table(table.SHIPPED)
+    assert dict(lazy.listings) == dict(whole.listings)
+    assert lazy._names == whole._names
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(1e-6, 1e6),
+    st.lists(st.floats(-1e300, 1e300), min_size=3, max_size=3),
+    st.sampled_from(table.METHODS),
+)
+def test_any_entry_round_trips(std: float, numbers: list[float], method: str) -> None:
+    second = math.nextafter(abs(numbers[0]) % 1e6, math.inf)
+    entry = GainEntry(
+        "any", {"p": numbers[1]}, std, numbers[2], second, None, None, numbers[1], method, second
+    )
+    whole = GainTable({"any": table.Listing((), {"p": None}, (entry,))})
+    data = table._from_plain(table._parse(whole.to_yaml().partition("\n")[2], "t"), "t")
+    assert data == whole
