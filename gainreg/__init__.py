@@ -58,7 +58,9 @@ _HOMES = {
     "resolve": "resolver",
 }
 
-_remembered: dict[tuple[object, ...], float] = {}
+# Forward gains at std 1 by name, and all others that were asked for by name.
+_usual: dict[object, float] = {}
+_remembered: dict[object, float] = {}
 
 
 def __getattr__(name: str) -> Any:
@@ -98,16 +100,21 @@ def gain(
         MomentError: the gain does not exist: a moment is zero, infinite or undefined.
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
-    if not params:
-        try:
+    try:
+        if not params:
+            if std == 1.0 and mode == "forward":
+                return _usual[activation]
             return _remembered[activation, std, mode]
-        except (KeyError, TypeError):  # not asked before, or not hashable
-            pass
+    except (KeyError, TypeError, ValueError):  # not asked before, not hashable, no number
+        pass
     from gainreg.table import entry_for
 
-    value = entry_for(activation, std, params).gain_for(mode)
+    entry = entry_for(activation, std, params)
+    value = entry.gain_for(mode)
     if isinstance(activation, str) and not params and len(_remembered) < 10_000:
-        _remembered[activation, std, mode] = value
+        if entry.std == 1.0 and mode == "forward":
+            _usual[activation] = value
+        _remembered[activation, entry.std, mode] = value
     return value
 
 
@@ -125,4 +132,5 @@ def register(activation: Activation, *, replace: bool = False) -> None:
     from gainreg.host import host
 
     host().register(activation, replace)
+    _usual.clear()
     _remembered.clear()

@@ -297,7 +297,8 @@ class Host:
         if value is None:
             return None
         try:
-            return np.broadcast_to(np.asarray(value, dtype=np.float64), std.shape)
+            value = np.asarray(value, dtype=np.float64)
+            return value if value.shape == std.shape else np.full(std.shape, value)
         except (TypeError, ValueError) as error:
             self._blame(activation, f"returned no array of shape {std.shape} as {name}", error)
 

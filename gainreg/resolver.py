@@ -30,6 +30,7 @@ TRUSTED = 4e-14
 # … and, times max(std², 1/std²), from which on it is called wrong rather than rounded badly. In
 # addition a difference this small beside E[φ(z)²] may be rounding where terms cancel at small std.
 WRONG, ROUNDING = 1e-9, 1e-12
+MOMENTS = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 # Quadrature with a larger relative error than this gives way to sampling.
 USEFUL = 1e-5
 # A sampled check of a closed form: it is refused this many standard errors away.
@@ -186,7 +187,7 @@ def _moments(
     elementwise = activation.forward is not None
     m = None
     used = np.zeros(len(std), dtype=np.intp)  # an index into METHODS; 0: none yet
-    if method in ("auto", "analytic") and facts.off:
+    if method in ("auto", "analytic") and "second_moment" in facts.off:
         m = _closed_moments(the_host, activation, facts, std)
         used[~np.isnan(m.second_moment)] = ANALYTIC
     if method == "analytic" and not used.all():
@@ -238,8 +239,8 @@ def _with_quadrature(
     if m is None:
         return _integrated(the_host, activation, facts, std)
     wanted = [v for name, v in vars(m).items() if not (facts.jumps and "derivative" in name)]
-    lacking = np.flatnonzero(np.isnan(wanted).any(axis=0))
-    if lacking.size:
+    if np.isnan([v.sum() for v in wanted]).any():  # a quick look at all before a close one
+        lacking = np.flatnonzero(np.isnan(wanted).any(axis=0))
         _fill(m, lacking, _integrated(the_host, activation, facts, std[lacking]))
     return m
 
@@ -255,7 +256,11 @@ def _fill(m: Moments, where: Any, new: Moments) -> None:
 
 @dataclass(frozen=True)
 class _Facts:
-    """Whether φ jumps, and how far each closed form is from quadrature at each of PROBES."""
+    """Whether φ jumps, and how far each closed form is from quadrature.
+
+    ``off[name][i]`` is the worse of the relative differences at PROBES[i − 1] and PROBES[i];
+    infinite beyond the first and the last.
+    """
 
     jumps: bool
     off: Mapping[str, FloatArray]
@@ -269,7 +274,11 @@ def _facts(the_host: Host, activation: Activation) -> _Facts:
         elementwise = activation.forward is not None
         jumps = elementwise and _jumps(the_host, activation, the_host.kinks(activation))
         check = _compare_with_quadrature if elementwise else _compare_with_samples
-        _known[activation] = _Facts(jumps, check(the_host, activation))
+        off = check(the_host, activation)
+        between = {name: np.maximum(v[:-1], v[1:]) for name, v in off.items()}
+        _known[activation] = _Facts(
+            jumps, {name: np.pad(v, 1, constant_values=np.inf) for name, v in between.items()}
+        )
     return _known[activation]
 
 
@@ -284,8 +293,7 @@ def _closed_forms(
     the_host: Host, activation: Activation, std: FloatArray
 ) -> dict[str, FloatArray]:
     """The values of all closed forms that the activation has, by the name of the moment."""
-    names = ("second_moment", "mean", "derivative_second_moment", "variance_slope")
-    values = {name: the_host.closed_form(activation, name, std) for name in names}
+    values = {name: the_host.closed_form(activation, name, std) for name in MOMENTS}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -361,21 +369,20 @@ def _closed_moments(
     the_host: Host, activation: Activation, facts: _Facts, std: FloatArray
 ) -> Moments:
     """The closed forms between those probes where they agree with quadrature, NaN elsewhere."""
-    m = _unknown(len(std))
-    right = np.searchsorted(PROBES, std)
-    inside = (right > 0) & (right < len(PROBES))
-    right = np.clip(right, 1, len(PROBES) - 1)
+    interval = np.searchsorted(PROBES, std)
+    low, high = interval.min(initial=0), interval.max(initial=0)
+    found = {name: np.full(len(std), np.nan) for name in MOMENTS}
     for name, value in _closed_forms(the_host, activation, std).items():
         off = facts.off[name]
-        worst = np.maximum(off[right - 1], off[right])
-        good = inside & (worst <= TRUSTED)
-        np.copyto(getattr(m, name), value, where=good)
-        if name == "second_moment":
-            np.copyto(m.error, np.maximum(worst, 2 * EPS) * value, where=good)
-    variance = m.second_moment - m.mean**2
-    # where that cancels, quadrature takes the variance directly
-    cancels = activation.forward is not None and variance < 0.05 * m.second_moment
-    np.copyto(m.variance, variance, where=~np.asarray(cancels))
+        if not off[low : high + 1].max() <= TRUSTED:
+            value = np.where(off[interval] <= TRUSTED, value, np.nan)
+        found[name] = value
+    second = found["second_moment"]
+    error = np.maximum(facts.off["second_moment"], 2 * EPS)[interval] * second
+    m = Moments(variance=second - found["mean"] ** 2, error=error, **found)
+    if activation.forward is not None:
+        # where that difference cancels, quadrature takes the variance directly
+        m.variance[m.variance < 0.05 * second] = np.nan
     return m
 
 

@@ -10,5 +10,6 @@ import gainreg.host
 def fresh_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The registry as a new process finds it; whatever the test registers is forgotten."""
     monkeypatch.setattr(gainreg.host, "_host", None)
+    monkeypatch.setattr(gainreg, "_usual", {})
     monkeypatch.setattr(gainreg, "_remembered", {})
     yield

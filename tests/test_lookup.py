@@ -41,6 +41,7 @@ def test_the_shipped_table_answers_as_a_live_resolve_does() -> None:
 
 
 def test_gain_looks_in_the_shipped_table_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gainreg, "_usual", {})
     monkeypatch.setattr(gainreg, "_remembered", {})
     monkeypatch.setattr("gainreg.resolver.resolve", None)
     assert gainreg.gain("elu") == 1.2451983007007066

@@ -26,7 +26,7 @@ Function = Callable[[FloatArray], FloatArray]
 EPS = float(np.finfo(float).eps)
 # In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step 0.055,
 # and still at twice that.
-LENGTH = 38.0  # e^-38 is below the rounding of anything that is bounded at the kink
+LENGTH = 36.0  # e^-36 is below the rounding of anything that is bounded at the kink
 LOWEST = -700.0  # the same for what has a pole there, as far as doubles go
 KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 times the std
 # (largest z, step), tried in turn. The density at the first z is below 1e-24; for what outgrows
@@ -44,7 +44,7 @@ class _Rule:
     """Nodes x = std·z in rows (std, row, node); half of the rows are those of twice the step."""
 
     x: FloatArray
-    z: FloatArray
+    z_square: FloatArray
     root_weight: FloatArray
 
 
@@ -108,8 +108,8 @@ def _segment(
 
 
 @lru_cache(maxsize=4)
-def _plain_nodes(reach: float, step: float) -> tuple[FloatArray, FloatArray]:
-    """z and the roots of the weights without kinks other than 0, the same for every std."""
+def _plain_nodes(reach: float, step: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """z, the roots of the weights, and z² without kinks other than 0, the same for every std."""
     z = np.exp(_grid(math.log(reach), LENGTH + math.log(reach), step))
     weight = z * (step / math.sqrt(2 * math.pi))
     # below the first node φ is constant, and what is left of the sum is a geometric series
@@ -117,19 +117,19 @@ def _plain_nodes(reach: float, step: float) -> tuple[FloatArray, FloatArray]:
     root_weight = np.exp(-z * z / 4) * np.sqrt(weight)
     # rows: even nodes right and left of 0, odd nodes right and left
     z = np.array([z[0], -z[0], z[1], -z[1]])[None]
-    return z, root_weight[[0, 0, 1, 1]][None]
+    return z, root_weight[[0, 0, 1, 1]][None], z * z
 
 
 def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) -> _Rule:
     if not any(kinks):
-        z, root_weight = _plain_nodes(reach, step)
-        return _Rule(std[:, None, None] * z, z, root_weight)
+        z, root_weight, z_square = _plain_nodes(reach, step)
+        return _Rule(std[:, None, None] * z, z_square, root_weight)
     rows = []
     for sign in (1.0, -1.0):
         edges = sorted({0.0, math.inf, *(sign * k for k in kinks if sign * k > 0)})
         for c, d in zip(edges, edges[1:], strict=False):
             x, z, root_weight = _segment(c, d, std, reach, step)
-            rows.append((sign * x, sign * z, root_weight))
+            rows.append((sign * x, z * z, root_weight))
     parts = [
         np.concatenate([row[i][:, half : half + 1] for half in (0, 1) for row in rows], axis=1)
         for i in range(3)
@@ -191,7 +191,7 @@ def _apply(
     terms = np.empty((4, *phi.shape))
     root = phi * rule.root_weight
     np.multiply(root, root, out=terms[0])
-    np.multiply(terms[0], rule.z * rule.z, out=terms[1])
+    np.multiply(terms[0], rule.z_square, out=terms[1])
     slope_root = slope * rule.root_weight
     np.multiply(slope_root, slope_root, out=terms[2])
     np.multiply(root, rule.root_weight, out=terms[3])
@@ -208,15 +208,10 @@ def _apply(
     good &= terms[0, ..., -1].max(axis=-1) <= NEGLIGIBLE * second
     slope_second = np.where(off[2] <= slope_settled * slope_second, slope_second, np.inf)
     # … and what is cut off below the first, if φ or φ′ is singular there
-    for f, square, total in ((phi, terms[0], second), (slope, terms[2], slope_second)):
-        first = square[..., 0].max(axis=-1)
-        if (first > NEGLIGIBLE * total).any():
-            flat = np.abs(f[..., 0] - f[..., 1]) <= 1e-3 * np.abs(f[..., 0])
-            flat = flat.all(axis=-1) | (first <= NEGLIGIBLE * total)
-            if f is phi:
-                good &= flat
-            else:
-                slope_second[~flat] = np.nan
+    weighty = terms[::2, ..., 0] > NEGLIGIBLE * sums[::2, :, None]
+    if weighty.any():
+        good &= ~(weighty[0] & _steep_at_first(phi)).any(axis=-1)
+        slope_second[(weighty[1] & _steep_at_first(slope)).any(axis=-1)] = np.nan
     variance = second - mean * mean
     if (variance < 0.1 * second).any():
         centred = (phi - mean[:, None, None]) * rule.root_weight
@@ -229,6 +224,12 @@ def _apply(
         derivative_second_moment=slope_second,
         error=np.where(good, off[0] + 2 * EPS * second, np.inf),
     )
+
+
+def _steep_at_first(values: FloatArray) -> np.ndarray:
+    """Whether a function still changes at the nodes next to the kink, row by row."""
+    first, second = values[..., 0], values[..., 1]
+    return np.asarray(~(np.abs(first - second) <= 1e-3 * np.abs(first)))
 
 
 def numerical_derivative(forward: Function, x: FloatArray) -> FloatArray:
@@ -259,7 +260,7 @@ def numerical_derivative(forward: Function, x: FloatArray) -> FloatArray:
 
 def dense_second_moment(forward: Function, std: float) -> float:
     """E[φ²] by a rule so dense that it meets features which the fixed rule may step over."""
-    z, root_weight = _plain_nodes(RULES[1][0], RULES[1][1] / 8)
+    z, root_weight, _ = _plain_nodes(RULES[1][0], RULES[1][1] / 8)
     with np.errstate(all="ignore"):
         return float(((forward(std * z) * root_weight) ** 2).sum())
 

@@ -1,0 +1,63 @@
+"""What 50 layers make of a signal: gainreg, nn.Linear's default, and torch's calculate_gain."""
+
+import math
+import statistics
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import gainreg
+from gainreg.adapters import torch as init
+
+WIDTH, DEPTH, BATCH, SEEDS = 1024, 50, 64, 5
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": nn.Identity(),
+    "relu": torch.relu,
+    "leaky_relu": nn.functional.leaky_relu,
+    "elu": nn.functional.elu,
+    "selu": torch.selu,
+    "tanh": torch.tanh,
+}
+
+
+def last_std(name: str, initialise: Callable[[torch.Tensor, str], object], seed: int) -> float:
+    """Standard deviation of the pre-activations of the last layer."""
+    torch.manual_seed(seed)
+    x = torch.randn(BATCH, WIDTH)
+    weight = torch.empty(WIDTH, WIDTH)
+    for layer in range(DEPTH):
+        initialise(weight, name if layer else "identity")
+        x = (ACTIVATIONS[name](x) if layer else x) @ weight.T
+    return float(x.std())
+
+
+def linear_default(weight: torch.Tensor, _: str) -> None:
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as nn.Linear.reset_parameters
+
+
+def by_calculate_gain(weight: torch.Tensor, name: str) -> None:
+    known = "linear" if name == "identity" else name
+    weight.normal_(0, nn.init.calculate_gain(known) / math.sqrt(weight.shape[1]))
+
+
+def row(name: str) -> str:
+    cells = []
+    for initialise in (init.normal_, linear_default, by_calculate_gain):
+        try:
+            stds = [last_std(name, initialise, seed) for seed in range(SEEDS)]
+            cells.append(f"{statistics.median(stds):.2g}")
+        except ValueError:
+            cells.append("raises")
+    entry = gainreg.resolve(name)
+    return (
+        f"| {name} | {' | '.join(cells)} | {entry.variance_slope:.3f} "
+        f"| {entry.gradient_factor:.3f} |"
+    )
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        for name in sys.argv[1:] or ACTIVATIONS:
+            print(row(name), flush=True)
