@@ -1,9 +1,9 @@
-"""Exponential linear units: linear above 0, exponential below."""
+"""Exponential units: polynomial above 0, exponential below; and the exponential itself."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gainreg import Activation, hookimpl
+from gainreg.moments import FloatArray
 from gainreg.moments.piecewise import Piecewise, X, exp, piecewise
 
 # Klambauer et al. 2017, arXiv:1706.02515, eq. 14: the fixed point at mean 0 and variance 1
@@ -11,12 +11,46 @@ SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
 
 
-def elu(x: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+def elu(x: FloatArray, alpha: float) -> FloatArray:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-def selu(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def selu(x: FloatArray) -> FloatArray:
     return SELU_SCALE * elu(x, SELU_ALPHA)
+
+
+def celu(x: FloatArray, alpha: float) -> FloatArray:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def expm1_less_x(x: FloatArray) -> FloatArray:
+    """eˣ − 1 − x for x ≤ 0: near 0 by its series x²/2·(1 + x/3·(1 + x/4·(1 + …)))."""
+    near = np.maximum(x, -1)
+    series = np.ones_like(x)
+    for n in range(20, 2, -1):
+        series = 1 + near / n * series
+    return np.where(x > -1, near * near / 2 * series, np.expm1(x) - x)
+
+
+def xielu(x: FloatArray, alpha_p: float, alpha_n: float, beta: float) -> FloatArray:
+    up, down = np.maximum(x, 0), np.minimum(x, 0)
+    return np.where(x > 0, alpha_p * up * up, alpha_n * expm1_less_x(down)) + beta * x
+
+
+def xielu_derivative(x: FloatArray, alpha_p: float, alpha_n: float, beta: float) -> FloatArray:
+    return np.where(x > 0, 2 * alpha_p * x, alpha_n * np.expm1(np.minimum(x, 0))) + beta
+
+
+def exp_forward(x: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore"):  # beyond 709 it is infinite
+        return np.exp(x)
+
+
+def exp_square(std: FloatArray, factor: float) -> FloatArray:
+    """exp(factor·std²), to the last digit: the square of 24 leading bits of std is exact."""
+    high = std.astype(np.float32).astype(np.float64)
+    rest = (std - high) * (std + high)
+    return np.exp(factor * high * high) * np.exp(factor * rest)
 
 
 @hookimpl
@@ -29,10 +63,44 @@ def gainreg_activations() -> list[Activation]:
             reference="x for x > 0, else alpha·(eˣ − 1); Clevert et al. 2015, arXiv:1511.07289",
         ),
         Activation(
+            "celu",
+            params={"alpha": 1.0},
+            **piecewise(
+                lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X]),
+                forward=celu,
+            ),
+            constraints={"alpha > 0": lambda alpha: alpha > 0},
+            reference="x for x > 0, else alpha·(e^{x/alpha} − 1); Barron 2017, arXiv:1704.07483",
+        ),
+        Activation(
             "selu",
             **piecewise(
                 lambda: SELU_SCALE * Piecewise([0], [SELU_ALPHA * (exp(1) - 1), X]), forward=selu
             ),
             reference="scale·elu(x, alpha); Klambauer et al. 2017, arXiv:1706.02515",
+        ),
+        Activation(
+            "xielu",
+            params={"alpha_p": 0.8, "alpha_n": 0.8, "beta": 0.5},
+            **piecewise(
+                lambda alpha_p, alpha_n, beta: Piecewise(
+                    [0], [alpha_n * (exp(1) - 1 - X) + beta * X, alpha_p * X * X + beta * X]
+                ),
+                forward=xielu,
+            )
+            | {"derivative": xielu_derivative},
+            reference="alpha_p·x² + beta·x for x > 0, else alpha_n·(eˣ − 1 − x) + beta·x, at its "
+            "initial values; Huang and Schlag 2024, arXiv:2411.13010",
+        ),
+        Activation(
+            "exp",
+            exp_forward,
+            aliases=("exponential",),
+            derivative=exp_forward,
+            mean=lambda std: exp_square(std, 0.5),
+            second_moment=lambda std: exp_square(std, 2),
+            derivative_second_moment=lambda std: exp_square(std, 2),
+            variance_slope=lambda std: 2 * std**2,
+            reference="eˣ; its moments are those of the lognormal distribution",
         ),
     ]

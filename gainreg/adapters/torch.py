@@ -1,0 +1,398 @@
+"""PyTorch: in-place initialisers as in ``torch.nn.init``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gainreg import scaling
+from gainreg.errors import ParameterError
+from gainreg.scaling import always
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional, init
+except ImportError as error:  # pragma: no cover
+    raise scaling.missing("PyTorch", "torch", error) from error
+
+if TYPE_CHECKING:
+    from gainreg.activation import Activation
+    from gainreg.entry import GainEntry
+
+_LINEAR = ("linear", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PASSED = (nn.Identity, nn.Flatten, nn.Unflatten)  # φ(x) = x, and what only moves numbers
+
+
+# --- initialisers ----------------------------------------------------------------------------------
+
+
+def normal_(
+    tensor: Tensor,
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    mode: str = "fan_in",
+    *,
+    std: float = 1.0,
+    table: scaling.Table = None,
+    generator: torch.Generator | None = None,
+    transposed: bool = False,
+    groups: int = 1,
+    **params: float,
+) -> Tensor:
+    """Fill weights from a normal distribution of mean 0, and return them.
+
+    Args:
+        tensor: weights of shape (out, in, *kernel), as in Linear and Conv. Fans are PyTorch's own.
+        activation: the one whose output feeds the weights ("identity" for data): a name, a
+            ``gainreg.Activation``, a ``GainEntry``, a module such as ``nn.LeakyReLU(0.2)``, a
+            function of ``torch`` or ``torch.nn.functional``, a ``functools.partial`` of one, or
+            any callable on tensors. A PReLU with several slopes counts with their root mean
+            square, which gives the exact average over channels; an RReLU in eval mode with its
+            mean slope.
+        mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
+            makes the compromise of Glorot and Bengio (2010).
+        std: standard deviation of the pre-activation, not its variance.
+        table: a ``GainTable`` or its path: every constant comes from there.
+        generator: the random numbers' source.
+        transposed: True for the weights of a ConvTranspose, of shape (in, out / groups, *kernel):
+            the tensor alone does not tell. A stride is not counted, as in ``torch.nn.init``.
+        groups: of a grouped convolution. Left at 1 the fans are those of ``torch.nn.init``, whose
+            fan_out (fan_in if transposed) counts the channels of all groups together.
+        **params: the activation's parameters, where they differ from the defaults.
+
+    Raises:
+        ParameterError: a shape, mode, param or std is not what it must be.
+        MomentError: the gain does not exist, as "fan_out" where φ jumps.
+        TableError: ``table`` lacks the entry.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
+    return init.normal_(tensor, 0.0, scale, generator=generator)
+
+
+def uniform_(
+    tensor: Tensor,
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    mode: str = "fan_in",
+    *,
+    std: float = 1.0,
+    table: scaling.Table = None,
+    generator: torch.Generator | None = None,
+    transposed: bool = False,
+    groups: int = 1,
+    **params: float,
+) -> Tensor:
+    """Fill weights from a uniform distribution on (−√3·s, √3·s), standard deviation s; see normal_."""
+    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
+    bound = scaling.uniform_bound(scale)
+    return init.uniform_(tensor, -bound, bound, generator=generator)
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    mode: str = "fan_in",
+    *,
+    std: float = 1.0,
+    table: scaling.Table = None,
+    generator: torch.Generator | None = None,
+    transposed: bool = False,
+    groups: int = 1,
+    **params: float,
+) -> Tensor:
+    """Fill weights from a normal distribution cut off at twice its standard deviation; see normal_.
+
+    It is widened so that what is left has the standard deviation that ``normal_`` would give.
+    """
+    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
+    wide = scaling.untruncated_std(scale)
+    return init.trunc_normal_(tensor, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
+
+
+def orthogonal_(
+    tensor: Tensor,
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    mode: str = "fan_in",
+    *,
+    std: float = 1.0,
+    table: scaling.Table = None,
+    generator: torch.Generator | None = None,
+    transposed: bool = False,
+    groups: int = 1,
+    **params: float,
+) -> Tensor:
+    """Fill weights with a semi-orthogonal matrix of the mean square of ``normal_``; see normal_.
+
+    Trailing axes are flattened as in ``torch.nn.init.orthogonal_``. Saxe et al. 2014,
+    arXiv:1312.6120. Half precision is drawn in float32, which has the QR factorisation.
+    """
+    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
+    rows = tensor.shape[0]
+    factor = scaling.orthogonal_scale(scale, rows, tensor.numel() // rows)
+    if tensor.dtype not in (torch.float16, torch.bfloat16):
+        return init.orthogonal_(tensor, factor, generator=generator)
+    drawn = init.orthogonal_(torch.empty_like(tensor, dtype=torch.float32), factor, generator)
+    with torch.no_grad():
+        return tensor.copy_(drawn)
+
+
+def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
+    """The gain of a nonlinearity, a standard deviation, as ``torch.nn.init.calculate_gain``.
+
+    The values are exact where PyTorch's are not: tanh 1.5925 (5/3 there), selu 1 (3/4), sigmoid
+    1.8462 (1), and any other activation that gainreg knows.
+
+    Args:
+        nonlinearity: a name, "linear", "conv1d" … "conv_transpose3d", or a module or function.
+        param: the first parameter of the activation, as leaky_relu's negative slope; an
+            activation without parameters ignores it, as in PyTorch.
+
+    Raises:
+        ParameterError: ``param`` is not a finite number.
+        UnknownActivationError, MomentError, PluginError: as ``gainreg.resolve``.
+    """
+    if nonlinearity in _LINEAR:
+        return 1.0
+    params = {}
+    if param is not None and isinstance(nonlinearity, str):
+        from gainreg.host import host
+
+        params = dict.fromkeys(list(host().activation(nonlinearity).params)[:1], param)
+    return float(_entry(nonlinearity, 1.0, None, params).gain)
+
+
+def init_sequential_(
+    model: nn.Sequential,
+    table: scaling.Table = None,
+    *,
+    std: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """Initialise a chain of layers, each for the activation before it, and return the chain.
+
+    Every Linear and Conv gets normal weights that keep the forward variance (mode "fan_in") for
+    the activation that feeds it: the identity for the first, whose input is data of mean square 1,
+    and where two follow each other. Biases become 0. Sequentials within are flattened; Identity,
+    Flatten and Unflatten are passed over. Nothing is changed if anything is refused.
+
+    Args:
+        model: a Sequential of Linear, Conv, ConvTranspose and activation modules.
+        table: a ``GainTable`` or its path: every constant comes from there.
+        std: standard deviation that the pre-activations shall have, the same for all layers.
+        generator: the random numbers' source.
+
+    Raises:
+        ParameterError: what is not such a chain, naming the module.
+        TableError, MomentError: as ``normal_``.
+    """
+    from gainreg.table import GainTable, load_table
+
+    if table is not None and not isinstance(table, GainTable):
+        table = load_table(table)
+    layers: list[tuple[Any, float]] = []
+    feeding: tuple[str, nn.Module] | None = None
+    for where, module in _chain(model, "model"):
+        if isinstance(module, (nn.Linear, *_CONVS, *_TRANSPOSED)):
+            if any(module is layer for layer, _ in layers):
+                raise ParameterError(f"{_name(where, module)} occurs twice; initialise it yourself")
+            if nn.parameter.is_lazy(module.weight):
+                raise ParameterError(f"{_name(where, module)} has no weights before its first call")
+            scale = _weight_std(
+                module.weight,
+                feeding[1] if feeding else "identity",
+                "fan_in",
+                # data and linear outputs have the gain 1 at any std
+                std if feeding else 1.0,
+                table,
+                isinstance(module, _TRANSPOSED),
+                1 if isinstance(module, nn.Linear) else module.groups,
+                {},
+            )
+            # the data's mean square is 1, that of all later pre-activations std²
+            layers.append((module, scale if layers or feeding else scale * std))
+            feeding = None
+        elif type(module) in _MODULES and not isinstance(module, _PASSED):
+            if feeding:
+                raise ParameterError(
+                    f"{_name(where, module)} follows the activation {_name(*feeding)}: "
+                    "initialise the next layer yourself, with the composed function"
+                )
+            feeding = where, module
+        elif type(module) not in _PASSED:
+            raise ParameterError(
+                f"{_name(where, module)} is no part of a chain that init_sequential_ knows: Linear, "
+                "Conv, ConvTranspose, activation modules, Identity, Flatten, Unflatten and plain "
+                "Sequential; initialise the layers yourself, with normal_"
+            )
+    for layer, scale in layers:
+        init.normal_(layer.weight, 0.0, scale, generator=generator)
+        if layer.bias is not None:
+            init.zeros_(layer.bias)
+    return model
+
+
+def _chain(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a Sequential, with those of Sequentials within it, and where they stand."""
+    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
+        raise ParameterError(f"{_name(where, model)} is no plain nn.Sequential")
+    # named_children would leave out repetitions
+    for key, module in model._modules.items():
+        place = f"{where}[{key}]"
+        if isinstance(module, nn.Sequential):
+            yield from _chain(module, place)
+        elif module is not None:
+            yield place, module
+
+
+def _name(where: str, module: object) -> str:
+    return f"{where} ({type(module).__name__})"
+
+
+# --- fans and activations --------------------------------------------------------------------------
+
+
+def _weight_std(
+    tensor: Tensor,
+    activation: Any,
+    mode: str,
+    std: float,
+    table: scaling.Table,
+    transposed: bool,
+    groups: int,
+    params: dict[str, float],
+) -> float:
+    if tensor.dim() < 2:
+        raise ParameterError(
+            f"weights need two axes, one in and one out, got shape {tuple(tensor.shape)}"
+        )
+    if groups < 1 or tensor.shape[0] % groups:
+        raise ParameterError(f"groups must divide the first axis {tensor.shape[0]}, got {groups}")
+    fan_in, fan_out = init._calculate_fan_in_and_fan_out(tensor)
+    fan_out //= groups
+    if transposed:
+        fan_in, fan_out = fan_out, fan_in
+    entry = _entry(activation, std, table, params)
+    return math.sqrt(scaling.variance(entry, mode, fan_in, fan_out))
+
+
+def _entry(activation: Any, std: float, table: scaling.Table, params: dict[str, Any]) -> GainEntry:
+    return scaling.recognised(
+        activation, std, params, table, functions=_FUNCTIONS, objects=_MODULES, wrap=wrap
+    )
+
+
+def wrap(function: Callable[..., Any]) -> Activation:
+    """A callable on tensors as an ``Activation``, evaluated in float64, φ′ through autograd."""
+
+    def forward(x: Any) -> Any:
+        with torch.no_grad():
+            return function(torch.tensor(x, dtype=torch.float64)).numpy(force=True)
+
+    def derivative(x: Any) -> Any:
+        with torch.enable_grad():
+            leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+            y = function(leaf).sum()
+            if not y.requires_grad:  # piecewise constant
+                return torch.zeros_like(leaf).numpy(force=True)
+            (slope,) = torch.autograd.grad(y, leaf, materialize_grads=True)
+        return slope.numpy(force=True)
+
+    return scaling.elementwise(function, forward, derivative)
+
+
+def _prelu(weight: Tensor) -> tuple[str, dict[str, Any]]:
+    if weight.is_meta:
+        raise ParameterError("the slope of a PReLU on the meta device has no value yet")
+    slopes = weight.detach().flatten().tolist()
+    return "prelu", {"weight": scaling.root_mean_square(slopes)}
+
+
+def _rrelu(
+    lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> tuple[str, dict[str, Any]]:
+    if training:
+        return "rrelu", {"lower": lower, "upper": upper}
+    return "leaky_relu", {"negative_slope": (lower + upper) / 2}
+
+
+def _refuse_attention(_: nn.Module) -> tuple[str, dict[str, Any]]:
+    raise ParameterError("MultiheadAttention is no activation function; its weights are its own")
+
+
+_READERS: dict[str, scaling.Reader] = {
+    **{
+        name: always(name)
+        for name in (
+            *("abs", "asinh", "atan", "cos", "erf", "exp", "glu", "hardsigmoid", "hardswish"),
+            *("log_softmax", "logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "sign"),
+            *("silu", "sin", "softmax", "softmin", "softsign", "square", "tanh", "tanhshrink"),
+        )
+    },
+    "absolute": always("abs"),
+    "arcsinh": always("asinh"),
+    "arctan": always("atan"),
+    "celu": lambda alpha=1.0, inplace=False: ("celu", {"alpha": alpha}),
+    "elu": lambda alpha=1.0, inplace=False: ("elu", {"alpha": alpha}),
+    "expit": always("sigmoid"),
+    "gelu": lambda approximate="none": ("gelu" if approximate == "none" else "gelu_tanh", {}),
+    "hardshrink": lambda lambd=0.5: ("hardshrink", {"lambd": lambd}),
+    "hardtanh": lambda min_val=-1.0, max_val=1.0, inplace=False: (
+        "hardtanh",
+        {"min_val": min_val, "max_val": max_val},
+    ),
+    "leaky_relu": lambda negative_slope=0.01, inplace=False: (
+        "leaky_relu",
+        {"negative_slope": negative_slope},
+    ),
+    "positive": always("identity"),
+    "prelu": _prelu,
+    "rrelu": _rrelu,
+    "softplus": lambda beta=1.0, threshold=20.0: ("softplus", {"beta": beta}),
+    "softshrink": lambda lambd=0.5: ("softshrink", {"lambd": lambd}),
+    "threshold": lambda threshold, value, inplace=False: (
+        "threshold",
+        {"threshold": threshold, "value": value},
+    ),
+}
+_FUNCTIONS: dict[Any, scaling.Reader] = {
+    getattr(home, spelling): reader
+    for name, reader in _READERS.items()
+    for home in (torch, torch.special, Tensor, functional)
+    for spelling in (name, f"{name}_")
+    if hasattr(home, spelling)
+}
+_MODULES: dict[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
+    nn.CELU: lambda m: ("celu", {"alpha": m.alpha}),
+    nn.ELU: lambda m: ("elu", {"alpha": m.alpha}),
+    nn.GELU: lambda m: _READERS["gelu"](m.approximate),
+    nn.GLU: lambda m: ("glu", {}),
+    nn.Hardshrink: lambda m: ("hardshrink", {"lambd": m.lambd}),
+    nn.Hardsigmoid: lambda m: ("hardsigmoid", {}),
+    nn.Hardswish: lambda m: ("hardswish", {}),
+    nn.Hardtanh: lambda m: ("hardtanh", {"min_val": m.min_val, "max_val": m.max_val}),
+    nn.Identity: lambda m: ("identity", {}),
+    nn.LeakyReLU: lambda m: ("leaky_relu", {"negative_slope": m.negative_slope}),
+    nn.LogSigmoid: lambda m: ("logsigmoid", {}),
+    nn.LogSoftmax: lambda m: ("log_softmax", {}),
+    nn.Mish: lambda m: ("mish", {}),
+    nn.MultiheadAttention: _refuse_attention,
+    nn.PReLU: lambda m: _prelu(m.weight),
+    nn.ReLU: lambda m: ("relu", {}),
+    nn.ReLU6: lambda m: ("relu6", {}),
+    nn.RReLU: lambda m: _rrelu(m.lower, m.upper, m.training),
+    nn.SELU: lambda m: ("selu", {}),
+    nn.SiLU: lambda m: ("silu", {}),
+    nn.Sigmoid: lambda m: ("sigmoid", {}),
+    nn.Softmax: lambda m: ("softmax", {}),
+    nn.Softmax2d: lambda m: ("softmax", {}),
+    nn.Softmin: lambda m: ("softmin", {}),
+    nn.Softplus: lambda m: ("softplus", {"beta": m.beta}),
+    nn.Softshrink: lambda m: ("softshrink", {"lambd": m.lambd}),
+    nn.Softsign: lambda m: ("softsign", {}),
+    nn.Tanh: lambda m: ("tanh", {}),
+    nn.Tanhshrink: lambda m: ("tanhshrink", {}),
+    nn.Threshold: lambda m: ("threshold", {"threshold": m.threshold, "value": m.value}),
+}

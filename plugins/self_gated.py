@@ -1,0 +1,174 @@
+"""Self-gated units: x times a smooth step from 0 to 1."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import special
+
+from gainreg import Activation, hookimpl
+from gainreg.moments import FloatArray
+from gainreg.moments.piecewise import Piecewise, X, piecewise
+
+ndtr: Callable[[FloatArray], FloatArray] = special.ndtr
+expit: Callable[[FloatArray], FloatArray] = special.expit
+
+
+def gelu(x: FloatArray) -> FloatArray:
+    return x * ndtr(x)
+
+
+def gelu_derivative(x: FloatArray) -> FloatArray:
+    return ndtr(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+# Closed forms of GELU: Tsuchida et al. 2021, arXiv:2002.08517; below t = std².
+# E[Φ²] = ¼ + asin(t/(1 + t))/(2π), of which asin is written as an atan that keeps its digits;
+# the rest follows by parts, E[x·f] = t·E[f′].
+
+
+def gelu_parts(std: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """t, √(1 + 2t), E[Φ(x)²] and E[x·Φ(x)·Φ′(x)]."""
+    t = std**2
+    root = np.sqrt(1 + 2 * t)
+    return t, root, 0.25 + np.arctan(t / root) / (2 * math.pi), t / (1 + t) / root / (2 * math.pi)
+
+
+def gelu_mean(std: FloatArray) -> FloatArray:
+    return std**2 / np.sqrt(2 * math.pi * (1 + std**2))
+
+
+def gelu_second_moment(std: FloatArray) -> FloatArray:
+    t, _, gate, mixed = gelu_parts(std)
+    return t * (gate + 2 * mixed)
+
+
+def gelu_derivative_second_moment(std: FloatArray) -> FloatArray:
+    t, root, gate, mixed = gelu_parts(std)
+    return gate + 2 * mixed + t / root**3 / (2 * math.pi)
+
+
+def gelu_variance_slope(std: FloatArray) -> FloatArray:
+    t, root, gate, mixed = gelu_parts(std)
+    return 1 + mixed * (1 + 2 / (1 + t) - 2 * t / root**2) / (gate + 2 * mixed)
+
+
+ROOT_2_PI = math.sqrt(2 / math.pi)
+
+
+def gelu_tanh(x: FloatArray) -> FloatArray:
+    return x * expit(2 * ROOT_2_PI * (x + 0.044715 * x**3))
+
+
+def gelu_tanh_derivative(x: FloatArray) -> FloatArray:
+    u = 2 * ROOT_2_PI * (x + 0.044715 * x**3)
+    slope = 2 * ROOT_2_PI * (1 + 3 * 0.044715 * x * x)
+    return expit(u) * (1 + x * slope * expit(-u))
+
+
+def swish(x: FloatArray, beta: float) -> FloatArray:
+    return x * expit(beta * x)
+
+
+def swish_derivative(x: FloatArray, beta: float) -> FloatArray:
+    return expit(beta * x) * (1 + beta * x * expit(-beta * x))
+
+
+def silu(x: FloatArray) -> FloatArray:
+    return swish(x, 1.0)
+
+
+def silu_derivative(x: FloatArray) -> FloatArray:
+    return swish_derivative(x, 1.0)
+
+
+# tanh(ln(1 + eˣ)) = n/(n + 2) with n = eˣ(eˣ + 2); below in e = e^{−|x|}, which cannot overflow
+
+
+def mish(x: FloatArray) -> FloatArray:
+    e: FloatArray = np.exp(-np.abs(x))
+    return x * np.where(x > 0, (1 + 2 * e) / (1 + 2 * e * (1 + e)), e * (e + 2) / (e * (e + 2) + 2))
+
+
+def mish_derivative(x: FloatArray) -> FloatArray:
+    e: FloatArray = np.exp(-np.abs(x))
+    up, down = 1 + 2 * e * (1 + e), e * (e + 2) + 2
+    gate = np.where(x > 0, (1 + 2 * e) / up, e * (e + 2) / down)
+    return gate + x * 4 * e * (1 + e) * np.where(x > 0, e / up**2, 1 / down**2)
+
+
+def telu(x: FloatArray) -> FloatArray:
+    step: FloatArray = np.tanh(np.exp(np.minimum(x, 10)))
+    return x * step
+
+
+def telu_derivative(x: FloatArray) -> FloatArray:
+    e: FloatArray = np.exp(np.minimum(x, 5))  # tanh(e⁵) is 1
+    f: FloatArray = np.exp(-2 * e)
+    return np.tanh(e) + x * e * 4 * f / (1 + f) ** 2
+
+
+def hardswish(x: FloatArray) -> FloatArray:
+    return x * np.clip(x + 3, 0, 6) / 6
+
+
+@hookimpl
+def gainreg_activations() -> list[Activation]:
+    return [
+        Activation(
+            "gelu",
+            gelu,
+            derivative=gelu_derivative,
+            mean=gelu_mean,
+            second_moment=gelu_second_moment,
+            derivative_second_moment=gelu_derivative_second_moment,
+            variance_slope=gelu_variance_slope,
+            reference="x·Φ(x); Hendrycks and Gimpel 2016, arXiv:1606.08415; "
+            "moments: Tsuchida et al. 2021, arXiv:2002.08517",
+        ),
+        Activation(
+            "gelu_tanh",
+            gelu_tanh,
+            aliases=("gelu_new", "gelu_pytorch_tanh"),
+            derivative=gelu_tanh_derivative,
+            reference="x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2; Hendrycks and Gimpel 2016",
+        ),
+        Activation(
+            "quick_gelu",
+            lambda x: swish(x, 1.702),
+            derivative=lambda x: swish_derivative(x, 1.702),
+            reference="x·sigmoid(1.702·x); Hendrycks and Gimpel 2016",
+        ),
+        Activation(
+            "silu",
+            silu,
+            aliases=("swish",),
+            derivative=silu_derivative,
+            reference="x·sigmoid(x); Elfwing et al. 2017, arXiv:1702.03118",
+        ),
+        Activation(
+            "swish_beta",
+            swish,
+            params={"beta": 1.0},
+            derivative=swish_derivative,
+            reference="x·sigmoid(beta·x); Ramachandran et al. 2017, arXiv:1710.05941",
+        ),
+        Activation(
+            "mish",
+            mish,
+            derivative=mish_derivative,
+            reference="x·tanh(ln(1 + eˣ)); Misra 2019, arXiv:1908.08681",
+        ),
+        Activation(
+            "telu",
+            telu,
+            derivative=telu_derivative,
+            reference="x·tanh(eˣ); Fernandez and Mali 2024, arXiv:2412.20269",
+        ),
+        Activation(
+            "hardswish",
+            aliases=("hard_swish", "hard_silu"),
+            **piecewise(lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X]), forward=hardswish),
+            reference="x·min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
+        ),
+    ]
