@@ -34,7 +34,9 @@ def by_quad(std: float) -> tuple[float, ...]:
     def expect(g: Callable[[float], float]) -> float:
         whole = (-math.inf, math.inf)
         return float(
-            integrate.quad(lambda z: g(z) * density(z), *whole, epsabs=0, epsrel=1e-13, limit=200)[0]
+            integrate.quad(lambda z: g(z) * density(z), *whole, epsabs=0, epsrel=1e-13, limit=200)[
+                0
+            ]
         )
 
     second = expect(lambda z: math.tanh(std * z) ** 2)
@@ -54,7 +56,8 @@ def exact(std: float) -> float:
     with mpmath.workdps(25):
         pieces = [0, *(mpmath.mpf(10) ** k / std for k in range(-2, 3)), 3, 9, 25]
         half = mpmath.quad(
-            lambda z: mpmath.tanh(std * z) ** 2 * mpmath.npdf(z), sorted(p for p in pieces if p < 26)
+            lambda z: mpmath.tanh(std * z) ** 2 * mpmath.npdf(z),
+            sorted(p for p in pieces if p < 26),
         )
         return float(2 * half)
 

@@ -15,7 +15,7 @@ from gainreg.host import NAME, host
 from gainreg.resolver import curve, resolve
 from gainreg.table import GainTable, Listing, to_dict
 
-Item = str | Activation | tuple[str | Activation, Mapping[str, float]]
+Item = str | Activation | tuple[str | Activation, Mapping[str, Any]]
 
 
 def build_table(
@@ -38,7 +38,7 @@ def build_table(
         UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
         TableError: an activation's name cannot stand in a table.
     """
-    work = [(a, {}) for a in host().activations()] if activations is None else _pairs(activations)
+    work = _pairs(host().activations() if activations is None else activations)
     stds = sorted(set(np.asarray(stds, dtype=float).ravel().tolist()))
     found: dict[str, tuple[Activation, dict[Any, GainEntry]]] = {}
     for activation, params in progress(work):
@@ -58,14 +58,14 @@ def build_table(
     )
 
 
-def _pairs(items: Iterable[Item]) -> list[tuple[str | Activation, Mapping[str, float]]]:
+def _pairs(items: Iterable[Item]) -> list[tuple[str | Activation, Mapping[str, Any]]]:
     if isinstance(items, (str, Activation)):
         items = [items]
     return [item if isinstance(item, tuple) else (item, {}) for item in items]
 
 
 def _entries(
-    activation: Activation, stds: Sequence[float], params: Mapping[str, float]
+    activation: Activation, stds: Sequence[float], params: Mapping[str, Any]
 ) -> Iterator[GainEntry]:
     try:
         yield from list(curve(activation, np.array(stds), **params))
@@ -91,9 +91,10 @@ def differences(
         for entry in listing.entries:
             by_params.setdefault(tuple(entry.params.items()), []).append(entry)
         for entries in by_params.values():
+            given: Mapping[str, Any] = entries[0].params
             try:
                 stds = np.array([entry.std for entry in entries])
-                again = list(curve(name, stds, **entries[0].params))
+                again = list(curve(name, stds, **given))
             except GainregError as error:
                 found.append(f"{name}: {error}")
                 continue

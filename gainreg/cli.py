@@ -74,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             help="a parameter of the activation; may be given more than once",
         )
 
-    sub = command(
-        "list", _list, "list all activations with their gains at std 1", "gainreg list"
-    )
+    sub = command("list", _list, "list all activations with their gains at std 1", "gainreg list")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command(
@@ -166,7 +164,7 @@ def _warnings_in_a_line() -> None:
     warnings.showwarning = show  # type: ignore[assignment]
 
 
-# --- the commands ----------------------------------------------------------------------------------
+# --- the commands ---
 
 
 def _gain(options: argparse.Namespace) -> int:
@@ -190,9 +188,13 @@ def _show(options: argparse.Namespace) -> int:
     for i, entry in enumerate(entries):
         rows = to_dict(entry)
         params = "".join(f", {key}={value:g}" for key, value in rows.pop("params").items())
-        print(*([""] if i else []), f"{entry.activation}(std={rows.pop('std'):g}{params})", sep="\n")
+        print(
+            *([""] if i else []), f"{entry.activation}(std={rows.pop('std'):g}{params})", sep="\n"
+        )
         for key, value in rows.items():
-            print(f"  {key:<26}{'none: φ jumps or is not differentiable' if value is None else value}")
+            print(
+                f"  {key:<26}{'none: φ jumps or is not differentiable' if value is None else value}"
+            )
     return 0
 
 

@@ -80,7 +80,7 @@ class Host:
         self._plugins: dict[str, PluginInfo] = {}
         self._bound: dict[tuple[str, tuple[tuple[str, float], ...]], Activation] = {}
 
-    # --- plugins -------------------------------------------------------------------------------
+    # --- plugins ---
 
     def load_installed(self) -> None:
         """Load every entry point of the group ``gainreg``; warn of what does not load."""
@@ -159,10 +159,11 @@ class Host:
                     "it has no hook; mark its functions with @gainreg.hookimpl, "
                     "as in gainreg/hookspecs.py"
                 )
-            declared: list[Activation] = []
+            declared: list[Any] = []
             for implementation in self._manager.hook.gainreg_activations.get_hookimpls():
                 if implementation.plugin is plugin:
-                    declared.extend(implementation.function() or ())
+                    found: Any = implementation.function()
+                    declared.extend(found or ())
             self._adopt(declared, name)
         except BaseException:
             self._manager.unregister(plugin)
@@ -198,7 +199,7 @@ class Host:
         del self._owners[activation.name]
         self._bound = {key: a for key, a in self._bound.items() if key[0] != activation.name}
 
-    # --- activations ---------------------------------------------------------------------------
+    # --- activations ---
 
     def activations(self) -> list[Activation]:
         """Every registered activation, in the order of registration."""
@@ -244,7 +245,7 @@ class Host:
             self._bound[key] = known.bind(values)
         return self._bound[key]
 
-    # --- what hooks return, checked ------------------------------------------------------------
+    # --- what hooks return, checked ---
 
     def forward(self, activation: Activation, x: FloatArray) -> FloatArray:
         """φ(x) by the hooks.
@@ -276,9 +277,7 @@ class Host:
         except Exception as error:
             self._blame(activation, f"raised {_reason(error)} in its kinks", error)
 
-    def closed_form(
-        self, activation: Activation, name: str, std: FloatArray
-    ) -> FloatArray | None:
+    def closed_form(self, activation: Activation, name: str, std: FloatArray) -> FloatArray | None:
         """A closed form's values at ``std``, NaN where it has none, or None if there is no such.
 
         Args:
@@ -324,9 +323,7 @@ class Host:
         except Exception as error:
             self._blame(activation, f"raised {_reason(error)} in its sampler", error)
 
-    def checked(
-        self, activation: Activation, what: str, y: Any, x: FloatArray
-    ) -> FloatArray:
+    def checked(self, activation: Activation, what: str, y: Any, x: FloatArray) -> FloatArray:
         """``y`` as a float64 array, if it is what a vectorised real function of x returns."""
         y = np.asarray(y)
         if y.dtype.kind not in "biuf":
@@ -344,7 +341,7 @@ class Host:
                 f"returned NaN from its {what} at x = {where:.6g}; use a form that does not "
                 "overflow (expm1, log1p, logaddexp, scipy.special.expit)",
             )
-        return y.astype(np.float64, copy=False)
+        return np.asarray(y, dtype=np.float64)
 
     def _blame(
         self, activation: Activation, fault: str, cause: BaseException | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,6 +58,9 @@ class GainCurve(Gains):
 
     def __len__(self) -> int:
         return len(self.std)
+
+    def __iter__(self) -> Iterator[GainEntry]:
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> GainEntry:
         derivative, centered = self.derivative_second_moment, float(self.centered_gain[i])
@@ -251,7 +254,7 @@ def _fill(m: Moments, where: Any, new: Moments) -> None:
         whole[where] = np.where(np.isnan(whole[where]), values, whole[where])
 
 
-# --- what is found out about an activation before its first use ------------------------------------
+# --- what is found out about an activation before its first use ---
 
 
 @dataclass(frozen=True)
@@ -289,9 +292,7 @@ def _jumps(the_host: Host, activation: Activation, kinks: Sequence[float]) -> bo
     return bool(quadrature.jumps_between(forward, at - reach, at + reach).any())
 
 
-def _closed_forms(
-    the_host: Host, activation: Activation, std: FloatArray
-) -> dict[str, FloatArray]:
+def _closed_forms(the_host: Host, activation: Activation, std: FloatArray) -> dict[str, FloatArray]:
     """The values of all closed forms that the activation has, by the name of the moment."""
     values = {name: the_host.closed_form(activation, name, std) for name in MOMENTS}
     return {name: value for name, value in values.items() if value is not None}
@@ -309,8 +310,11 @@ def _compare_with_quadrature(the_host: Host, activation: Activation) -> dict[str
     if not closed:
         return {}
     exact = quadrature.fixed_moments(
-        partial(the_host.forward, activation), _derivative(the_host, activation)[0],
-        PROBES, the_host.kinks(activation), _derivative(the_host, activation)[1],
+        partial(the_host.forward, activation),
+        _derivative(the_host, activation)[0],
+        PROBES,
+        the_host.kinks(activation),
+        _derivative(the_host, activation)[1],
     )
     second = exact.second_moment
     typical = second[len(PROBES) // 2]
@@ -362,7 +366,7 @@ def _compare_with_samples(the_host: Host, activation: Activation) -> dict[str, F
     return {name: np.where(np.isnan(value), np.inf, 4 * EPS) for name, value in closed.items()}
 
 
-# --- the methods -----------------------------------------------------------------------------------
+# --- the methods ---
 
 
 def _closed_moments(
@@ -396,9 +400,7 @@ def _derivative(
     return partial(quadrature.numerical_derivative, forward), quadrature.SETTLED_NUMERICAL
 
 
-def _integrated(
-    the_host: Host, activation: Activation, facts: _Facts, std: FloatArray
-) -> Moments:
+def _integrated(the_host: Host, activation: Activation, facts: _Facts, std: FloatArray) -> Moments:
     """Moments by quadrature; NaN where it does not settle."""
     forward = partial(the_host.forward, activation)
     derivative, settled = _derivative(the_host, activation)
@@ -453,8 +455,6 @@ def _sampled(the_host: Host, activation: Activation, std: float, seed: int) -> M
     if sampler is not None:
         return sampling.sampled_moments(sampler, std, seed)
     forward = partial(the_host.forward, activation)
-    derivative = (
-        None if activation.derivative is None else partial(the_host.derivative, activation)
-    )
+    derivative = None if activation.derivative is None else partial(the_host.derivative, activation)
     with np.errstate(all="ignore"):
         return sampling.elementwise_moments(forward, derivative, std, seed)

@@ -28,7 +28,7 @@ TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.e
 _OF_ONE_AXIS = ("softmax", "log_softmax", "softmin")
 
 
-# --- the weights law -------------------------------------------------------------------------------
+# --- the weights law ---
 
 
 def weight_std(
@@ -104,7 +104,7 @@ def orthogonal_scale(std: float, rows: int, columns: int) -> float:
     return std * math.sqrt(max(rows, columns))
 
 
-# --- activations as frameworks have them -----------------------------------------------------------
+# --- activations as frameworks have them ---
 
 
 def entry(

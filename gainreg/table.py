@@ -209,7 +209,7 @@ def load_table(path: str | os.PathLike[str] | None = None, verify: bool = True) 
 def entry_for(
     activation: str | Activation | Callable[..., Any],
     std: float,
-    params: Mapping[str, float],
+    params: Mapping[str, Any],
     table: GainTable | str | os.PathLike[str] | None = None,
 ) -> GainEntry:
     """The entry that an adapter or ``gainreg.gain`` answers from.
@@ -245,7 +245,7 @@ def entry_for(
     return resolve(activation, std, **params)
 
 
-# --- reading ---------------------------------------------------------------------------------------
+# --- reading ---
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -402,9 +402,7 @@ def _listing(name: str, data: Any, where: str) -> Listing:
     return Listing(aliases, params, entries)
 
 
-def _entry(
-    name: str, data: Any, declared: Mapping[str, float | None], where: str
-) -> GainEntry:
+def _entry(name: str, data: Any, declared: Mapping[str, float | None], where: str) -> GainEntry:
     data = _mapping(data, f"{where}: entry", ENTRY_KEYS)
     where = f"{where} at std {_short(data['std'])}"
     given = _mapping(data["params"], f"{where}: params", set(declared))
@@ -453,7 +451,7 @@ def _entry(
     return entry
 
 
-# --- the shipped table -----------------------------------------------------------------------------
+# --- the shipped table ---
 
 
 class _Shipped(Mapping[str, Listing]):
@@ -496,7 +494,7 @@ def _shipped() -> GainTable:
     return GainTable(listings, listings.names)
 
 
-# --- writing ---------------------------------------------------------------------------------------
+# --- writing ---
 
 
 def _yaml(value: Any) -> str:

@@ -25,7 +25,7 @@ def groups(std: float, count: int, dim: int, rng: np.random.Generator) -> FloatA
     if dim > QMC_LARGEST:
         return std * rng.standard_normal((count, dim))
     points = qmc.Sobol(dim, rng=rng).random_base2(max(count - 1, 1).bit_length())
-    # not nearer to 0 and 1 than half the spacing of the 64-bit points' 30 leading bits
+    # points are multiples of 2⁻³⁰, 0 among them
     return np.asarray(std * special.ndtri(np.clip(points, 2.0**-31, 1 - 2.0**-31)))
 
 

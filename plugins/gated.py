@@ -74,7 +74,7 @@ def gainreg_activations() -> list[Activation]:
                 lambda std: np.full_like(std, 0.5),
                 np.ones_like,
             ),
-            reference="a·relu(b); Shazeer 2020, arXiv:2002.05202, eq. 5",
+            reference="a·relu(b); Shazeer 2020, arXiv:2002.05202",
         ),
         Activation(
             "geglu",
@@ -84,7 +84,7 @@ def gainreg_activations() -> list[Activation]:
                 self_gated.gelu_derivative_second_moment,
                 self_gated.gelu_variance_slope,
             ),
-            reference="a·gelu(b); Shazeer 2020, arXiv:2002.05202, eq. 5",
+            reference="a·gelu(b); Shazeer 2020, arXiv:2002.05202",
         ),
         Activation(
             "geglu_tanh",
@@ -94,6 +94,6 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "swiglu",
             **gated_by_quadrature(self_gated.silu, self_gated.silu_derivative),
-            reference="a·silu(b); Shazeer 2020, arXiv:2002.05202, eq. 5",
+            reference="a·silu(b); Shazeer 2020, arXiv:2002.05202",
         ),
     ]

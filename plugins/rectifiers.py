@@ -72,7 +72,7 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "relu6",
             **piecewise(lambda: Piecewise([0, 6], [0, X, 6])),
-            reference="min(max(x, 0), 6); Howard et al. 2017, arXiv:1704.04861",
+            reference="min(max(x, 0), 6); Krizhevsky 2010",
         ),
         Activation(
             "relu_squared",
@@ -83,7 +83,7 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "star_relu",
             **piecewise(lambda: Piecewise([0], [-0.4472, 0.8944 * X * X - 0.4472])),
-            reference="0.8944·max(x, 0)² − 0.4472; Yu et al. 2022, arXiv:2210.13452, eq. 9",
+            reference="0.8944·max(x, 0)² − 0.4472; Yu et al. 2022, arXiv:2210.13452",
         ),
         # Its output is twice as wide as its input. All moments are of one output; a gain is for
         # weights behind it whose fan_in counts both halves. E[φ′²] is of an input: it reaches the

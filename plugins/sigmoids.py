@@ -162,8 +162,8 @@ def gainreg_activations() -> list[Activation]:
             second_moment=laplace_second_moment,
             derivative_second_moment=laplace_derivative_second_moment,
             variance_slope=laplace_variance_slope,
-            reference="Φ((x − μ)/σ), μ = √(1/2), σ = √(1/4π); Ma et al. 2022, arXiv:2209.10655, "
-            "eq. 17; moments: Owen 1980, A table of normal integrals",
+            reference="Φ((x − μ)/σ), μ = √(1/2), σ = √(1/4π); Ma et al. 2022, arXiv:2209.10655; "
+            "moments: Owen 1980, A table of normal integrals",
         ),
         Activation(
             "sparse_sigmoid",

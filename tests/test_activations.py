@@ -61,7 +61,7 @@ def slope(name: str, x: FloatArray, **given: float) -> FloatArray:
     return np.asarray(bound.derivative(x, **bound.params))
 
 
-# --- forward and derivative ------------------------------------------------------------------
+# --- forward and derivative ---
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -127,7 +127,7 @@ def test_the_derivative_is_that_of_phi(name: str) -> None:
     assert np.all(np.abs(quotient - slope(name, x))[away] < 1e-8 * size[away])
 
 
-# --- laws ------------------------------------------------------------------------------------
+# --- laws ---
 
 
 @settings(max_examples=20, deadline=None)
@@ -143,11 +143,16 @@ def test_what_is_homogeneous_has_one_gain_for_all_stds(name: str, std: float) ->
 @pytest.mark.parametrize("name", ODD)
 @given(std=stds)
 def test_what_is_odd_has_mean_0(name: str, std: float) -> None:
-    try:
-        entry = resolve(name, std)
-    except MomentError:  # all mass inside the dead zone of a shrinkage
-        return
+    if name in ("hardshrink", "softshrink"):
+        std = max(std, 0.02)  # below, their second moment underflows
+    entry = resolve(name, std)
     assert abs(entry.mean) <= 1e-13 * entry.second_moment**0.5
+
+
+@pytest.mark.xfail(reason="adaptive_moments divides by 0 outside errstate", strict=True)
+def test_a_second_moment_that_just_underflows_is_an_error_without_a_warning() -> None:
+    with pytest.raises(MomentError, match="underflows"):
+        resolve("softshrink", 0.0132)
 
 
 @pytest.mark.parametrize("name", [n for n in ELEMENTWISE if n not in JUMPS])
@@ -188,7 +193,7 @@ def test_a_softplus_of_beta_scales_like_celu(std: float, beta: float) -> None:
     assert scaled.gain == pytest.approx(plain.gain, rel=1e-13)
 
 
-# --- where one way of computing hands over to another ----------------------------------------
+# --- where one way of computing hands over to another ---
 
 HAND_OVERS = [
     *(("elu", at) for at in (1 / 32, 1 / 2)),  # power series in std, up to rate·std
@@ -227,7 +232,7 @@ def test_tanhshrink_and_xielu_hand_over_without_a_step() -> None:
         assert np.ptp(phi(name, x)) <= 1e-15
 
 
-# --- what does not exist ---------------------------------------------------------------------
+# --- what does not exist ---
 
 
 @pytest.mark.parametrize("name", JUMPS)
@@ -274,7 +279,7 @@ def test_a_param_without_default_must_be_given(name: str) -> None:
         gainreg.resolve(name)
 
 
-# --- random, or not elementwise --------------------------------------------------------------
+# --- random, or not elementwise ---
 
 
 @pytest.mark.parametrize("name", [n for n in OTHERS if n not in SAMPLED])
@@ -343,7 +348,7 @@ def test_a_sampler_returns_as_many_draws_as_asked_for(name: str, size: int, dim:
     assert np.isfinite(draws).all()
 
 
-# --- the list --------------------------------------------------------------------------------
+# --- the list ---
 
 
 def test_every_activation_says_where_it_comes_from() -> None:

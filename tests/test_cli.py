@@ -24,9 +24,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 def test_gain_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "gain", "elu") == (0, "1.2451983007007066\n", "")
-    code, out, _ = run(
-        capsys, "gain", "elu", "--std", "2", "-p", "alpha=0.5", "--mode", "backward"
-    )
+    code, out, _ = run(capsys, "gain", "elu", "--std", "2", "-p", "alpha=0.5", "--mode", "backward")
     assert code == 0
     assert float(out) == gainreg.gain("elu", 2.0, "backward", alpha=0.5)
 
@@ -191,7 +189,8 @@ def test_a_long_build_shows_a_progress_bar_on_a_terminal_only(tmp_path: Path) ->
     pytest.importorskip("tqdm", reason="tqdm draws the bar")
     slow = tmp_path / "slow.py"
     slow.write_text(
-        "import time\n" + PLUGIN.replace("lambda x: x**3", "slow")
+        "import time\n"
+        + PLUGIN.replace("lambda x: x**3", "slow")
         + "\ndef slow(x):\n    time.sleep(0.015)\n    return x\n"
     )
     words = [*GAINREG, "build", "cube", "elu", "--plugin", str(slow), "-o", str(tmp_path / "t")]

@@ -43,7 +43,7 @@ def assert_same(ours: np.ndarray, theirs: Any, tolerance: float = 2e-14) -> None
     np.testing.assert_allclose(ours, np.asarray(theirs), rtol=1e-14, atol=tolerance)
 
 
-# --- torch -----------------------------------------------------------------------------------
+# --- torch ---
 
 TORCH_OTHERS = {"MultiheadAttention"}
 TORCH_NAMES = {"Softmax2d": "softmax"}
@@ -89,7 +89,7 @@ def test_torch_gelu_by_tanh_computes_the_same() -> None:
     assert_same(phi("gelu_tanh"), module(torch.from_numpy(GRID)).numpy())
 
 
-# --- jax -------------------------------------------------------------------------------------
+# --- jax ---
 
 JAX_OTHERS = {
     "dot_product_attention",
@@ -128,7 +128,7 @@ def test_every_jax_activation_has_its_name_and_computes_the_same() -> None:
     assert compared > 20
 
 
-# --- keras -----------------------------------------------------------------------------------
+# --- keras ---
 
 KERAS_OTHERS = {"deserialize", "get", "serialize"}
 KERAS_OPTIONS: dict[str, dict[str, float]] = {

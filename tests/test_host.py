@@ -239,7 +239,7 @@ def test_a_raising_function_is_named_with_its_activation(field: str) -> None:
 
     activation = Activation("burning", **{"forward": np.tanh, field: fail})
     method = "sampling" if field == "sample" else "auto"
-    with pytest.raises(PluginError, match="'burning'.*disk on fire"):
+    with pytest.raises(PluginError, match=r"'burning'.*disk on fire"):
         gainreg.resolve(activation, method=method)
 
 

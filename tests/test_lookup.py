@@ -60,7 +60,9 @@ def test_a_look_up_fills_in_defaults_and_knows_aliases() -> None:
 
 def test_a_look_up_is_exact_and_names_the_nearest_entries() -> None:
     table = gainreg.load_table()
-    with pytest.raises(TableError, match=r"no entry for elu\(std=1\.1, alpha=1\); nearest: elu\(std=1, "):
+    with pytest.raises(
+        TableError, match=r"no entry for elu\(std=1\.1, alpha=1\); nearest: elu\(std=1, "
+    ):
         table.lookup("elu", std=1.1)
     with pytest.raises(TableError, match=r"alpha=1\.0+1|alpha=1"):
         table.lookup("elu", alpha=1.0000001)

@@ -1,4 +1,4 @@
-"""How moments are found: closed forms, quadrature and sampling, and what they say of their error."""
+"""How moments are found: by closed form, quadrature, sampling; and their stated errors."""
 
 import math
 
@@ -17,7 +17,7 @@ from gainreg.moments.piecewise import Piecewise, X, exp, half_moment
 stds = st.floats(-6, 6).map(lambda e: 10.0**e)
 
 
-# --- what nobody registered ------------------------------------------------------------------------
+# --- what nobody registered ---
 
 
 def test_a_numpy_function_is_resolved_like_its_registered_twin() -> None:
@@ -52,7 +52,11 @@ def test_whatever_is_piecewise_linear_gets_a_gain_within_its_stated_error(
     slopes = np.random.default_rng(seed).uniform(-2, 2, len(kinks))
 
     def forward(x: np.ndarray) -> np.ndarray:
-        return 1 + slope * x + sum(s * np.maximum(x - k, 0) for s, k in zip(slopes, kinks, strict=True))
+        return (
+            1
+            + slope * x
+            + sum(s * np.maximum(x - k, 0) for s, k in zip(slopes, kinks, strict=True))
+        )
 
     found = gainreg.resolve(forward)
     declared = gainreg.resolve(Activation("declared", forward, kinks=tuple(kinks)))
@@ -145,7 +149,7 @@ def test_what_is_no_activation_is_refused(bad: object) -> None:
         gainreg.gain(bad)
 
 
-# --- stds and params -------------------------------------------------------------------------------
+# --- stds and params ---
 
 
 @pytest.mark.parametrize("std", [0, -1.0, math.nan, math.inf, "1", None, 1j, [1.0]])
@@ -177,7 +181,7 @@ def test_a_curve_takes_a_one_dimensional_array_of_numbers_only() -> None:
     assert len(gainreg.curve("elu", [])) == 0
 
 
-# --- a curve is its entries ------------------------------------------------------------------------
+# --- a curve is its entries ---
 
 
 @pytest.mark.parametrize("name", ["elu", "tanh", "hardshrink"])
@@ -196,7 +200,7 @@ def test_a_curve_does_not_keep_or_change_the_array_it_was_given() -> None:
     assert curve.std[0] == 0.5
 
 
-# --- small variances -------------------------------------------------------------------------------
+# --- small variances ---
 
 
 @given(stds.filter(lambda s: s < 1e-2))
@@ -207,7 +211,7 @@ def test_the_centered_gain_keeps_its_digits_where_the_variance_is_tiny(std: floa
     assert entry.centered_gain == pytest.approx(1, rel=1e-15 / std)
 
 
-# --- sampling --------------------------------------------------------------------------------------
+# --- sampling ---
 
 
 @pytest.mark.parametrize("name", ["identity", "relu", "leaky_relu", "elu", "selu", "tanh"])
@@ -228,7 +232,7 @@ def test_sampling_gives_the_same_numbers_for_the_same_seed_only() -> None:
     assert first.second_moment != gainreg.resolve("tanh", method="sampling", seed=6).second_moment
 
 
-# --- the building blocks ---------------------------------------------------------------------------
+# --- the building blocks ---
 
 
 def test_half_moments_are_those_of_the_half_normal() -> None:
@@ -287,8 +291,10 @@ def test_the_rules_error_estimate_is_never_below_the_true_error() -> None:
     with mpmath.workdps(30):
         mass = [
             mpmath.quad(
-                lambda z, n=n: mpmath.exp(-n * ((z - mpmath.mpf("0.7")) / mpmath.mpf("1e-3")) ** 2)
-                * mpmath.npdf(z),
+                lambda z, n=n: (
+                    mpmath.exp(-n * ((z - mpmath.mpf("0.7")) / mpmath.mpf("1e-3")) ** 2)
+                    * mpmath.npdf(z)
+                ),
                 [0.69, 0.699, 0.7, 0.701, 0.71],
             )
             for n in (1, 2)

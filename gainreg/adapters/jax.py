@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def uniform(
     dtype: Any = jnp.float32,
     **params: float,
 ) -> Callable[..., jax.Array]:
-    """An initializer from a uniform distribution on (−√3·s, √3·s), standard deviation s; see normal."""
+    """An initializer from a uniform distribution on (−√3·s, √3·s) of std s; see normal."""
     entry = _entry(activation, mode, std, table, params)
     return _scaled("uniform", entry, mode, in_axis, out_axis, batch_axis, dtype)
 
@@ -93,7 +94,7 @@ def truncated_normal(
     dtype: Any = jnp.float32,
     **params: float,
 ) -> Callable[..., jax.Array]:
-    """An initializer from a normal distribution cut off at twice its standard deviation; see normal.
+    """An initializer from a normal distribution cut off at twice its std; see normal.
 
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
@@ -145,7 +146,7 @@ def orthogonal(
     return init
 
 
-# --- fans and activations --------------------------------------------------------------------------
+# --- fans and activations ---
 
 
 def _scaled(
@@ -228,10 +229,10 @@ def wrap(function: Callable[..., Any]) -> Activation:
     return scaling.elementwise(function, forward, derivative)
 
 
-if hasattr(jax, "enable_x64"):
-    _x64 = jax.enable_x64
-else:
-    from jax.experimental import enable_x64 as _x64  # before JAX 0.8
+# jax.experimental.enable_x64 before JAX 0.8
+_x64: Any = (
+    getattr(jax, "enable_x64", None) or importlib.import_module("jax.experimental").enable_x64
+)
 
 
 _READERS: dict[str, scaling.Reader] = {

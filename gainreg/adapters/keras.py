@@ -126,7 +126,7 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         return cls(GainEntry(**config["entry"]), **arguments)
 
 
-# --- activations -----------------------------------------------------------------------------------
+# --- activations ---
 
 
 def _wrap(function: Callable[..., Any]) -> Activation:

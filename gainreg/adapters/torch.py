@@ -27,7 +27,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PASSED = (nn.Identity, nn.Flatten, nn.Unflatten)  # φ(x) = x, and what only moves numbers
 
 
-# --- initialisers ----------------------------------------------------------------------------------
+# --- initialisers ---
 
 
 def normal_(
@@ -85,7 +85,7 @@ def uniform_(
     groups: int = 1,
     **params: float,
 ) -> Tensor:
-    """Fill weights from a uniform distribution on (−√3·s, √3·s), standard deviation s; see normal_."""
+    """Fill weights from a uniform distribution on (−√3·s, √3·s) of std s; see normal_."""
     scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
     bound = scaling.uniform_bound(scale)
     return init.uniform_(tensor, -bound, bound, generator=generator)
@@ -223,9 +223,9 @@ def init_sequential_(
             feeding = where, module
         elif type(module) not in _PASSED:
             raise ParameterError(
-                f"{_name(where, module)} is no part of a chain that init_sequential_ knows: Linear, "
-                "Conv, ConvTranspose, activation modules, Identity, Flatten, Unflatten and plain "
-                "Sequential; initialise the layers yourself, with normal_"
+                f"{_name(where, module)} is no part of a chain that init_sequential_ knows: "
+                "Linear, Conv, ConvTranspose, activation modules, Identity, Flatten, Unflatten and "
+                "plain Sequential; initialise the layers yourself, with normal_"
             )
     for layer, scale in layers:
         init.normal_(layer.weight, 0.0, scale, generator=generator)
@@ -251,7 +251,7 @@ def _name(where: str, module: object) -> str:
     return f"{where} ({type(module).__name__})"
 
 
-# --- fans and activations --------------------------------------------------------------------------
+# --- fans and activations ---
 
 
 def _weight_std(

@@ -45,13 +45,9 @@ class ExpPoly:
         self.terms = {key: c for key, c in terms.items() if c}
 
     @staticmethod
-    def of(value: ExpPoly | float) -> ExpPoly:
+    def of(value: ExpPoly | Fraction | float) -> ExpPoly:
         """``value`` itself, or the constant function of that value."""
-        return (
-            value
-            if isinstance(value, ExpPoly)
-            else ExpPoly({(0, Fraction(0)): Fraction(value)})
-        )
+        return value if isinstance(value, ExpPoly) else ExpPoly({(0, Fraction(0)): Fraction(value)})
 
     def __add__(self, other: ExpPoly | float) -> ExpPoly:
         terms = dict(self.terms)
@@ -195,7 +191,7 @@ class _Truncated:
         return self._moments[key]
 
 
-# coefficients of a polynomial in std, and (c, k, rate, lo, hi) for each c·E[xᵏ·e^{rate·x}; lo < x < hi]
+# coefficients of a polynomial in std; (c, k, rate, lo, hi) for c·E[xᵏ·e^{rate·x}; lo < x < hi]
 _ClosedSum = tuple[FloatArray, list[tuple[float, int, float, float, float]]]
 
 
@@ -237,9 +233,7 @@ class Piecewise:
         self._methods.append(self._closed_forms)
         self._last: tuple[FloatArray, list[FloatArray]] | None = None
 
-    def _half_lines(
-        self, pieces: Sequence[ExpPoly]
-    ) -> list[tuple[ExpPoly, float, float]]:
+    def _half_lines(self, pieces: Sequence[ExpPoly]) -> list[tuple[ExpPoly, float, float]]:
         """The pieces as functions of x > 0 on (lo, hi): those on x < 0 reflected."""
         found = []
         edges = (-math.inf, *self.kinks, math.inf)

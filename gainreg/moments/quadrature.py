@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from scipy import differentiate, integrate
@@ -24,17 +25,17 @@ from gainreg.moments import FloatArray, Moments, concatenate, fields
 Function = Callable[[FloatArray], FloatArray]
 
 EPS = float(np.finfo(float).eps)
-# In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step 0.055,
-# and still at twice that.
+# In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step
+# 0.055, and still at twice that.
 LENGTH = 36.0  # e^-36 is below the rounding of anything that is bounded at the kink
 LOWEST = -700.0  # the same for what has a pole there, as far as doubles go
 KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 times the std
 # (largest z, step), tried in turn. The density at the first z is below 1e-24; for what outgrows
-# that, or is too lively for the step, the second z is where the density leaves the range of a double.
+# that, or is too lively for the step, the second is where the density leaves a double's range.
 RULES = ((10.5, 0.055), (38.5, 0.055 / 4))
 SETTLED_NUMERICAL = 1e-7  # the same for E[φ′²] with a numerically differentiated φ′
 SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
-ADAPTIVE, MAX_SUBDIVISIONS = 1e-13, 400  # relative error asked of the adaptive rule, and its budget
+ADAPTIVE, MAX_SUBDIVISIONS = 2e-14, 400  # relative error asked of the adaptive rule, and its budget
 NEGLIGIBLE = 1e-16  # of the sum, for the outermost terms
 RUN = 400_000  # nodes evaluated at once
 
@@ -52,7 +53,7 @@ class _Rule:
 def _grid(high: float, length: float, step: float) -> FloatArray:
     """u in two rows, the even and the odd nodes of the trapezoid rule."""
     count = math.ceil(length / step / 2)
-    return high - step * np.arange(2 * count)[::-1].reshape(count, 2).T
+    return np.asarray(high - step * np.arange(2.0 * count)[::-1].reshape(count, 2).T, float)
 
 
 def _square(a: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -127,7 +128,7 @@ def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) ->
     rows = []
     for sign in (1.0, -1.0):
         edges = sorted({0.0, math.inf, *(sign * k for k in kinks if sign * k > 0)})
-        for c, d in zip(edges, edges[1:], strict=False):
+        for c, d in pairwise(edges):
             x, z, root_weight = _segment(c, d, std, reach, step)
             rows.append((sign * x, z * z, root_weight))
     parts = [
@@ -255,7 +256,7 @@ def numerical_derivative(forward: Function, x: FloatArray) -> FloatArray:
         error = np.where(np.isfinite(found.error), found.error, np.inf)
         better = np.isfinite(found.df) & (error < best_error)
         best, best_error = np.where(better, found.df, best), np.where(better, error, best_error)
-    return best.reshape(x.shape)
+    return np.asarray(best.reshape(x.shape))
 
 
 def dense_second_moment(forward: Function, std: float) -> float:
@@ -281,7 +282,7 @@ def adaptive_moments(forward: Function, std: float) -> tuple[Moments, tuple[floa
         root_weight = np.exp(-z * z / 4) * np.sqrt(np.abs(z) / math.sqrt(2 * math.pi))
         root = forward(std * z) * root_weight
         values = np.array([root * root, (root * z) ** 2, root * root_weight])
-        return (values / scale[:, None]).reshape(3, 2, -1).sum(axis=1).T
+        return np.asarray((values / scale[:, None]).reshape(3, 2, -1).sum(axis=1).T)
 
     with np.errstate(all="ignore"):
         for low in (-LENGTH, LOWEST):
@@ -291,6 +292,8 @@ def adaptive_moments(forward: Function, std: float) -> tuple[Moments, tuple[floa
             total = sizes.sum(axis=0) * (u[1] - u[0])
             if sizes[0, 0] <= NEGLIGIBLE * total[0]:
                 break
+        if total[0] == 0:
+            return Moments(*(np.zeros(1) for _ in range(6))), ()
         if not np.isfinite(total).all() or sizes[[0, -1], 0].max() > 1e-9 * total[0]:
             return Moments(*(np.full(1, np.inf) for _ in range(6))), ()
         scale[:] = *np.where(total > 0, total, 1.0), math.sqrt(total[0]) or 1.0
@@ -298,13 +301,14 @@ def adaptive_moments(forward: Function, std: float) -> tuple[Moments, tuple[floa
             terms, [low], [high], rtol=0, atol=ADAPTIVE, max_subdivisions=MAX_SUBDIVISIONS
         )
     # next to a kink the estimate is as often too small as too large, and with a noisy φ more so
-    doubt = 4.0 if result.status == "converged" else 20.0
+    doubt = 20.0 if result.status == "converged" else 40.0
     second, stretched, mean = result.estimate * scale
+    slope = (stretched / second - 1) / 2 if second > 0 else math.nan
     moments = Moments(
         mean=np.array([mean]),
         second_moment=np.array([second]),
         variance=np.array([second - mean * mean]),
-        variance_slope=np.array([(stretched / second - 1) / 2]),
+        variance_slope=np.array([slope]),
         derivative_second_moment=np.array([np.inf]),
         error=np.array([doubt * result.error[0] * scale[0] + 2 * EPS * second]),
     )
@@ -351,9 +355,7 @@ def _kink_between(forward: Function, a: float, b: float) -> list[float]:
     return [float(kink)] if a <= kink <= b else []
 
 
-def _close_in(
-    forward: Function, a: FloatArray, b: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _close_in(forward: Function, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The halves of [a, b], halved again, over which φ changes most."""
     at_a, at_b = forward(a), forward(b)
     for _ in range(60):

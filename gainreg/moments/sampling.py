@@ -11,7 +11,9 @@ from scipy.stats import qmc
 from gainreg.moments import FloatArray, Moments
 
 REPLICATES = 16
-LOG2_POINTS = 15  # of a replicate's Sobol' points; 16 replicates on both sides are a million of them
+LOG2_POINTS = (
+    15  # of a replicate's Sobol' points; 16 replicates on both sides are a million of them
+)
 LOW, HIGH = -38.0, math.log(38.5)  # of ln|z|: beyond them nothing is left in a double
 DRAWS = 1 << 16  # a replicate's draws from a sampler
 RELATIVE_STEP = 1e-3  # in ln std, for the slope of what only a sampler is known of

@@ -56,7 +56,7 @@ Function = Callable[[Real], tuple[Real, Real]]
 Row = dict[str, Any]
 Moments = tuple[Real, Real, Real, Real]  # in the order of QUANTITIES
 
-# --- The activations: each returns (phi(x), phi'(x)) for x other than a kink. -----------------
+# --- The activations: each returns (phi(x), phi'(x)) for x other than a kink. ---
 # exp(x) - 1 and the like lose a few of the 70 digits near 0, and that is all right here.
 
 ROOT2, ROOT_PI = mpmath.sqrt(2), mpmath.sqrt(mp.pi)
@@ -416,7 +416,7 @@ CASES = [
     Case("step", step, jumps=True),
 ]
 
-# --- The integration. -------------------------------------------------------------------------
+# --- The integration. ---
 
 
 @lru_cache(maxsize=256)
@@ -571,7 +571,7 @@ def check_fourier(cases: Iterable[Case]) -> None:
                 raise ArithmeticError(f"{case.name} {case.params}: wrong formula")
 
 
-# --- The files. -------------------------------------------------------------------------------
+# --- The files. ---
 
 
 def make_row(case: Case, std: float, moments: Moments) -> Row:
