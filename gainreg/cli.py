@@ -263,6 +263,8 @@ def _row(activation: Any) -> dict[str, Any]:
     factor = entry.gradient_factor
     if factor is None:
         row["marks"].append("no gradient")
+    elif activation.forward is None and activation.derivative is None:
+        pass  # a unit that is wider on one side: the layer's own widths come in as well
     elif abs(factor - 1) > LEVEL:
         row["marks"].append(f"gradients {'grow' if factor > 1 else 'vanish'}")
     return row

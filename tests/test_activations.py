@@ -149,7 +149,6 @@ def test_what_is_odd_has_mean_0(name: str, std: float) -> None:
     assert abs(entry.mean) <= 1e-13 * entry.second_moment**0.5
 
 
-@pytest.mark.xfail(reason="adaptive_moments divides by 0 outside errstate", strict=True)
 def test_a_second_moment_that_just_underflows_is_an_error_without_a_warning() -> None:
     with pytest.raises(MomentError, match="underflows"):
         resolve("softshrink", 0.0132)

@@ -26,6 +26,7 @@ import numpy as np
 from scipy import special
 
 from gainreg.moments import FloatArray
+from gainreg.moments.extended import gaussian_factor
 
 SQRT2 = math.sqrt(2)
 DENSITY0 = 1 / math.sqrt(2 * math.pi)
@@ -123,10 +124,12 @@ def half_moment(k: int) -> float:
     return double_factorial * (0.5 if k % 2 == 0 else DENSITY0)
 
 
-def _tail_moments(kmax: int, a: FloatArray | float, lo: FloatArray | float) -> list[Any]:
-    """E[zᵏ·e^{az}; z > lo] for k = 0…kmax and lo ≥ 0, by parts from k = 0."""
+def _tail_moments(
+    kmax: int, a: FloatArray | float, lo: FloatArray | float, density: FloatArray | float
+) -> list[Any]:
+    """E[zᵏ·e^{az}; z > lo] for k = 0…kmax and lo ≥ 0, by parts; density is exp(−lo²/2)."""
     w = (lo - a) / SQRT2
-    edge = np.exp(a * lo - lo * lo / 2) if np.any(lo) else 1.0
+    edge = density * np.exp(a * lo) if np.any(lo) else 1.0
     # e^{a²/2}·erfc(w)/2, without the overflow of the first factor or the underflow of the second
     first = 0.5 * edge * special.erfcx(np.maximum(w, 0))
     if not np.all(w > 0):
@@ -172,7 +175,8 @@ class _Truncated:
         if len(self._tails.get((rate, lo), ())) <= k:
             a = rate * self.std if rate else 0.0
             z = lo / self.std if lo else 0.0
-            self._tails[rate, lo] = _tail_moments(max(k, 2), a, z)
+            density = gaussian_factor(lo, self.std, 2.0) if lo else 1.0
+            self._tails[rate, lo] = _tail_moments(max(k, 2), a, z, density)
         return self._tails[rate, lo][k]
 
     def moment(self, k: int, rate: float, lo: float, hi: float) -> Any:

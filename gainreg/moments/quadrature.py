@@ -21,6 +21,7 @@ import numpy as np
 from scipy import differentiate, integrate
 
 from gainreg.moments import FloatArray, Moments, concatenate, fields
+from gainreg.moments.extended import gaussian_factor
 
 Function = Callable[[FloatArray], FloatArray]
 
@@ -47,6 +48,7 @@ class _Rule:
     x: FloatArray
     z_square: FloatArray
     root_weight: FloatArray
+    far: FloatArray | None = None  # (kink/std)² of each row: what rounding x costs there
 
 
 @lru_cache(maxsize=8)
@@ -54,36 +56,6 @@ def _grid(high: float, length: float, step: float) -> FloatArray:
     """u in two rows, the even and the odd nodes of the trapezoid rule."""
     count = math.ceil(length / step / 2)
     return np.asarray(high - step * np.arange(2.0 * count)[::-1].reshape(count, 2).T, float)
-
-
-def _square(a: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """a² as an unevaluated sum of two doubles (Dekker 1971)."""
-    split = a * 134217729.0
-    high = split - (split - a)
-    low = a - high
-    product = a * a
-    return product, ((high * high - product) + 2 * high * low) + low * low
-
-
-def _edge_factor(c: float, std: FloatArray) -> FloatArray:
-    """exp(−(c/std)²/4), to the last digit: (c/std)² may reach 1,400."""
-    a = c / std
-    square, rest = _square(a)
-    product, tail = _product(a, std)
-    remainder = (c - product) - tail  # c = a·std + remainder
-    return np.asarray(np.exp(-square / 4) * (1 - (rest + 2 * a * remainder / std) / 4))
-
-
-def _product(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """a·b as an unevaluated sum of two doubles (Dekker 1971)."""
-    a_high = a * 134217729.0
-    a_high = a_high - (a_high - a)
-    b_high = b * 134217729.0
-    b_high = b_high - (b_high - b)
-    a_low, b_low = a - a_high, b - b_high
-    product = a * b
-    tail = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    return product, tail
 
 
 def _segment(
@@ -102,8 +74,10 @@ def _segment(
         rise, fall = 1 / (1 + np.exp(-u)), 1 / (1 + np.exp(u))
         y = (d - c) / column * rise
         x, spacing = c + (d - c) * rise, y * fall
-    decay = np.exp(-a * y / 2 - y * y / 4) * _edge_factor(c, std)[:, None, None]
+    decay = np.exp(-a * y / 2 - y * y / 4) * gaussian_factor(c, std, 4.0)[:, None, None]
     root_weight = decay * np.sqrt(spacing * (step / math.sqrt(2 * math.pi)))
+    # rounded onto a kink, x would be on the wrong side of it
+    x = np.clip(x, np.nextafter(c, math.inf) if c else 0.0, np.nextafter(d, 0.0))
     x, root_weight = np.broadcast_arrays(x, root_weight)
     return x, a + y, root_weight
 
@@ -125,17 +99,18 @@ def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) ->
     if not any(kinks):
         z, root_weight, z_square = _plain_nodes(reach, step)
         return _Rule(std[:, None, None] * z, z_square, root_weight)
-    rows = []
+    rows, far = [], []
     for sign in (1.0, -1.0):
         edges = sorted({0.0, math.inf, *(sign * k for k in kinks if sign * k > 0)})
         for c, d in pairwise(edges):
             x, z, root_weight = _segment(c, d, std, reach, step)
             rows.append((sign * x, z * z, root_weight))
+            far.append((c / std) ** 2)
     parts = [
         np.concatenate([row[i][:, half : half + 1] for half in (0, 1) for row in rows], axis=1)
         for i in range(3)
     ]
-    return _Rule(*parts)
+    return _Rule(*parts, far=np.array(far * 2).T)
 
 
 def fixed_moments(
@@ -213,6 +188,9 @@ def _apply(
     if weighty.any():
         good &= ~(weighty[0] & _steep_at_first(phi)).any(axis=-1)
         slope_second[(weighty[1] & _steep_at_first(slope)).any(axis=-1)] = np.nan
+    error = off[0] + 2 * EPS * second
+    if rule.far is not None:
+        error += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * rule.far, 0.0).sum(axis=-1)
     variance = second - mean * mean
     if (variance < 0.1 * second).any():
         centred = (phi - mean[:, None, None]) * rule.root_weight
@@ -223,7 +201,7 @@ def _apply(
         variance=variance,
         variance_slope=(stretched / second - 1) / 2,
         derivative_second_moment=slope_second,
-        error=np.where(good, off[0] + 2 * EPS * second, np.inf),
+        error=np.where(good, error, np.inf),
     )
 
 

@@ -1,0 +1,82 @@
+"""It works: signals keep their size through 50 layers initialised from a table on disk."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the depth tests need PyTorch")
+
+import gainreg  # noqa: E402
+from gainreg.adapters import torch as init  # noqa: E402
+
+WIDTH, DEPTH, BATCH, SEEDS = 1024, 50, 32, 5
+FORWARD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda x: x,
+    "relu": torch.relu,
+    "leaky_relu": torch.nn.functional.leaky_relu,
+    "elu": torch.nn.functional.elu,
+    "selu": torch.selu,
+    "tanh": torch.tanh,
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("depth") / "gains.yaml"
+    gainreg.build_table(list(FORWARD)).write(path)
+    return path
+
+
+def stds(name: str, initialise: Callable[[torch.nn.Linear, str], object]) -> list[float]:
+    """Standard deviation of each layer's pre-activations, the median of five seeds."""
+    runs = []
+    layer = torch.nn.Linear(WIDTH, WIDTH)
+    torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for seed in range(SEEDS):
+            torch.manual_seed(seed)
+            x, found = torch.randn(BATCH, WIDTH), []
+            for depth in range(DEPTH):
+                initialise(layer, name if depth else "identity")
+                x = layer(FORWARD[name](x) if depth else x)
+                found.append(float(x.std()))
+            runs.append(found)
+    return [statistics.median(layer_stds) for layer_stds in zip(*runs, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("tanh", 0.97, 1.03),
+        ("selu", 0.97, 1.03),
+        ("elu", 0.9, 1.1),
+        ("relu", 1 / 1.5, 1.5),
+        ("leaky_relu", 1 / 1.5, 1.5),
+        ("identity", 1 / 1.5, 1.5),
+    ],
+)
+def test_the_pre_activations_keep_their_size_in_every_layer(
+    table: Path, name: str, low: float, high: float
+) -> None:
+    found = stds(name, lambda layer, feeds: init.normal_(layer.weight, feeds, table=table))
+    assert low <= min(found)
+    assert max(found) <= high
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_with_pytorchs_default_they_die(name: str) -> None:
+    found = stds(name, lambda layer, _: torch.nn.init.kaiming_uniform_(layer.weight, a=5**0.5))
+    assert found[-1] < 1e-3
+
+
+def test_with_pytorchs_gain_for_selu_they_sink() -> None:
+    gain = torch.nn.init.calculate_gain("selu")
+    found = stds(
+        "selu",
+        lambda layer, feeds: torch.nn.init.normal_(
+            layer.weight, 0, (gain if feeds == "selu" else 1.0) / WIDTH**0.5
+        ),
+    )
+    assert found[-1] < 0.2
