@@ -75,8 +75,8 @@ def main() -> None:
         micros, entry = timed(lambda name=name: gainreg.resolve(name))
         bound = host().bind(activation, {})
         forward = lambda x, bound=bound: host().forward(bound, x)  # noqa: E731
-        drawn, sampled = timed(lambda: float(np.mean(forward(draws) ** 2)) ** -0.5)
-        fixed, hermite = timed(lambda: float(weights @ forward(nodes) ** 2) ** -0.5)
+        drawn, sampled = timed(lambda f=forward: float(np.mean(f(draws) ** 2)) ** -0.5)
+        fixed, hermite = timed(lambda f=forward: float(weights @ f(nodes) ** 2) ** -0.5)
         errors = {
             "torch": off(published(name), entry.gain),
             "timm": off(TIMM_GAMMAS.get(name), entry.centered_gain),
@@ -88,7 +88,8 @@ def main() -> None:
             if error is not None:
                 worst[source] = max(worst.get(source, (0.0, "")), (error, name))
         print(
-            f"{name:14}{entry.gain:19.16f}  {entry.method:<11}{errors['gainreg']:7.0e}{micros:6.0f} |"
+            f"{name:14}{entry.gain:19.16f}  {entry.method:<11}"
+            f"{errors['gainreg']:7.0e}{micros:6.0f} |"
             f"{show(errors['torch'])}{show(errors['timm'])}{show(errors['1e6 draws']):>10}"
             f"{drawn:7.0f}{show(errors['25 nodes']):>9}{fixed:5.0f}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from gainreg.scaling import always
 
 try:
     import jax
+    import jax.experimental
     import jax.numpy as jnp
     from jax.nn import initializers
 except ImportError as error:  # pragma: no cover
@@ -229,11 +229,8 @@ def wrap(function: Callable[..., Any]) -> Activation:
     return scaling.elementwise(function, forward, derivative)
 
 
-# jax.experimental.enable_x64 before JAX 0.8
-_x64: Any = (
-    getattr(jax, "enable_x64", None) or importlib.import_module("jax.experimental").enable_x64
-)
-
+# jax.enable_x64 stood in jax.experimental before JAX 0.8
+_x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
 _READERS: dict[str, scaling.Reader] = {
     **{

@@ -168,20 +168,19 @@ def init_sequential_(
     model: nn.Sequential,
     table: scaling.Table = None,
     *,
-    std: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Initialise a chain of layers, each for the activation before it, and return the chain.
 
     Every Linear and Conv gets normal weights that keep the forward variance (mode "fan_in") for
     the activation that feeds it: the identity for the first, whose input is data of mean square 1,
-    and where two follow each other. Biases become 0. Sequentials within are flattened; Identity,
-    Flatten and Unflatten are passed over. Nothing is changed if anything is refused.
+    and where two follow each other. All pre-activations then have standard deviation 1. Biases
+    become 0. Sequentials within are flattened; Identity, Flatten and Unflatten are passed over.
+    Nothing is changed if anything is refused.
 
     Args:
         model: a Sequential of Linear, Conv, ConvTranspose and activation modules.
         table: a ``GainTable`` or its path: every constant comes from there.
-        std: standard deviation that the pre-activations shall have, the same for all layers.
         generator: the random numbers' source.
 
     Raises:
@@ -204,15 +203,13 @@ def init_sequential_(
                 module.weight,
                 feeding[1] if feeding else "identity",
                 "fan_in",
-                # data and linear outputs have the gain 1 at any std
-                std if feeding else 1.0,
+                1.0,
                 table,
                 isinstance(module, _TRANSPOSED),
                 1 if isinstance(module, nn.Linear) else module.groups,
                 {},
             )
-            # the data's mean square is 1, that of all later pre-activations std²
-            layers.append((module, scale if layers or feeding else scale * std))
+            layers.append((module, scale))
             feeding = None
         elif type(module) in _MODULES and not isinstance(module, _PASSED):
             if feeding:

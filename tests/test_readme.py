@@ -1,0 +1,58 @@
+"""The README's code blocks run, in order, as a reader would paste them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gainreg
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^(?:<!-- (.*?) -->\n)?```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+NEEDS = {"torch": "torch", "jax": "jax", "flax": "flax", "keras": "keras"}
+
+
+def test_every_python_block_runs(tmp_path: Path) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "2"}
+    blocks = [code for mark, language, code in BLOCKS if language == "python" and not mark]
+    assert len(blocks) >= 7
+    for code in blocks:
+        for module in re.findall(r"^(?:import|from) (torch|jax|flax|keras)\b", code, re.MULTILINE):
+            pytest.importorskip(NEEDS[module], reason=f"the README's block needs {module}")
+        words = [sys.executable, "-W", "ignore", "-c", code]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+        for line, shown in zip(
+            re.findall(r"# (\d[\d.]*)…", code), done.stdout.split(), strict=False
+        ):
+            assert shown.startswith(line)
+
+
+def test_the_plugin_is_whole_and_its_command_runs(tmp_path: Path) -> None:
+    ((mark, code),) = [(mark, code) for mark, _, code in BLOCKS if mark.startswith("plugin: ")]
+    (tmp_path / mark.removeprefix("plugin: ")).write_text(code)
+    (command,) = [code for _, language, code in BLOCKS if "soft_cubic -p" in code]
+    words = [sys.executable, "-m", *command.split()]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert 1 / float(done.stdout) ** 2 == pytest.approx(1 + 6 * 0.2 + 15 * 0.2**2)
+
+
+def test_the_set_up_command_ends_in_a_table(tmp_path: Path) -> None:
+    first = next(code for _, language, code in BLOCKS if language == "sh")
+    install, build = first.strip().split(" && ")
+    assert install == "pip install ."
+    subprocess.run([sys.executable, "-m", *build.split()], cwd=tmp_path, check=True)
+    assert len(gainreg.load_table(tmp_path / "gains.yaml")) == len(gainreg.load_table())
+
+
+def test_the_numbers_in_the_depth_table_are_those_of_gainreg() -> None:
+    rows = re.findall(r"^\| (\w+) \| .* \| (\d\.\d{3}) \| (\d\.\d{3}) \|$", README, re.MULTILINE)
+    assert len(rows) == 6
+    for name, slope, factor in rows:
+        entry = gainreg.resolve(name)
+        assert f"{entry.variance_slope:.3f}" == slope
+        assert f"{entry.gradient_factor:.3f}" == factor
