@@ -169,6 +169,8 @@ def _check_stds(stds: Any) -> FloatArray:
 
 def _check_range(activation: Activation, std: FloatArray, m: Moments) -> None:
     second = m.second_moment
+    if not len(std) or (SMALLEST <= second.min() and np.isfinite(second.max() + m.mean.sum())):
+        return
     bad = ~((second >= SMALLEST) & np.isfinite(second) & np.isfinite(m.mean))
     if bad.any():
         i = int(np.argmax(bad))
@@ -223,6 +225,8 @@ def _moments(
             _fill(m, one, _sampled(the_host, activation, float(std[i]), seed))
     if facts.jumps:
         m.derivative_second_moment[:] = np.nan
+    if len(used) and (used == used[0]).all():  # one name for all, rather than a copy each
+        return m, np.broadcast_to(_METHOD_NAMES[used[0]], used.shape)
     return m, _METHOD_NAMES[used]
 
 
@@ -373,20 +377,23 @@ def _closed_moments(
     the_host: Host, activation: Activation, facts: _Facts, std: FloatArray
 ) -> Moments:
     """The closed forms between those probes where they agree with quadrature, NaN elsewhere."""
-    interval = np.searchsorted(PROBES, std)
+    interval = np.clip(np.ceil(2 * np.log10(std) + 16), 0, len(PROBES)).astype(np.intp)
     low, high = interval.min(initial=0), interval.max(initial=0)
-    found = {name: np.full(len(std), np.nan) for name in MOMENTS}
+    found = {}
     for name, value in _closed_forms(the_host, activation, std).items():
         off = facts.off[name]
         if not off[low : high + 1].max() <= TRUSTED:
             value = np.where(off[interval] <= TRUSTED, value, np.nan)
         found[name] = value
+    for name in MOMENTS:
+        if name not in found:
+            found[name] = np.full(len(std), np.nan)
     second = found["second_moment"]
     error = np.maximum(facts.off["second_moment"], 2 * EPS)[interval] * second
     m = Moments(variance=second - found["mean"] ** 2, error=error, **found)
-    if activation.forward is not None:
-        # where that difference cancels, quadrature takes the variance directly
-        m.variance[m.variance < 0.05 * second] = np.nan
+    cancels = m.variance < 0.05 * second
+    if activation.forward is not None and cancels.any():
+        m.variance[cancels] = np.nan  # quadrature takes it directly
     return m
 
 

@@ -32,7 +32,7 @@ SQRT2 = math.sqrt(2)
 DENSITY0 = 1 / math.sqrt(2 * math.pi)
 
 # The power series in std is used where rate·std is below 1; so many terms do up to such a rate·std.
-SERIES = ((0.0625, 14), (1.0, 36))
+SERIES = ((0.001, 9), (0.0625, 14), (1.0, 36))
 # Terms of the series of E[zᵏ; 0 < z < h], enough for h² < k + 1 and k up to 12.
 NEAR_TERMS = 40
 # Long arrays of stds are worked through in runs that stay in the processor's cache.
@@ -302,7 +302,7 @@ class Piecewise:
         with np.errstate(all="ignore"):
             for start in range(0, len(std), RUN):
                 run = std[start : start + RUN]
-                band = np.searchsorted(self._bounds, run)
+                band = sum((run > bound for bound in self._bounds), np.zeros(len(run), np.intp))
                 for i, method in enumerate(self._methods):
                     here = np.flatnonzero(band == i)
                     if here.size:
@@ -333,17 +333,17 @@ class Piecewise:
 
     @staticmethod
     def _power_series(series: Sequence[FloatArray], std: FloatArray) -> list[FloatArray]:
-        return Piecewise._with_slope(std, *(_polynomial(c, std) for c in series))
+        return Piecewise._with_slope(std, *_polynomial(np.array(series), std))
 
 
 def _polynomial(coefficients: FloatArray, x: FloatArray) -> FloatArray:
-    """Horner's rule in place; leading zeros are one power."""
-    lead = int(np.argmax(coefficients != 0))
-    total = np.full_like(x, coefficients[-1])
-    for c in coefficients[-2 : lead - len(coefficients) - 1 : -1]:
+    """Horner's rule; the last axis of ``coefficients`` is the power, others are kept."""
+    columns = coefficients[..., None]
+    total = np.zeros((*coefficients.shape[:-1], len(x))) + columns[..., -1, :]
+    for i in range(2, coefficients.shape[-1] + 1):
         total *= x
-        total += c
-    return total * x**lead if lead else total
+        total += columns[..., -i, :]
+    return total
 
 
 def piecewise(

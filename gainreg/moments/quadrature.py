@@ -110,7 +110,7 @@ def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) ->
         np.concatenate([row[i][:, half : half + 1] for half in (0, 1) for row in rows], axis=1)
         for i in range(3)
     ]
-    return _Rule(*parts, far=np.array(far * 2).T)
+    return _Rule(parts[0], parts[1], parts[2], np.array(far * 2).T)
 
 
 def fixed_moments(

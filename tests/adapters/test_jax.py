@@ -1,0 +1,142 @@
+"""The JAX adapter, in plain JAX, Flax linen, Flax NNX and Equinox."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax", reason="the JAX adapter needs JAX")
+
+import jax.numpy as jnp  # noqa: E402
+
+import gainreg  # noqa: E402
+from gainreg.adapters import jax as init  # noqa: E402
+
+KEY = jax.random.key(0)
+EVERY = pytest.mark.parametrize(
+    "factory", [init.normal, init.uniform, init.truncated_normal, init.orthogonal]
+)
+FUNCTIONS: list[tuple[Any, str, dict[str, float]]] = [
+    (jax.nn.relu, "relu", {}),
+    (jax.nn.gelu, "gelu_tanh", {}),
+    (partial(jax.nn.gelu, approximate=False), "gelu", {}),
+    (jax.nn.leaky_relu, "leaky_relu", {}),
+    (partial(jax.nn.leaky_relu, negative_slope=jnp.float32(0.5)), "leaky_relu", {"negative_slope": 0.5}),
+    (partial(jax.nn.elu, alpha=0.5), "elu", {"alpha": 0.5}),
+    (jax.nn.celu, "celu", {}),
+    (jax.nn.swish, "silu", {}),
+    (jax.nn.hard_tanh, "hardtanh", {}),
+    (jax.nn.hard_sigmoid, "hardsigmoid", {}),
+    (jax.nn.hard_silu, "hardswish", {}),
+    (jax.nn.soft_sign, "softsign", {}),
+    (jax.nn.softplus, "softplus", {}),
+    (partial(jax.nn.squareplus, b=1.0), "squareplus", {"b": 1.0}),
+    (jax.nn.sparse_plus, "sparse_plus", {}),
+    (jax.nn.sparse_sigmoid, "sparse_sigmoid", {}),
+    (jax.nn.log_sigmoid, "logsigmoid", {}),
+    (jnp.tanh, "tanh", {}),
+    (jax.lax.tanh, "tanh", {}),
+    (jnp.sin, "sin", {}),
+    (jax.scipy.special.erf, "erf", {}),
+    (partial(jax.nn.glu, axis=-1), "glu", {}),
+]  # fmt: skip
+
+
+def std_of(weights: Any) -> float:
+    return float(np.asarray(weights, dtype=np.float64).std())
+
+
+@pytest.mark.parametrize(("function", "name", "params"), FUNCTIONS)
+def test_functions_and_partials_have_their_names(
+    function: Any, name: str, params: dict[str, float]
+) -> None:
+    weights = init.normal(function)(KEY, (8, 8))
+    np.testing.assert_array_equal(weights, init.normal(name, **params)(KEY, (8, 8)))
+
+
+def test_any_traceable_callable_is_resolved_in_float64_without_touching_the_flag() -> None:
+    before = jax.config.jax_enable_x64
+    activation = init.wrap(lambda x: x * jax.nn.sigmoid(x))
+    for mode in ("forward", "backward"):
+        assert gainreg.gain(activation, mode=mode) == pytest.approx(
+            gainreg.gain("silu", mode=mode), rel=1e-13
+        )
+    assert jax.config.jax_enable_x64 is before
+    assert jnp.ones(1).dtype == jnp.float32
+
+
+def test_a_callable_may_be_resolved_while_jax_traces() -> None:
+    @jax.jit
+    def weights(key: Any) -> Any:
+        return init.normal(lambda x: jnp.tanh(x), "fan_avg")(key, (4, 4))
+
+    wanted = init.normal("tanh", "fan_avg")(KEY, (4, 4))
+    np.testing.assert_allclose(weights(KEY), wanted, rtol=1e-5)
+
+
+def test_softmax_needs_its_width() -> None:
+    with pytest.raises(gainreg.ParameterError, match="how many numbers it runs over"):
+        init.normal(jax.nn.softmax)
+    with pytest.raises(gainreg.ParameterError, match="mode is one of"):
+        init.normal("relu", "fan")  # already here, not when init is called
+
+
+@EVERY
+def test_conv_batch_and_odd_axes(factory: Any) -> None:
+    relu = factory("relu")
+    assert std_of(relu(KEY, (3, 3, 40, 80))) == pytest.approx((2 / 360) ** 0.5, rel=0.02)
+    out = factory("relu", "fan_out")
+    assert std_of(out(KEY, (3, 3, 40, 80))) == pytest.approx((2 / 720) ** 0.5, rel=0.02)
+    stacked = factory("relu", batch_axis=0)(KEY, (3, 200, 300))
+    assert std_of(stacked) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+    swapped = factory("relu", in_axis=1, out_axis=0)(KEY, (300, 200))
+    assert std_of(swapped) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+    heads = factory("relu", in_axis=0, out_axis=(1, 2))(KEY, (200, 4, 60))
+    assert std_of(heads) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+
+
+def test_each_member_of_a_batch_is_orthogonal() -> None:
+    stacked = np.asarray(init.orthogonal("identity", batch_axis=0)(KEY, (3, 5, 8)))
+    for matrix in stacked:
+        np.testing.assert_allclose(matrix @ matrix.T * 5 / 8, np.eye(5), atol=1e-5)
+
+
+@EVERY
+def test_jit_vmap_and_bfloat16(factory: Any) -> None:
+    draw = factory("tanh")
+    plain = draw(KEY, (30, 40), jnp.float32)
+    jitted = jax.jit(draw, static_argnums=(1, 2))(KEY, (30, 40), jnp.float32)
+    np.testing.assert_allclose(plain, jitted, rtol=1e-4, atol=1e-6)
+    keys = jax.random.split(KEY, 3)
+    mapped = jax.vmap(lambda key: draw(key, (30, 40)))(keys)
+    np.testing.assert_allclose(mapped[1], draw(keys[1], (30, 40)), rtol=1e-4, atol=1e-6)
+    half = draw(KEY, (300, 400), jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    assert std_of(half) == pytest.approx(gainreg.gain("tanh") / 300**0.5, rel=0.02)
+    assert factory("tanh", dtype=jnp.bfloat16)(KEY, (3, 4)).dtype == jnp.bfloat16
+
+
+@EVERY
+def test_flax_linen_and_nnx(factory: Any) -> None:
+    pytest.importorskip("flax", reason="this test needs Flax")
+    from flax import linen, nnx
+
+    wanted = gainreg.gain("silu") / 300**0.5
+    dense = linen.Dense(400, kernel_init=factory("silu"))
+    kernel = dense.init(KEY, jnp.ones((1, 300)))["params"]["kernel"]
+    assert std_of(kernel) == pytest.approx(wanted, rel=0.02)
+    conv = linen.Conv(64, (3, 3), kernel_init=factory("silu"))
+    kernel = conv.init(KEY, jnp.ones((1, 8, 8, 32)))["params"]["kernel"]
+    assert std_of(kernel) == pytest.approx(gainreg.gain("silu") / 288**0.5, rel=0.02)
+    layer = nnx.Linear(300, 400, kernel_init=factory("silu"), rngs=nnx.Rngs(0))
+    assert std_of(layer.kernel[...]) == pytest.approx(wanted, rel=0.02)
+
+
+@EVERY
+def test_equinox(factory: Any) -> None:
+    eqx = pytest.importorskip("equinox", reason="this test needs Equinox")
+    model = eqx.nn.Linear(300, 400, key=KEY)
+    draw = factory("elu", in_axis=-1, out_axis=-2)  # Equinox keeps (out, in)
+    model = eqx.tree_at(lambda m: m.weight, model, draw(KEY, model.weight.shape))
+    assert std_of(model.weight) == pytest.approx(gainreg.gain("elu") / 300**0.5, rel=0.02)

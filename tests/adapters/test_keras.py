@@ -1,0 +1,139 @@
+"""The Keras adapter, on the backend of this process and on the other in one of its own."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras", reason="the Keras adapter needs Keras")
+
+import gainreg  # noqa: E402
+from gainreg.adapters.keras import VarianceScaling  # noqa: E402
+
+activations, layers = keras.activations, keras.layers
+prelu = layers.PReLU(alpha_initializer="ones")
+prelu.build((1, 3))
+ACTIVATIONS: list[tuple[Any, str, dict[str, float]]] = [
+    (activations.relu, "relu", {}),
+    (partial(activations.relu, max_value=6), "relu6", {}),
+    (partial(activations.relu, negative_slope=0.1), "leaky_relu", {"negative_slope": 0.1}),
+    (partial(activations.relu, threshold=0.5), "threshold", {"threshold": 0.5, "value": 0.0}),
+    (activations.leaky_relu, "leaky_relu", {"negative_slope": 0.2}),
+    (activations.gelu, "gelu", {}),
+    (partial(activations.gelu, approximate=True), "gelu_tanh", {}),
+    (keras.ops.gelu, "gelu_tanh", {}),
+    (activations.hard_sigmoid, "hardsigmoid", {}),
+    (partial(activations.hard_shrink, threshold=0.3), "hardshrink", {"lambd": 0.3}),
+    (activations.exponential, "exp", {}),
+    (activations.linear, "identity", {}),
+    (partial(activations.threshold, threshold=0.5, default_value=1.0), "threshold",
+     {"threshold": 0.5, "value": 1.0}),
+    (layers.Activation("gelu"), "gelu", {}),
+    (layers.Activation("leaky_relu"), "leaky_relu", {"negative_slope": 0.2}),
+    (layers.ELU(0.5), "elu", {"alpha": 0.5}),
+    (layers.Identity(), "identity", {}),
+    (layers.LeakyReLU(), "leaky_relu", {"negative_slope": 0.3}),
+    (layers.LeakyReLU(negative_slope=0.2), "leaky_relu", {"negative_slope": 0.2}),
+    (layers.ReLU(), "relu", {}),
+    (layers.ReLU(max_value=6), "relu6", {}),
+    (layers.ReLU(max_value=2.0), "hardtanh", {"min_val": 0.0, "max_val": 2.0}),
+    (prelu, "prelu", {"weight": 1.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("activation", "name", "params"), ACTIVATIONS)
+def test_functions_and_layers_have_their_names(
+    activation: Any, name: str, params: dict[str, float]
+) -> None:
+    assert VarianceScaling(activation).entry == gainreg.resolve(name, **params)
+
+
+def test_every_function_of_keras_has_the_gain_of_what_it_computes() -> None:
+    skipped = {"deserialize", "get", "serialize", "glu", "softmax", "log_softmax", "sparsemax"}
+    for name, function in vars(activations).items():
+        if name.startswith("_") or name in skipped or not callable(function):
+            continue
+        given = {"threshold": 0.5, "default_value": 0.0} if name == "threshold" else {}
+        whole = partial(function, **given)
+        live = VarianceScaling(lambda x, f=whole: f(x)).entry
+        # some Keras functions compute in float32 on some backends
+        assert VarianceScaling(whole).entry.gain == pytest.approx(live.gain, rel=1e-6), name
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    with pytest.raises(gainreg.ParameterError, match="before it is built"):
+        VarianceScaling(layers.PReLU())
+    with pytest.raises(gainreg.ParameterError, match="how many numbers it runs over"):
+        VarianceScaling(layers.Softmax())
+    with pytest.raises(gainreg.ParameterError, match="has no name in gainreg"):
+        VarianceScaling(layers.ReLU(max_value=1.0, threshold=0.5))
+    with pytest.raises(gainreg.ParameterError, match="distribution is one of"):
+        VarianceScaling("relu", distribution="cauchy")
+    assert VarianceScaling(activations.softmax, dim=4).entry == gainreg.resolve("softmax", dim=4)
+
+
+def test_configs_round_trip_with_the_constants_in_them(table: Path) -> None:
+    for made in (
+        VarianceScaling("elu", "fan_avg", "orthogonal", 3, std=2.0, alpha=0.5),
+        VarianceScaling("tanh", table=table, seed=1),
+        VarianceScaling(lambda x: keras.ops.maximum(x, -0.3), "fan_out", "uniform", seed=2),
+    ):
+        config = made.get_config()
+        again = VarianceScaling.from_config(config)
+        assert again.get_config() == config
+        first, second = (keras.ops.convert_to_numpy(i((8, 6))) for i in (made, again))
+        np.testing.assert_array_equal(first, second)
+        assert (
+            keras.initializers.deserialize(keras.initializers.serialize(made)).entry == made.entry
+        )
+    assert VarianceScaling("elu", alpha=0.5).get_config()["alpha"] == 0.5
+
+
+def test_the_string_identifier_is_known_to_keras() -> None:
+    name = "gainreg>VarianceScaling"
+    assert keras.initializers.get(name).entry == gainreg.resolve("identity")
+    config = {"class_name": name, "config": {"activation": "gelu", "mode": "fan_out"}}
+    dense = layers.Dense(4, kernel_initializer=config)
+    assert dense.kernel_initializer.entry == gainreg.resolve("gelu")
+    assert layers.Dense(4, kernel_initializer=name).kernel_initializer.mode == "fan_in"
+
+
+def test_conv_kernels_and_half_precision() -> None:
+    for distribution in ("truncated_normal", "orthogonal"):
+        draw = VarianceScaling("relu", distribution=distribution, seed=0)
+        kernel = keras.ops.convert_to_numpy(draw((3, 3, 40, 80)))
+        assert kernel.std() == pytest.approx((2 / 360) ** 0.5, rel=0.02)
+        assert keras.backend.standardize_dtype(draw((4, 4), "bfloat16").dtype) == "bfloat16"
+
+
+SAVED = """
+import sys, numpy as np, keras
+from gainreg.adapters.keras import VarianceScaling
+assert keras.backend.backend() == sys.argv[1]
+scaling = VarianceScaling(keras.layers.LeakyReLU(negative_slope=0.2), "fan_avg", seed=1)
+model = keras.Sequential([keras.Input((30,)), keras.layers.Dense(40, kernel_initializer=scaling)])
+model.save(sys.argv[2])
+again = keras.models.load_model(sys.argv[2])
+np.testing.assert_array_equal(*(np.asarray(m.get_weights()[0]) for m in (model, again)))
+assert again.layers[-1].kernel_initializer.get_config() == scaling.get_config()
+live = VarianceScaling(lambda x: x * keras.ops.sigmoid(x)).entry.gain
+assert abs(live / VarianceScaling("silu").entry.gain - 1) < 1e-6
+wide = keras.ops.convert_to_numpy(VarianceScaling("elu", seed=0)((300, 700)))
+assert abs(wide.std() * 300**0.5 / VarianceScaling("elu").entry.gain - 1) < 0.01
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_models_are_saved_and_loaded_on_each_backend(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend, reason=f"Keras on {backend} needs {backend}")
+    run = subprocess.run(
+        [sys.executable, "-c", SAVED, backend, str(tmp_path / "model.keras")],
+        env={**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,151 @@
+"""Signals and gradients through deep networks, initialised in each framework from one table."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gainreg
+
+WIDTH, BATCH, SEEDS = 1024, 32, 3
+# depth, and how far from 1 the std of any layer's pre-activations may be, as a factor
+LAWS = {
+    "tanh": (30, 1.03),
+    "selu": (30, 1.03),
+    "elu": (30, 1.1),
+    "relu": (30, 1.4),
+    "gelu": (10, 1.5),
+    "silu": (10, 1.5),
+}
+
+
+def through_torch(name: str, depth: int, seed: int, table: Path) -> Iterator[Any]:
+    torch = pytest.importorskip("torch", reason="this network is one of PyTorch")
+    from gainreg.adapters.torch import init_sequential_
+
+    kinds = {"silu": "SiLU", "tanh": "Tanh"}
+    activation = getattr(torch.nn, kinds.get(name, name.upper().replace("RELU", "ReLU")))
+    layers = [m for _ in range(depth) for m in (torch.nn.Linear(WIDTH, WIDTH), activation())]
+    generator = torch.Generator().manual_seed(seed)
+    init_sequential_(torch.nn.Sequential(*layers), table, generator=generator)
+    with torch.no_grad():
+        x = torch.randn(BATCH, WIDTH, generator=generator)
+        for layer in layers:
+            x = layer(x)
+            if isinstance(layer, torch.nn.Linear):
+                yield x
+
+
+def through_flax(name: str, depth: int, seed: int, table: Path) -> Iterator[Any]:
+    jax = pytest.importorskip("jax", reason="this network is one of JAX")
+    linen = pytest.importorskip("flax.linen", reason="this network is one of Flax")
+    from gainreg.adapters.jax import normal
+
+    phi = partial(jax.nn.gelu, approximate=False) if name == "gelu" else getattr(jax.nn, name)
+    dense = {
+        fed: linen.Dense(WIDTH, kernel_init=normal(fed, table=table)) for fed in ("identity", name)
+    }
+    x = jax.random.normal(jax.random.key(seed), (BATCH, WIDTH))
+    for depth_so_far in range(depth):
+        layer = dense[name if depth_so_far else "identity"]
+        x = phi(x) if depth_so_far else x
+        key = jax.random.key(1000 * seed + depth_so_far)
+        x = layer.init_with_output(key, x)[0]
+        yield x
+
+
+def through_keras(name: str, depth: int, seed: int, table: Path) -> Iterator[Any]:
+    keras = pytest.importorskip("keras", reason="this network is one of Keras")
+    from gainreg.adapters.keras import VarianceScaling
+
+    phi = keras.activations.get(name)
+    x = keras.ops.convert_to_tensor(np.random.default_rng(seed).normal(size=(BATCH, WIDTH)))
+    x = keras.ops.cast(x, "float32")
+    for depth_so_far in range(depth):
+        draw = VarianceScaling(
+            name if depth_so_far else "identity", seed=1000 * seed + depth_so_far, table=table
+        )
+        x = phi(x) if depth_so_far else x
+        x = keras.layers.Dense(WIDTH, kernel_initializer=draw)(x)
+        yield keras.ops.convert_to_numpy(x)
+
+
+@pytest.mark.parametrize("through", [through_torch, through_flax, through_keras])
+@pytest.mark.parametrize("name", LAWS)
+def test_every_layer_keeps_the_size_of_the_signal(
+    through: Callable[..., Iterator[Any]], name: str, table: Path
+) -> None:
+    depth, factor = LAWS[name]
+    runs = [
+        [float(np.asarray(x).std()) for x in through(name, depth, seed, table)]
+        for seed in range(SEEDS)
+    ]
+    stds = [statistics.median(layer) for layer in zip(*runs, strict=True)]
+    assert len(stds) == depth
+    assert 1 / factor < min(stds)
+    assert max(stds) < factor
+
+
+@pytest.mark.parametrize("name", ["relu", "selu", "tanh"])
+def test_fan_out_keeps_the_mean_squared_gradient(name: str, table: Path) -> None:
+    """Widths differ, so that fan_in would not keep it; pre-activations stay at std 1 by rescaling.
+
+    The backward gain holds for pre-activations of std 1, and the forward pass under fan_out has
+    another size; each layer's is brought back to 1 without touching the gradient's path.
+    """
+    torch = pytest.importorskip("torch", reason="this network is one of PyTorch")
+    from gainreg.adapters.torch import normal_
+
+    phi = getattr(torch, name)
+    widths = [512 if depth % 2 else 1024 for depth in range(31)]
+    norms = []
+    with torch.no_grad():
+        for seed in range(SEEDS):
+            generator = torch.Generator().manual_seed(seed)
+            weights = [
+                normal_(torch.empty(n, m), name, "fan_out", table=table, generator=generator)
+                for m, n in zip(widths, widths[1:], strict=False)
+            ]
+            gradient = torch.randn(BATCH, widths[-1], generator=generator)
+            squares = []
+            for weight in reversed(weights):
+                # the slope at fresh Gaussian pre-activations of std 1, as at initialisation
+                z = torch.randn(BATCH, weight.shape[1], generator=generator)
+                with torch.enable_grad():
+                    leaf = z.requires_grad_()
+                    (slope,) = torch.autograd.grad(phi(leaf).sum(), leaf)
+                gradient = (gradient @ weight) * slope
+                squares.append(float(gradient.square().mean()))
+            norms.append(squares)
+    levels = [statistics.median(level) for level in zip(*norms, strict=True)]
+    assert min(levels) > 1 / 1.4
+    assert max(levels) < 1.4
+
+
+def test_fan_out_and_autograd_through_a_whole_network() -> None:
+    """ReLU is homogeneous: its slopes, so its gradients, do not depend on the signal's size."""
+    torch = pytest.importorskip("torch", reason="this network is one of PyTorch")
+    from gainreg.adapters.torch import normal_
+
+    torch.manual_seed(0)
+    widths = [1024 if depth % 2 else 768 for depth in range(21)]
+    weights = [
+        normal_(torch.empty(n, m), "relu", "fan_out").requires_grad_(False)
+        for m, n in zip(widths, widths[1:], strict=False)
+    ]
+    x, kept = torch.randn(BATCH, widths[0], requires_grad=True), []
+    h = x
+    for weight in weights:
+        h.retain_grad()
+        kept.append(h)
+        h = torch.relu(h) @ weight.T
+    h.backward(torch.randn_like(h))
+    squares = [float(h.grad.square().mean()) for h in kept]
+    assert 1 / 1.6 < min(squares)
+    assert max(squares) < 1.6
+    entry = gainreg.resolve("relu")
+    assert entry.backward_gain == pytest.approx(2**0.5, rel=1e-14)

@@ -1,0 +1,254 @@
+"""The PyTorch adapter."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the PyTorch adapter needs PyTorch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
+
+import gainreg  # noqa: E402
+import gainreg.host  # noqa: E402
+from gainreg.adapters import torch as init  # noqa: E402
+
+slopes = nn.PReLU(2)
+slopes.weight.data = torch.tensor([0.5, -0.1])
+MODULES: list[tuple[Any, str, dict[str, float]]] = [
+    (nn.CELU(0.7), "celu", {"alpha": 0.7}),
+    (nn.ELU(0.5), "elu", {"alpha": 0.5}),
+    (nn.GELU(), "gelu", {}),
+    (nn.GELU(approximate="tanh"), "gelu_tanh", {}),
+    (nn.Hardshrink(0.3), "hardshrink", {"lambd": 0.3}),
+    (nn.Hardsigmoid(), "hardsigmoid", {}),
+    (nn.Hardswish(), "hardswish", {}),
+    (nn.Hardtanh(-2.0, 0.5), "hardtanh", {"min_val": -2.0, "max_val": 0.5}),
+    (nn.Identity(), "identity", {}),
+    (nn.LeakyReLU(0.2), "leaky_relu", {"negative_slope": 0.2}),
+    (nn.LogSigmoid(), "logsigmoid", {}),
+    (nn.Mish(), "mish", {}),
+    (nn.PReLU(init=0.5), "prelu", {"weight": 0.5}),
+    (nn.ReLU(), "relu", {}),
+    (nn.ReLU6(), "relu6", {}),
+    (nn.RReLU(0.1, 0.3).eval(), "leaky_relu", {"negative_slope": 0.2}),
+    (nn.SELU(), "selu", {}),
+    (nn.SiLU(), "silu", {}),
+    (nn.Sigmoid(), "sigmoid", {}),
+    (nn.Softplus(2.0), "softplus", {"beta": 2.0}),
+    (nn.Softshrink(0.3), "softshrink", {"lambd": 0.3}),
+    (nn.Softsign(), "softsign", {}),
+    (nn.Tanh(), "tanh", {}),
+    (nn.Tanhshrink(), "tanhshrink", {}),
+    (nn.Threshold(0.5, -1.0), "threshold", {"threshold": 0.5, "value": -1.0}),
+]
+OTHERS = [
+    (nn.GLU(), "glu", {}, {}),
+    (nn.RReLU(0.1, 0.3), "rrelu", {"lower": 0.1, "upper": 0.3}, {}),
+    (slopes, "prelu", {"weight": 0.13**0.5}, {}),
+    *((kind(), name, {"dim": 4}, {"dim": 4}) for kind, name in [
+        (partial(nn.Softmax, 1), "softmax"), (nn.Softmax2d, "softmax"),
+        (partial(nn.LogSoftmax, 1), "log_softmax"), (partial(nn.Softmin, 1), "softmin"),
+    ]),
+]  # fmt: skip
+FUNCTIONS: list[tuple[Any, str, dict[str, float]]] = [
+    (F.relu, "relu", {}),
+    (torch.relu, "relu", {}),
+    (torch.relu_, "relu", {}),
+    (torch.Tensor.tanh, "tanh", {}),
+    (torch.tanh, "tanh", {}),
+    (torch.special.expit, "sigmoid", {}),
+    (F.gelu, "gelu", {}),
+    (partial(F.gelu, approximate="tanh"), "gelu_tanh", {}),
+    (partial(F.elu, alpha=0.5, inplace=True), "elu", {"alpha": 0.5}),
+    (partial(F.hardtanh, min_val=0.0), "hardtanh", {"min_val": 0.0}),
+    (partial(F.threshold, threshold=0.5, value=1.0), "threshold", {"threshold": 0.5, "value": 1.0}),
+    (F.leaky_relu, "leaky_relu", {}),
+    (partial(F.rrelu, lower=0.1, upper=0.3), "leaky_relu", {"negative_slope": 0.2}),
+    (F.rrelu, "leaky_relu", {"negative_slope": (1 / 8 + 1 / 3) / 2}),
+    (partial(F.prelu, weight=torch.tensor([0.5])), "prelu", {"weight": 0.5}),
+    (partial(F.softplus, beta=2.0), "softplus", {"beta": 2.0}),
+    (F.silu, "silu", {}),
+    (F.hardswish, "hardswish", {}),
+    (torch.sin, "sin", {}),
+]
+
+
+def std_of(tensor: Any) -> float:
+    return float(tensor.double().std())
+
+
+@pytest.mark.parametrize(("module", "name", "params"), MODULES, ids=lambda v: str(v)[:30])
+def test_modules_have_the_gain_of_what_they_compute(
+    module: Any, name: str, params: dict[str, float]
+) -> None:
+    assert init.calculate_gain(module) == gainreg.gain(name, **params)
+    x = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    with torch.no_grad():
+        y = module.double()(x).numpy()
+    host = gainreg.host.host()
+    ours = host.forward(host.bind(name, params), x.numpy())
+    np.testing.assert_allclose(y, ours, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize(("module", "name", "params", "given"), OTHERS, ids=lambda v: str(v)[:30])
+def test_modules_that_are_not_elementwise(
+    module: Any, name: str, params: dict[str, float], given: dict[str, float]
+) -> None:
+    weights = init.normal_(torch.empty(500, 400), module, **given)
+    assert std_of(weights) == pytest.approx(gainreg.gain(name, **params) / 20, rel=0.01)
+
+
+def test_every_activation_module_of_torch_is_known() -> None:
+    covered = {type(row[0]).__name__ for row in [*MODULES, *OTHERS]}
+    assert set(nn.modules.activation.__all__) - covered == {"MultiheadAttention"}
+
+
+@pytest.mark.parametrize(("function", "name", "params"), FUNCTIONS)
+def test_functions_and_partials_have_their_names(
+    function: Any, name: str, params: dict[str, float]
+) -> None:
+    assert init.calculate_gain(function) == gainreg.gain(name, **params)
+
+
+def test_any_callable_on_tensors_is_resolved_through_autograd() -> None:
+    assert init.calculate_gain(lambda x: torch.tanh(x)) == pytest.approx(
+        gainreg.gain("tanh"), rel=1e-14
+    )
+    with torch.no_grad():
+        weights = init.normal_(torch.empty(400, 500), lambda x: x * torch.sigmoid(x), "fan_out")
+    wanted = gainreg.gain("silu", mode="backward") / 20
+    assert std_of(weights) == pytest.approx(wanted, rel=0.01)
+    with pytest.raises(gainreg.MomentError, match="no backward gain"):
+        init.normal_(torch.empty(4, 4), lambda x: (x > 0).double(), "fan_out")
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    weights = torch.empty(4, 4)
+    with pytest.raises(gainreg.ParameterError, match="how many numbers it runs over"):
+        init.normal_(weights, nn.Softmax(1))
+    with pytest.raises(gainreg.ParameterError, match="has its own alpha"):
+        init.normal_(weights, nn.ELU(0.5), alpha=1.0)
+    with pytest.raises(gainreg.ParameterError, match="cannot be read"):
+        init.normal_(weights, F.threshold)
+    with pytest.raises(gainreg.ParameterError, match="no activation function"):
+        init.normal_(weights, nn.MultiheadAttention(4, 2))
+
+
+def test_calculate_gain_is_pytorchs_with_the_true_numbers() -> None:
+    for name in ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose3d"):
+        assert init.calculate_gain(name) == 1.0
+    assert init.calculate_gain("relu", 0) == pytest.approx(2**0.5, rel=1e-15)
+    for param in (None, 0.2, 1):
+        theirs = nn.init.calculate_gain("leaky_relu", param)
+        assert init.calculate_gain("leaky_relu", param) == pytest.approx(theirs, rel=1e-15)
+    assert init.calculate_gain("tanh") == pytest.approx(1.5925374197228314, rel=1e-15)
+    assert init.calculate_gain("sigmoid") == gainreg.gain("sigmoid")
+    assert init.calculate_gain("elu", 0.5) == gainreg.gain("elu", alpha=0.5)
+    for wrong in ("1", True, float("nan")):
+        with pytest.raises(ValueError, match="param 'negative_slope'"):
+            init.calculate_gain("leaky_relu", wrong)  # type: ignore[arg-type]
+    with pytest.raises(gainreg.UnknownActivationError):
+        init.calculate_gain("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in", "fan_out"),
+    [
+        (nn.Linear(300, 200), 300, 200),
+        (nn.Conv1d(40, 60, 5), 200, 300),
+        (nn.Conv2d(40, 60, 3), 360, 540),
+        (nn.Conv3d(20, 30, 3), 540, 810),
+        (nn.Conv2d(40, 80, 3, groups=4), 90, 720),  # as torch.nn.init counts
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "draw", [init.normal_, init.uniform_, init.trunc_normal_, init.orthogonal_]
+)
+def test_fans_are_those_of_torch(layer: Any, fan_in: int, fan_out: int, draw: Any) -> None:
+    torch.manual_seed(0)
+    assert draw(layer.weight, "relu") is layer.weight
+    assert std_of(layer.weight) == pytest.approx((2 / fan_in) ** 0.5, rel=0.03)
+    draw(layer.weight, "relu", "fan_out")
+    assert std_of(layer.weight) == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
+
+
+def test_transposed_and_grouped_convolutions_have_arguments() -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(40, 80, 3, groups=4)
+    init.normal_(layer.weight, "relu", transposed=True, groups=4)
+    assert std_of(layer.weight) == pytest.approx((2 / 90) ** 0.5, rel=0.03)
+    init.normal_(layer.weight, "relu", "fan_out", transposed=True, groups=4)
+    assert std_of(layer.weight) == pytest.approx((2 / 180) ** 0.5, rel=0.03)
+    with pytest.raises(gainreg.ParameterError, match="groups must divide"):
+        init.normal_(layer.weight, "relu", groups=3)
+
+
+@pytest.mark.parametrize(
+    "draw", [init.normal_, init.uniform_, init.trunc_normal_, init.orthogonal_]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_any_dtype(draw: Any, dtype: Any) -> None:
+    weights = draw(torch.empty(300, 300, dtype=dtype), "relu")
+    assert weights.dtype == dtype
+    assert std_of(weights) == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+
+
+# --- init_sequential_ -----------------------------------------------------------------------------
+
+
+def test_a_chain_is_initialised_from_what_precedes_each_layer(table: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(16, 40, 3),
+        nn.SELU(),
+        nn.Sequential(nn.Identity(), nn.ConvTranspose2d(40, 32, 3), nn.ELU()),
+        nn.Flatten(),
+        nn.Linear(512, 256, bias=False),
+        nn.Linear(256, 300),
+        nn.LeakyReLU(),
+        nn.Linear(300, 400),
+        nn.Softmax(1),
+    )
+    assert init.init_sequential_(model, table) is model
+    fed = [("identity", 144), ("selu", 360), ("elu", 512), ("identity", 256), ("leaky_relu", 300)]
+    layers = [m for m in model.modules() if hasattr(m, "weight")]
+    for layer, (name, fan_in) in zip(layers, fed, strict=True):
+        wanted = gainreg.gain(name) / fan_in**0.5
+        assert std_of(layer.weight) == pytest.approx(wanted, rel=0.03)
+        assert layer.bias is None or not layer.bias.any()
+    with pytest.raises(gainreg.TableError):
+        init.init_sequential_(nn.Sequential(nn.Linear(4, 4), nn.Mish(), nn.Linear(4, 4)), table)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Any) -> Any:
+        return x + super().forward(x)
+
+
+again = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(4, 4), r"model \(Linear\) is no plain nn.Sequential"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Dropout()), r"model\[1\] \(Dropout\)"),
+        (nn.Sequential(nn.Sequential(nn.BatchNorm1d(4))), r"model\[0\]\[0\] \(BatchNorm1d\)"),
+        (nn.Sequential(Residual(nn.Linear(4, 4))), r"model\[0\] \(Residual\) is no plain"),
+        (nn.Sequential(nn.Tanh(), nn.ReLU(), nn.Linear(4, 4)), r"\(ReLU\) follows the activation"),
+        (nn.Sequential(again, nn.ReLU(), again), "occurs twice"),
+        (nn.Sequential(nn.LazyLinear(4)), "before its first call"),
+    ],
+)
+def test_what_is_no_chain_is_refused_and_left_alone(model: Any, message: str) -> None:
+    lazy = nn.parameter.UninitializedParameter
+    before = [p.clone() for p in model.parameters() if not isinstance(p, lazy)]
+    with pytest.raises(gainreg.ParameterError, match=message):
+        init.init_sequential_(model)
+    after = [p for p in model.parameters() if not isinstance(p, lazy)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
