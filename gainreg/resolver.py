@@ -121,10 +121,10 @@ def curve(
     if method not in METHODS:
         raise ParameterError(f"method is one of {', '.join(map(repr, METHODS))}, got {method!r}")
     bound = host().bind(as_activation(activation), params)
-    m, used = _moments(host(), bound, std, method, seed)
-    _check_range(bound, std, m)
-    derivative = m.derivative_second_moment
-    with np.errstate(divide="ignore"):
+    with np.errstate(all="ignore"):  # what is out of range is found and said below
+        m, used = _moments(host(), bound, std, method, seed)
+        _check_range(bound, std, m)
+        derivative = m.derivative_second_moment
         centered = std / np.sqrt(m.variance)
     return GainCurve(
         activation=bound.name,
@@ -169,7 +169,7 @@ def _check_stds(stds: Any) -> FloatArray:
 
 def _check_range(activation: Activation, std: FloatArray, m: Moments) -> None:
     second = m.second_moment
-    if not len(std) or (SMALLEST <= second.min() and np.isfinite(second.max() + m.mean.sum())):
+    if not len(std) or (second.min() >= SMALLEST and np.isfinite(second.max() + m.mean.sum())):
         return
     bad = ~((second >= SMALLEST) & np.isfinite(second) & np.isfinite(m.mean))
     if bad.any():

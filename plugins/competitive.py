@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import special
-from scipy.stats import qmc
 
 from gainreg import Activation, hookimpl
 from gainreg.moments import FloatArray, Moments
@@ -24,6 +23,8 @@ def groups(std: float, count: int, dim: int, rng: np.random.Generator) -> FloatA
     """At least ``count`` groups of ``dim`` independent normals: Sobol' points if dim is small."""
     if dim > QMC_LARGEST:
         return std * rng.standard_normal((count, dim))
+    from scipy.stats import qmc  # slow to import, and seldom needed
+
     points = qmc.Sobol(dim, rng=rng).random_base2(max(count - 1, 1).bit_length())
     # points are multiples of 2⁻³⁰, 0 among them
     return np.asarray(std * special.ndtri(np.clip(points, 2.0**-31, 1 - 2.0**-31)))

@@ -18,7 +18,6 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from scipy import differentiate, integrate
 
 from gainreg.moments import FloatArray, Moments, concatenate, fields
 from gainreg.moments.extended import gaussian_factor
@@ -216,6 +215,8 @@ def numerical_derivative(forward: Function, x: FloatArray) -> FloatArray:
 
     A difference that reaches across a kink does not converge; one of the other two does.
     """
+    from scipy import differentiate  # slow to import, and not needed for what is declared
+
     # a step that fits both the distance from 0 and, at 0, features of size 1 and of size std
     size = np.abs(x)
     step = 0.1 * size + 1e-3 * np.minimum(size.max(axis=-1, keepdims=True), 1.0)
@@ -251,6 +252,8 @@ def adaptive_moments(forward: Function, std: float) -> tuple[Moments, tuple[floa
     ``error`` is scipy's estimate; second_moment is infinite where its terms do not die out;
     ``derivative_second_moment`` is left infinite, that is: not settled.
     """
+    from scipy import integrate  # as above
+
     high = math.log(RULES[1][0])
     scale = np.ones(3)
 

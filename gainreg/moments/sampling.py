@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import qmc
 
 from gainreg.moments import FloatArray, Moments
 
@@ -32,6 +31,8 @@ def elementwise_moments(
     Points are drawn evenly in ln|z| and weighted by the density, so that features of φ of any size
     and the Gaussian's far tails are all met.
     """
+    from scipy.stats import qmc  # slow to import, and seldom needed
+
     sums = []
     for stream in np.random.SeedSequence(seed).spawn(REPLICATES):
         points = qmc.Sobol(1, rng=np.random.default_rng(stream)).random_base2(LOG2_POINTS)[:, 0]
