@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 
@@ -52,8 +51,9 @@ class Activation:
     reference: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
-        object.__setattr__(self, "aliases", tuple(self.aliases))
+        object.__setattr__(self, "params", dict(self.params))
+        aliases = (self.aliases,) if isinstance(self.aliases, str) else tuple(self.aliases)
+        object.__setattr__(self, "aliases", aliases)
 
     def bind(self, params: Mapping[str, float]) -> Activation:
         """This activation with ``params`` in place of the defaults, as the hooks receive it."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gainreg import __version__
 from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _parser().parse_args(argv, namespace=(options := argparse.Namespace()))
     try:
         _warnings_in_a_line()
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
         code: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except GainregError as error:
         print(f"gainreg: {error}", file=sys.stderr)
@@ -35,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough: say nothing more, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # the disk is full, say
+        print(f"gainreg: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -44,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="gainreg",
         description="How large initial weights must be so that signals keep their size.",
     )
+    parser.add_argument("--version", action="version", version=f"gainreg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
@@ -145,6 +153,8 @@ def _params(options: argparse.Namespace) -> dict[str, float]:
             equals = ""
         if not equals:
             raise ParameterError(f"a param is given as NAME=VALUE, as in alpha=0.5; got {text!r}")
+        if name in ("activation", "std", "mode"):
+            raise ParameterError(f"{name!r} is no param of an activation; see --help")
     return params
 
 
@@ -159,7 +169,7 @@ def _warnings_in_a_line() -> None:
     import warnings
 
     def show(message: Warning | str, *_: Any) -> None:
-        print(f"gainreg: warning: {message}", file=sys.stderr)
+        print(f"gainreg: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
 

@@ -38,9 +38,11 @@ class Gains:
         """
         if self.derivative_second_moment is None:
             raise MomentError(
-                f"{self.activation!r} has no backward gain: φ jumps, or nothing is known of its "
-                "derivative, so E[φ′²] does not exist; use mode='forward' or mode='centered'"
+                f"{self.activation!r} has no backward gain: φ jumps, or its derivative is "
+                "singular or unknown, so there is no E[φ′²]; use mode='forward' or mode='centered'"
             )
+        if isinstance(self.derivative_second_moment, float) and not self.derivative_second_moment:
+            raise MomentError(f"{self.activation!r} has no backward gain: φ′ is 0 everywhere")
         return 1 / self.derivative_second_moment**0.5
 
     @property

@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -24,12 +25,20 @@ from gainreg.activation import Activation
 from gainreg.errors import ParameterError, PluginError, UnknownActivationError
 from gainreg.hookspecs import hookimpl
 from gainreg.moments import FloatArray
-from gainreg.params import check_params
+from gainreg.params import check_params, finite_float
 
 ENTRY_POINT_GROUP = "gainreg"
 ENVIRONMENT = "GAINREG_PLUGINS"
 HOST, PROGRAM = "gainreg", "gainreg.register"  # the plugins that are not found but built in
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+TAKEN = (
+    "activation",
+    "std",
+    "mode",
+    "method",
+    "seed",
+    "table",
+)  # of the functions that take params
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,9 @@ class Host:
         for activation in declared:
             if not isinstance(activation, Activation):
                 raise PluginError(f"it declares {activation!r}, which is no gainreg.Activation")
+            fault = _fault_of(activation)
+            if fault:
+                raise PluginError(f"{activation.name!r} {fault}")
             if activation.forward is None and activation.sample is None:
                 raise PluginError(f"{activation.name!r} needs a forward or a sample function")
             for name in (activation.name, *activation.aliases):
@@ -207,7 +219,10 @@ class Host:
 
     def owner(self, activation: Activation) -> str:
         """The plugin that declares an activation; "" for one that is not registered."""
-        return self._owners.get(activation.name, "")
+        known = self._activations.get(activation.name)
+        if known is None or known.forward is not activation.forward:
+            return ""  # a namesake
+        return self._owners[activation.name]
 
     def activation(self, name: str) -> Activation:
         """The activation of that name or alias.
@@ -233,7 +248,11 @@ class Host:
         known = self.activation(activation) if isinstance(activation, str) else activation
         values = check_params(known.name, known.params, params)
         for text, holds in known.constraints.items():
-            if not holds(**values):
+            try:
+                satisfied = holds(**values)
+            except Exception as error:
+                self._blame(known, f"raised {_reason(error)} in its constraint {text!r}", error)
+            if not satisfied:
                 given = ", ".join(f"{name}={value:g}" for name, value in values.items())
                 raise ParameterError(f"{known.name!r} needs {text}, got {given}")
         if self._activations.get(known.name) is not known:
@@ -253,6 +272,7 @@ class Host:
         Raises:
             PluginError: φ raises, or returns NaN, complex numbers or another shape.
         """
+        x.flags.writeable = False  # φ′ is evaluated at the same points
         try:
             y = self._manager.hook.gainreg_forward(activation=activation, x=x)
         except Exception as error:
@@ -270,12 +290,16 @@ class Host:
 
     def kinks(self, activation: Activation) -> tuple[float, ...]:
         """Where φ or φ′ jumps, as the Activation declares it."""
-        if not callable(activation.kinks):
-            return activation.kinks
+        kinks: Any = activation.kinks
         try:
-            return tuple(float(k) for k in activation.kinks(**activation.params))
+            if callable(kinks):
+                kinks = kinks(**activation.params)
+            kinks = tuple(float(k) for k in kinks)
         except Exception as error:
             self._blame(activation, f"raised {_reason(error)} in its kinks", error)
+        if not all(map(math.isfinite, kinks)):
+            self._blame(activation, f"has kinks that are not finite: {kinks}")
+        return tuple(kinks)
 
     def closed_form(self, activation: Activation, name: str, std: FloatArray) -> FloatArray | None:
         """A closed form's values at ``std``, NaN where it has none, or None if there is no such.
@@ -296,6 +320,8 @@ class Host:
         if value is None:
             return None
         try:
+            if np.iscomplexobj(value):
+                raise TypeError
             value = np.asarray(value, dtype=np.float64)
             return value if value.shape == std.shape else np.full(std.shape, value)
         except (TypeError, ValueError) as error:
@@ -334,7 +360,9 @@ class Host:
                 f"returned shape {y.shape} from its {what} for input of shape {x.shape}; "
                 "it must be vectorised, element by element",
             )
-        if np.isnan(y).any():
+        # squares cannot cancel, so their sum is NaN only if one of them is
+        flat = y.ravel()
+        if np.isnan(flat.dot(flat)) and np.isnan(y).any():
             where = float(x[np.isnan(y)][0])
             self._blame(
                 activation,
@@ -349,6 +377,21 @@ class Host:
         owner = self.owner(activation)
         by = f" (plugin {owner})" if owner else ""
         raise PluginError(f"activation {activation.name!r}{by} {fault}") from cause
+
+
+def _fault_of(activation: Activation) -> str:
+    """What is wrong with a declaration, "" if nothing is."""
+    for name, default in activation.params.items():
+        if not isinstance(name, str) or not NAME.match(name) or name in TAKEN:
+            return f"has a param {name!r}: use lower_snake_case, and none of {', '.join(TAKEN)}"
+        if default is not None:
+            try:
+                finite_float(default, "")
+            except ParameterError:
+                return f"has a param {name!r} whose default {default!r} is no finite number"
+    if not isinstance(activation.constraints, Mapping):
+        return "has constraints that are no mapping of a text to a test"
+    return ""
 
 
 def _reason(error: BaseException) -> str:

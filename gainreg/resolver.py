@@ -25,6 +25,7 @@ SMALLEST = float(np.finfo(float).tiny)  # below it doubles lose digits
 
 # Closed forms are compared with quadrature at these stds before their first use.
 PROBES = 10.0 ** np.arange(-8, 8.5, 0.5)
+PROBES.flags.writeable = False
 # Relative difference from quadrature up to which a closed form is used between two probes …
 TRUSTED = 4e-14
 # … and, times max(std², 1/std²), from which on it is called wrong rather than rounded badly. In
@@ -42,7 +43,8 @@ class GainCurve(Gains):
     """The gains and moments of one activation at an array of stds: ``GainEntry`` with arrays.
 
     ``curve[i]`` is the GainEntry at the i-th std. ``derivative_second_moment`` is None where φ
-    jumps; ``centered_gain`` is infinite where φ is constant.
+    jumps, NaN at a std where it could not be found; ``centered_gain`` is infinite where φ is
+    constant.
     """
 
     activation: str
@@ -64,13 +66,14 @@ class GainCurve(Gains):
 
     def __getitem__(self, i: int) -> GainEntry:
         derivative, centered = self.derivative_second_moment, float(self.centered_gain[i])
+        slope_second = np.nan if derivative is None else float(derivative[i])
         return GainEntry(
             activation=self.activation,
             params=dict(self.params),
             std=float(self.std[i]),
             mean=float(self.mean[i]),
             second_moment=float(self.second_moment[i]),
-            derivative_second_moment=None if derivative is None else float(derivative[i]),
+            derivative_second_moment=None if np.isnan(slope_second) else slope_second,
             centered_gain=centered if np.isfinite(centered) else None,
             variance_slope=float(self.variance_slope[i]),
             method=str(self.method[i]),
@@ -132,7 +135,7 @@ def curve(
         std=std,
         mean=m.mean,
         second_moment=m.second_moment,
-        derivative_second_moment=None if np.isnan(derivative).any() else derivative,
+        derivative_second_moment=None if np.isnan(derivative).all() else derivative,
         centered_gain=centered,
         variance_slope=m.variance_slope,
         method=used,
@@ -164,6 +167,7 @@ def _check_stds(stds: Any) -> FloatArray:
     bad = ~(np.isfinite(std) & (std > 0))
     if bad.any():
         raise ParameterError(f"std must be finite and above 0, got {std[bad][0]}")
+    std.flags.writeable = False  # closed forms are handed this very array
     return std
 
 
@@ -202,7 +206,10 @@ def _moments(
         )
     if method != "sampling" and elementwise:
         m = _with_quadrature(the_host, activation, facts, std, m)
-        used[(used == 0) & ~np.isnan(m.second_moment)] = QUADRATURE
+        used[used == 0] = QUADRATURE
+        lost = np.isnan(m.second_moment)
+        if lost.any():
+            used[lost] = 0
     if method == "quadrature" and not used.all():
         why = (
             f"quadrature does not settle at std = {std[used == 0][0]:.6g}"
@@ -225,7 +232,7 @@ def _moments(
             _fill(m, one, _sampled(the_host, activation, float(std[i]), seed))
     if facts.jumps:
         m.derivative_second_moment[:] = np.nan
-    if len(used) and (used == used[0]).all():  # one name for all, rather than a copy each
+    if len(used) > 1000 and (used == used[0]).all():  # one name for all, not a copy each
         return m, np.broadcast_to(_METHOD_NAMES[used[0]], used.shape)
     return m, _METHOD_NAMES[used]
 
@@ -389,7 +396,7 @@ def _closed_moments(
         if name not in found:
             found[name] = np.full(len(std), np.nan)
     second = found["second_moment"]
-    error = np.maximum(facts.off["second_moment"], 2 * EPS)[interval] * second
+    error = np.maximum(2 * facts.off["second_moment"], 6 * EPS)[interval] * second
     m = Moments(variance=second - found["mean"] ** 2, error=error, **found)
     cancels = m.variance < 0.05 * second
     if activation.forward is not None and cancels.any():
@@ -416,8 +423,8 @@ def _integrated(the_host: Host, activation: Activation, facts: _Facts, std: Floa
     kinks = the_host.kinks(activation)
     m = quadrature.fixed_moments(forward, derivative, std, kinks, settled)
     slope_second = m.derivative_second_moment
-    if not the_host.owner(activation) and not any(kinks):
-        _doubt(forward, std, m)
+    declared = bool(the_host.owner(activation)) or any(kinks)
+    dense = np.full(len(std), np.nan) if declared else _dense(forward, std, m)
     if np.isfinite(m.error + slope_second).all():
         return m
     for i in np.flatnonzero(np.isinf(m.error) | np.isinf(slope_second)):
@@ -431,9 +438,13 @@ def _integrated(the_host: Host, activation: Activation, facts: _Facts, std: Floa
                 (*kinks, *found),
                 settled,
             )
-            new = kinked if np.isfinite(kinked.error[0]) else new
+            off = abs(kinked.second_moment[0] - new.second_moment[0])
+            if off <= new.error[0] + kinked.error[0]:  # or not all kinks were found
+                new = kinked
             if jumps:
                 new.derivative_second_moment[0] = np.nan
+        if abs(new.second_moment[0] - dense[i]) > 0.01 * dense[i]:  # neither is to be believed
+            new.error[0] = np.inf
         if np.isinf(m.error[i]):
             _put(m, slice(i, i + 1), new)
         else:
@@ -445,16 +456,20 @@ def _integrated(the_host: Host, activation: Activation, facts: _Facts, std: Floa
     return m
 
 
-def _doubt(forward: Callable[[FloatArray], FloatArray], std: FloatArray, m: Moments) -> None:
-    """What nobody declared may have features that the fixed rule steps over: look closely."""
+def _dense(forward: Callable[[FloatArray], FloatArray], std: FloatArray, m: Moments) -> FloatArray:
+    """E[φ²] of what nobody declared, by a rule that steps over less than the fixed one.
+
+    Where the two differ, ``m`` is marked as not settled.
+    """
+    dense = np.full(len(std), np.nan)
     for i in np.flatnonzero(np.isfinite(m.error)):
         try:
-            dense = quadrature.dense_second_moment(forward, float(std[i]))
+            dense[i] = quadrature.dense_second_moment(forward, float(std[i]))
         except PluginError:  # NaN so far out that the fixed rule had no need to look
             continue
-        off = abs(dense - m.second_moment[i])
-        if off > 1e-12 * dense:
-            m.second_moment[i], m.error[i] = dense, off
+        if abs(dense[i] - m.second_moment[i]) > 1e-12 * dense[i]:
+            m.error[i] = np.inf
+    return dense
 
 
 def _sampled(the_host: Host, activation: Activation, std: float, seed: int) -> Moments:

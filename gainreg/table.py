@@ -6,11 +6,13 @@ Nothing here imports numpy, scipy or pluggy, so that a look-up costs next to not
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,7 +105,7 @@ class GainTable:
             ParameterError: a param is unknown or missing, or a number is none.
         """
         std = check_std(std)
-        name = self._names.get(activation, activation)
+        name = self._names.get(str(activation), str(activation))
         if name not in self.listings:
             import difflib
 
@@ -115,7 +117,8 @@ class GainTable:
         values = check_params(name, listing.params, params)
         for entry in listing.entries:
             if entry.std == std and entry.params == values:
-                return entry
+                # params of its own, lest a change to them change the table
+                return dataclasses.replace(entry, params=dict(entry.params))
         raise TableError(
             f"the table has no entry for {_describe(name, std, values)}; "
             + _nearest(listing.entries, std, values)
@@ -148,11 +151,14 @@ class GainTable:
         """
         import tempfile
 
-        target = Path(os.path.realpath(path))  # a link stays a link
         try:
+            target = Path(os.path.realpath(path))  # a link stays a link
+            if target.exists() and not target.is_file():
+                raise TableError(f"cannot write {str(path)!r}: it is there and is no regular file")
             handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        except OSError as error:
-            raise TableError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        except (OSError, TypeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TableError(f"cannot write {str(path)!r}: {reason}") from error
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(self.to_yaml().encode())
@@ -171,7 +177,7 @@ class GainTable:
 
 def to_dict(entry: GainEntry) -> dict[str, Any]:
     """An entry as plain data: the keys and the order of the file, None where a gain is missing."""
-    has_derivative = entry.derivative_second_moment is not None
+    has_derivative = bool(entry.derivative_second_moment)
     return {
         "params": dict(entry.params),
         "std": entry.std,
@@ -351,7 +357,9 @@ def _short(value: Any) -> str:
 def _number(value: Any, where: str) -> float:
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     _require(
-        real and abs(value) < math.inf, where, f"expected a finite number, got {_short(value)}"
+        real and abs(value) <= sys.float_info.max,
+        where,
+        f"expected a finite number, got {_short(value)}",
     )
     return float(value)
 
@@ -439,7 +447,11 @@ def _entry(name: str, data: Any, declared: Mapping[str, float | None], where: st
             )
         },
     )
-    for key, value in to_dict(entry).items():
+    try:
+        derived = to_dict(entry)
+    except ArithmeticError:
+        raise TableError(f"{where}: the moments are too large or too small for a gain") from None
+    for key, value in derived.items():
         if key in ("gain", "backward_gain", "gradient_factor"):
             stored = numbers[key]
             fits = (

@@ -72,7 +72,7 @@ def test_check_lists_what_differs_and_exits_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     wrong = gainreg.build_table(["elu"])
-    entry = wrong.lookup("elu")
+    (entry,) = wrong.listings["elu"].entries
     vars(entry)["second_moment"] = 0.645
     wrong.write(tmp_path / "t.yaml")
     code, out, _ = run(capsys, "check", str(tmp_path / "t.yaml"))

@@ -300,4 +300,5 @@ def test_the_rules_error_estimate_is_never_below_the_true_error() -> None:
             for n in (1, 2)
         ]
     true = float(1 + 2 * mass[0] + mass[1])
-    assert abs(entry.second_moment - true) <= entry.error + 4 * math.ulp(true)
+    bound = 4 * entry.error if entry.method == "sampling" else entry.error  # a standard error
+    assert abs(entry.second_moment - true) <= bound + 4 * math.ulp(true)

@@ -38,7 +38,8 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             a name, with gainreg's default params; a ``gainreg.Activation`` or a ``GainEntry``; a
             function of ``keras.activations`` (whose leaky_relu has slope 0.2) or ``keras.ops``, or
             a ``functools.partial`` of one; a layer such as ``keras.layers.LeakyReLU(0.2)``; or any
-            callable on the backend's tensors. A PReLU layer with several slopes counts with
+            callable on the backend's tensors (some of ``keras.ops`` compute in float32 even so,
+            which leaves it 8 digits). A PReLU layer with several slopes counts with
             their root mean square, which gives the exact average over channels.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
             makes the compromise of Glorot and Bengio (2010).

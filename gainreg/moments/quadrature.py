@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 tim
 RULES = ((10.5, 0.055), (38.5, 0.055 / 4))
 SETTLED_NUMERICAL = 1e-7  # the same for E[φ′²] with a numerically differentiated φ′
 SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
-ADAPTIVE, MAX_SUBDIVISIONS = 2e-14, 400  # relative error asked of the adaptive rule, and its budget
+ADAPTIVE, MAX_SUBDIVISIONS = 2e-14, 120  # relative error asked of the adaptive rule, and its budget
 NEGLIGIBLE = 1e-16  # of the sum, for the outermost terms
 RUN = 400_000  # nodes evaluated at once
 
@@ -278,22 +279,39 @@ def adaptive_moments(forward: Function, std: float) -> tuple[Moments, tuple[floa
         if not np.isfinite(total).all() or sizes[[0, -1], 0].max() > 1e-9 * total[0]:
             return Moments(*(np.full(1, np.inf) for _ in range(6))), ()
         scale[:] = *np.where(total > 0, total, 1.0), math.sqrt(total[0]) or 1.0
-        result = integrate.cubature(
-            terms, [low], [high], rtol=0, atol=ADAPTIVE, max_subdivisions=MAX_SUBDIVISIONS
-        )
-    # next to a kink the estimate is as often too small as too large, and with a noisy φ more so
-    doubt = 20.0 if result.status == "converged" else 40.0
-    second, stretched, mean = result.estimate * scale
+
+        def cut(offset: float) -> list[Any]:
+            edges = np.array([low, -16.0, -8.0, *np.arange(-4.0 + offset, high, 0.47), high])
+            return [
+                integrate.cubature(
+                    terms,
+                    edges[i : i + 1],
+                    edges[i + 1 : i + 2],
+                    rtol=0,
+                    atol=ADAPTIVE / len(edges),
+                    max_subdivisions=MAX_SUBDIVISIONS,
+                )
+                for i in range(len(edges) - 1)
+            ]
+
+        # in panels, lest the first and widest step over all that there is; and cut in two ways, as
+        # a kink hides between the end of a panel and the outermost of its nodes
+        ways = sorted((cut(-0.123), cut(0.071)), key=lambda way: sum(len(r.regions) for r in way))
+    other, best = [np.sum([r.estimate for r in way], axis=0) for way in ways]
+    second, stretched, mean = best * scale
     slope = (stretched / second - 1) / 2 if second > 0 else math.nan
+    # next to a kink the estimate is as often too small as too large, and with a noisy φ more so
+    doubt = 20.0 if all(r.status == "converged" for r in ways[1]) else 40.0
+    error = doubt * sum(r.error[0] for r in ways[1]) + 2 * abs(best[0] - other[0])
     moments = Moments(
         mean=np.array([mean]),
         second_moment=np.array([second]),
         variance=np.array([second - mean * mean]),
         variance_slope=np.array([slope]),
         derivative_second_moment=np.array([np.inf]),
-        error=np.array([doubt * result.error[0] * scale[0] + 2 * EPS * second]),
+        error=np.array([error * scale[0] + 2 * EPS * second]),
     )
-    panels = sorted((float(r.a[0]), float(r.b[0])) for r in result.regions)
+    panels = sorted((float(r.a[0]), float(r.b[0])) for result in ways[1] for r in result.regions)
     return moments, _kinks_in(forward, std, panels)
 
 

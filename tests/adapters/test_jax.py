@@ -22,7 +22,8 @@ FUNCTIONS: list[tuple[Any, str, dict[str, float]]] = [
     (jax.nn.gelu, "gelu_tanh", {}),
     (partial(jax.nn.gelu, approximate=False), "gelu", {}),
     (jax.nn.leaky_relu, "leaky_relu", {}),
-    (partial(jax.nn.leaky_relu, negative_slope=jnp.float32(0.5)), "leaky_relu", {"negative_slope": 0.5}),
+    (partial(jax.nn.leaky_relu, negative_slope=jnp.float32(0.5)), "leaky_relu",
+     {"negative_slope": 0.5}),
     (partial(jax.nn.elu, alpha=0.5), "elu", {"alpha": 0.5}),
     (jax.nn.celu, "celu", {}),
     (jax.nn.swish, "silu", {}),
@@ -82,14 +83,14 @@ def test_softmax_needs_its_width() -> None:
         init.normal("relu", "fan")  # already here, not when init is called
 
 
-@EVERY
+@pytest.mark.parametrize("factory", [init.normal, init.orthogonal])
 def test_conv_batch_and_odd_axes(factory: Any) -> None:
     relu = factory("relu")
     assert std_of(relu(KEY, (3, 3, 40, 80))) == pytest.approx((2 / 360) ** 0.5, rel=0.02)
     out = factory("relu", "fan_out")
     assert std_of(out(KEY, (3, 3, 40, 80))) == pytest.approx((2 / 720) ** 0.5, rel=0.02)
-    stacked = factory("relu", batch_axis=0)(KEY, (3, 200, 300))
-    assert std_of(stacked) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+    stacked = factory("relu", batch_axis=0)(KEY, (2, 90, 200))
+    assert std_of(stacked) == pytest.approx((2 / 90) ** 0.5, rel=0.03)
     swapped = factory("relu", in_axis=1, out_axis=0)(KEY, (300, 200))
     assert std_of(swapped) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
     heads = factory("relu", in_axis=0, out_axis=(1, 2))(KEY, (200, 4, 60))

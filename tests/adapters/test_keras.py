@@ -81,7 +81,7 @@ def test_configs_round_trip_with_the_constants_in_them(table: Path) -> None:
     for made in (
         VarianceScaling("elu", "fan_avg", "orthogonal", 3, std=2.0, alpha=0.5),
         VarianceScaling("tanh", table=table, seed=1),
-        VarianceScaling(lambda x: keras.ops.maximum(x, -0.3), "fan_out", "uniform", seed=2),
+        VarianceScaling(lambda x: x * keras.ops.sigmoid(x), "fan_out", "uniform", seed=2),
     ):
         config = made.get_config()
         again = VarianceScaling.from_config(config)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,15 @@ def through_keras(name: str, depth: int, seed: int, table: Path) -> Iterator[Any
     keras = pytest.importorskip("keras", reason="this network is one of Keras")
     from gainreg.adapters.keras import VarianceScaling
 
-    phi = keras.activations.get(name)
+    phi, gains = keras.activations.get(name), gainreg.load_table(table)
     x = keras.ops.convert_to_tensor(np.random.default_rng(seed).normal(size=(BATCH, WIDTH)))
     x = keras.ops.cast(x, "float32")
     for depth_so_far in range(depth):
         draw = VarianceScaling(
-            name if depth_so_far else "identity", seed=1000 * seed + depth_so_far, table=table
+            name if depth_so_far else "identity",
+            distribution="uniform",  # Keras draws it fastest
+            seed=1000 * seed + depth_so_far,
+            table=gains,
         )
         x = phi(x) if depth_so_far else x
         x = keras.layers.Dense(WIDTH, kernel_initializer=draw)(x)
@@ -108,7 +112,7 @@ def test_fan_out_keeps_the_mean_squared_gradient(name: str, table: Path) -> None
             generator = torch.Generator().manual_seed(seed)
             weights = [
                 normal_(torch.empty(n, m), name, "fan_out", table=table, generator=generator)
-                for m, n in zip(widths, widths[1:], strict=False)
+                for m, n in pairwise(widths)
             ]
             gradient = torch.randn(BATCH, widths[-1], generator=generator)
             squares = []
@@ -135,7 +139,7 @@ def test_fan_out_and_autograd_through_a_whole_network() -> None:
     widths = [1024 if depth % 2 else 768 for depth in range(21)]
     weights = [
         normal_(torch.empty(n, m), "relu", "fan_out").requires_grad_(False)
-        for m, n in zip(widths, widths[1:], strict=False)
+        for m, n in pairwise(widths)
     ]
     x, kept = torch.randn(BATCH, widths[0], requires_grad=True), []
     h = x
@@ -145,7 +149,7 @@ def test_fan_out_and_autograd_through_a_whole_network() -> None:
         h = torch.relu(h) @ weight.T
     h.backward(torch.randn_like(h))
     squares = [float(h.grad.square().mean()) for h in kept]
-    assert 1 / 1.6 < min(squares)
+    assert min(squares) > 1 / 1.6
     assert max(squares) < 1.6
     entry = gainreg.resolve("relu")
     assert entry.backward_gain == pytest.approx(2**0.5, rel=1e-14)

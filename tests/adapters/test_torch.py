@@ -78,7 +78,7 @@ FUNCTIONS: list[tuple[Any, str, dict[str, float]]] = [
 
 
 def std_of(tensor: Any) -> float:
-    return float(tensor.double().std())
+    return float(tensor.detach().double().std())
 
 
 @pytest.mark.parametrize(("module", "name", "params"), MODULES, ids=lambda v: str(v)[:30])
