@@ -272,9 +272,8 @@ class Host:
         Raises:
             PluginError: φ raises, or returns NaN, complex numbers or another shape.
         """
-        x.flags.writeable = False  # φ′ is evaluated at the same points
-        try:
-            y = self._manager.hook.gainreg_forward(activation=activation, x=x)
+        try:  # a copy of x: φ may work in place, and φ′ is evaluated at the same points
+            y = self._manager.hook.gainreg_forward(activation=activation, x=x.copy())
         except Exception as error:
             self._blame(activation, f"raised {_reason(error)}", error)
         return self.checked(activation, "forward", y, x)
