@@ -23,7 +23,9 @@ class Activation:
         params: parameter names and their defaults; None where a value must be given.
         aliases: other names, such as ``swish`` for ``silu``.
         kinks: the x at which φ or φ′ jumps, or a function ``kinks(**params)`` that returns them.
-            Kinks at 0 need no mention; a kink left out costs time, not correctness.
+            Kinks at 0 need no mention; a kink left out costs time, not correctness. None if
+            nothing is known, not even that φ has no features much narrower than their distance
+            from 0: then φ is searched for them each time.
         derivative: φ′ as ``derivative(x, **params)``.
         second_moment: closed form of E[φ(std·z)²] as ``second_moment(std, **params)``.
         mean: closed form of E[φ(std·z)].
@@ -40,7 +42,7 @@ class Activation:
     forward: Callable[..., Any] | None = None
     params: Mapping[str, float | None] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
-    kinks: tuple[float, ...] | Callable[..., tuple[float, ...]] = ()
+    kinks: tuple[float, ...] | Callable[..., tuple[float, ...]] | None = ()
     derivative: Callable[..., Any] | None = None
     second_moment: Callable[..., Any] | None = None
     mean: Callable[..., Any] | None = None

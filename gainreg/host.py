@@ -287,9 +287,11 @@ class Host:
             self._blame(activation, f"raised {_reason(error)} in its derivative", error)
         return self.checked(activation, "derivative", y, x)
 
-    def kinks(self, activation: Activation) -> tuple[float, ...]:
-        """Where φ or φ′ jumps, as the Activation declares it."""
+    def kinks(self, activation: Activation) -> tuple[float, ...] | None:
+        """Where φ or φ′ jumps, as the Activation declares it; None if that is not known."""
         kinks: Any = activation.kinks
+        if kinks is None:
+            return None
         try:
             if callable(kinks):
                 kinks = kinks(**activation.params)
@@ -321,7 +323,7 @@ class Host:
         try:
             if np.iscomplexobj(value):
                 raise TypeError
-            value = np.asarray(value, dtype=np.float64)
+            value = np.array(value, dtype=np.float64)  # a copy, to be worked on
             return value if value.shape == std.shape else np.full(std.shape, value)
         except (TypeError, ValueError) as error:
             self._blame(activation, f"returned no array of shape {std.shape} as {name}", error)

@@ -221,7 +221,7 @@ def elementwise(
             f"{name!r} is random or not elementwise: what it gives at one point depends on the "
             "others; register it as a gainreg.Activation with a sample function"
         )
-    return Activation(name, forward, derivative=derivative)
+    return Activation(name, forward, kinks=None, derivative=derivative)
 
 
 def root_mean_square(values: Any) -> float:

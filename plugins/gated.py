@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from gainreg import Activation, hookimpl
-from gainreg.moments import FloatArray
+from gainreg.moments import FloatArray, Moments
 from gainreg.moments.quadrature import fixed_moments
 
 from . import self_gated
@@ -47,7 +47,7 @@ def gated_by_quadrature(phi: Function, derivative: Function) -> dict[str, Any]:
     """The same for a φ without closed forms."""
 
     def moment(name: str) -> Function:
-        return lambda std: getattr(fixed_moments(phi, derivative, std), name)
+        return lambda std: getattr(Moments(*fixed_moments(phi, derivative, std)), name)
 
     names = ("second_moment", "derivative_second_moment", "variance_slope")
     return gated(phi, *map(moment, names))

@@ -1,0 +1,299 @@
+"""The moments of an activation by closed form, quadrature or sampling, each held against another.
+
+A closed form is never taken on trust: before its first use with given params it is compared with
+quadrature at stds small and large, refused where it is wrong, and used only where it is accurate.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gainreg.activation import Activation
+from gainreg.errors import MomentError, PluginError
+from gainreg.host import Host
+from gainreg.moments import (
+    EPS,
+    FloatArray,
+    Function,
+    Moments,
+    adaptive,
+    differences,
+    quadrature,
+    sampling,
+)
+
+METHODS = ("auto", "analytic", "quadrature", "sampling")
+ANALYTIC, QUADRATURE, SAMPLING = 1, 2, 3
+_NAMES = np.array(METHODS)
+SECOND, SLOPE = (
+    Moments._fields.index("second_moment"),
+    Moments._fields.index("derivative_second_moment"),
+)
+SMALLEST = float(np.finfo(float).tiny)  # below it doubles lose digits
+
+# Closed forms are compared with quadrature at these stds before their first use.
+PROBES = 10.0 ** np.arange(-8, 8.5, 0.5)
+PROBES.flags.writeable = False
+ORDINARY = (1e-2, 1e2)  # … and in between whatever it takes to find the moments by quadrature
+# Relative difference from quadrature up to which a closed form is used between two probes …
+TRUSTED = 4e-14
+# … and, times max(std², 1/std²), from which on it is called wrong rather than rounded badly. In
+# addition a difference this small beside E[φ(z)²] may be rounding where terms cancel at small std.
+WRONG, ROUNDING = 1e-9, 1e-12
+CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
+# Quadrature with a larger relative error than this gives way to sampling.
+USEFUL = 1e-5
+# A sampled check of a closed form: it is refused this many standard errors away.
+SIGMAS = 6.0
+
+
+def moments(
+    host: Host, activation: Activation, std: FloatArray, method: str, seed: int
+) -> tuple[Moments, np.ndarray[Any, np.dtype[np.str_]]]:
+    """The moments at each std, and the name of the method that found each second moment.
+
+    Args:
+        host: whose hooks answer.
+        activation: with the values of its params.
+        std: a 1-D array.
+        method: one of METHODS, by which second_moment is to be found.
+        seed: of the sampling.
+
+    Raises:
+        MomentError: that method does not apply.
+        PluginError: the activation's own functions fail, or its closed form is wrong.
+    """
+    elementwise = activation.forward is not None
+    facts = _facts(host, activation)
+    found = np.full((6, len(std)), np.nan)
+    used = np.zeros(len(std), dtype=np.intp)  # an index into METHODS; 0: not found yet
+
+    if method in ("auto", "analytic"):
+        if facts.off:
+            found = _closed_moments(host, activation, facts, std)
+            used[~np.isnan(found[SECOND])] = ANALYTIC
+        if method == "analytic" and not used.all():
+            raise MomentError(
+                f"{activation.name!r} has no closed form that is accurate at "
+                f"std = {std[used == 0][0]:.6g}; use method='auto' or method='quadrature'"
+            )
+    if facts.jumps:
+        found[SLOPE] = np.inf
+
+    if elementwise and method != "sampling":
+        lacking = np.isnan(found).any(axis=0)
+        if not facts.off:
+            found = _integrated(host, activation, facts.jumps, std)
+        elif lacking.any():
+            new = _integrated(host, activation, facts.jumps, std[lacking])
+            found[:, lacking] = _either(found[:, lacking], new)
+        used[(used == 0) & ~np.isnan(found[SECOND])] = QUADRATURE
+    if method == "quadrature" and not used.all():
+        why = (
+            f"quadrature does not settle at std = {std[used == 0][0]:.6g}"
+            if elementwise
+            else "it is random or not elementwise, so that quadrature does not apply"
+        )
+        raise MomentError(
+            f"{activation.name!r} has no moments by quadrature: {why}; use method='auto' or "
+            "method='sampling'"
+        )
+
+    # of what is not elementwise, samples may be all that is known of the other moments
+    unsampled = used == 0 if elementwise else np.isnan(found[:SLOPE]).any(axis=0)
+    for i in unsampled.nonzero()[0]:
+        found[:, i] = _either(found[:, i], _sampled(host, activation, float(std[i]), seed))
+        used[i] = used[i] or SAMPLING
+    if len(used) > 1000 and (used == used[0]).all():  # one name for all, not a copy each
+        return Moments(*found), np.broadcast_to(_NAMES[used[0]], used.shape)
+    return Moments(*found), _NAMES[used]
+
+
+def _either(old: FloatArray, new: FloatArray) -> FloatArray:
+    """The old moments, and the new where those are not known."""
+    return np.where(np.isnan(old), new, old)
+
+
+# --- what is found out about an activation before its first use ---
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Whether φ jumps, and how far each closed form is from quadrature.
+
+    ``off[name][i]`` is the worse of the relative differences at PROBES[i − 1] and PROBES[i];
+    infinite beyond the first and the last.
+    """
+
+    jumps: bool
+    off: Mapping[str, FloatArray]
+
+
+_known: weakref.WeakKeyDictionary[Activation, _Facts] = weakref.WeakKeyDictionary()
+
+
+def _facts(host: Host, activation: Activation) -> _Facts:
+    if activation not in _known:
+        elementwise = activation.forward is not None
+        jumps = elementwise and _jumps(host, activation)
+        closed = _closed_forms(host, activation, PROBES)
+        if elementwise and closed:
+            off = _compare_with_quadrature(host, activation, jumps, closed)
+        else:
+            off = _compare_with_samples(host, activation, closed)
+        between = {name: np.maximum(v[:-1], v[1:]) for name, v in off.items()}
+        _known[activation] = _Facts(
+            jumps, {name: np.pad(v, 1, constant_values=np.inf) for name, v in between.items()}
+        )
+    return _known[activation]
+
+
+def _jumps(host: Host, activation: Activation) -> bool:
+    """Whether φ jumps at 0 or at a declared kink."""
+    at = np.array([0.0, *(host.kinks(activation) or ())])
+    reach = 1e-9 * np.where(at == 0, 1.0, np.abs(at))
+    forward = partial(host.forward, activation)
+    return bool(differences.jumps(forward, at - reach, at + reach).any())
+
+
+def _closed_forms(host: Host, activation: Activation, std: FloatArray) -> dict[str, FloatArray]:
+    """The values of all closed forms that the activation has, by the name of the moment."""
+    values = {name: host.closed_form(activation, name, std) for name in CLOSED}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _compare_with_quadrature(
+    host: Host, activation: Activation, jumps: bool, closed: Mapping[str, FloatArray]
+) -> dict[str, FloatArray]:
+    """How far closed forms are from quadrature at PROBES, in units of ``_scale``.
+
+    Where quadrature itself does not settle, rounding is all that is known of.
+
+    Raises:
+        PluginError: a closed form is wrong.
+    """
+    exact = Moments(*_integrated(host, activation, jumps, PROBES, ORDINARY))
+    second = exact.second_moment
+    typical = second[len(PROBES) // 2]
+    allowed = np.maximum(PROBES**2, PROBES**-2)
+    off = {}
+    for name, value in closed.items():
+        true = getattr(exact, name)
+        scale = _scale(name, true, second)
+        settled = np.isfinite(true) & np.isfinite(second) & (second >= SMALLEST)
+        difference = np.abs(value - true)
+        wrong = settled & np.isfinite(value) & (difference > WRONG * allowed * scale)
+        wrong &= difference > ROUNDING * (1.0 if name == "variance_slope" else typical)
+        if wrong.any():
+            i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
+            raise PluginError(
+                f"the closed form for the {name} of {activation.name!r} is wrong: at "
+                f"std = {PROBES[i]:.6g} it gives {value[i]:.10g} where quadrature gives "
+                f"{true[i]:.10g}; correct it, or leave it out and let quadrature answer"
+            )
+        off[name] = np.where(settled, difference / scale, 4 * EPS)
+        off[name][np.isnan(value)] = np.inf
+    return off
+
+
+def _scale(name: str, value: FloatArray, second: FloatArray) -> FloatArray:
+    """What an error of a moment is measured against."""
+    if name == "mean":
+        return np.sqrt(second)
+    if name == "variance_slope":
+        return np.maximum(np.abs(value), 1.0)
+    return value
+
+
+def _compare_with_samples(
+    host: Host, activation: Activation, closed: Mapping[str, FloatArray]
+) -> dict[str, FloatArray]:
+    """The same for what is random or not elementwise, by sampling the second moment."""
+    sampler = host.sampler(activation)
+    if "second_moment" in closed and sampler is not None:
+        for std in (0.1, 10.0):
+            sampled, standard_error = sampling.second_moment(sampler, std, seed=0)
+            value = closed["second_moment"][np.searchsorted(PROBES, std * 0.999)]
+            if not abs(value - sampled) <= SIGMAS * standard_error + WRONG * sampled:
+                raise PluginError(
+                    f"the closed form for the second_moment of {activation.name!r} is wrong: at "
+                    f"std = {std:g} it gives {value:.10g} where sampling gives {sampled:.10g} "
+                    f"± {standard_error:.2g}; correct it, or leave it out"
+                )
+    return {name: np.where(np.isnan(value), np.inf, 4 * EPS) for name, value in closed.items()}
+
+
+# --- the methods ---
+
+
+def _closed_moments(
+    host: Host, activation: Activation, facts: _Facts, std: FloatArray
+) -> FloatArray:
+    """The closed forms between those probes where they agree with quadrature, NaN elsewhere."""
+    found = np.full((6, len(std)), np.nan)
+    m = Moments(*found)
+    interval = np.clip(np.ceil(2 * np.log10(std) + 16), 0, len(PROBES)).astype(np.intp)
+    low, high = interval.min(initial=0), interval.max(initial=0)
+    for name, value in _closed_forms(host, activation, std).items():
+        off = facts.off[name]
+        row = getattr(m, name)
+        row[:] = value
+        if not off[low : high + 1].max() <= TRUSTED:
+            row[off[interval] > TRUSTED] = np.nan
+    np.subtract(m.second_moment, m.mean**2, out=m.variance)
+    if activation.forward is not None:
+        m.variance[m.variance < 0.05 * m.second_moment] = np.nan  # quadrature takes it directly
+    if "second_moment" in facts.off:
+        accuracy = np.maximum(2 * facts.off["second_moment"], 6 * EPS)
+        np.multiply(accuracy[interval], m.second_moment, out=m.error)
+    return found
+
+
+def _integrated(
+    host: Host,
+    activation: Activation,
+    jumps: bool,
+    std: FloatArray,
+    hard: tuple[float, float] = (0.0, np.inf),
+) -> FloatArray:
+    """Moments by quadrature; NaN where it does not settle.
+
+    Args:
+        hard: the stds between which all is tried to find them.
+    """
+    forward = partial(host.forward, activation)
+    derivative: Function | None = None
+    if jumps:
+        derivative = np.zeros_like  # there is no such moment
+    elif activation.derivative is not None:
+        derivative = partial(host.derivative, activation)
+    kinks = host.kinks(activation)
+    if kinks is None:
+        found = np.full((6, len(std)), np.nan)
+    else:
+        found = quadrature.fixed_moments(forward, derivative, std, kinks)
+    unsettled = np.isnan(found).any(axis=0)
+    if unsettled.any():
+        for i in np.flatnonzero(unsettled & (std >= hard[0]) & (std <= hard[1])):
+            new = adaptive.adaptive_moments(forward, derivative, float(std[i]))
+            found[:, i] = _either(found[:, i], new)
+        m = Moments(*found)
+        found[:, m.error > USEFUL * m.second_moment] = np.nan
+    if jumps:
+        found[SLOPE] = np.inf
+    return found
+
+
+def _sampled(host: Host, activation: Activation, std: float, seed: int) -> FloatArray:
+    sampler = host.sampler(activation)
+    if sampler is not None:
+        return sampling.sampled_moments(sampler, std, seed)
+    forward = partial(host.forward, activation)
+    derivative = None if activation.derivative is None else partial(host.derivative, activation)
+    return sampling.elementwise_moments(forward, derivative, std, seed)

@@ -1,0 +1,168 @@
+"""Gaussian moments of a φ of which nothing is known: where it is smooth is found out.
+
+Each half line is cut into windows, in u = ln|z|. In a window, φ times the root of the density is
+taken for the polynomial through its Gauss-Legendre nodes, and believed if that polynomial also
+meets it at many points in between; otherwise the window is halved. So the windows close in on each
+kink, jump or narrow feature. The points reach a bit beyond the ends of their window, lest a kink
+hide between an end and the outermost node.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from gainreg.moments import EPS, FloatArray, Function, differences, weighted_sums
+
+NODES, CHECKS, BEYOND = 16, 34, 1.02
+# ln|z| at first: below it 1e-16 of all is left if φ is bounded, above it of all that grows slowly …
+LOW, HIGH, WIDTH = -36.0, 2.375, 0.125
+# … and, if there is more, as far as doubles go
+LOWEST, LOWEST_WIDTH, HIGHEST = -700.0, 4.0, 3.625
+SMALLEST_X = 1e-300
+NEGLIGIBLE, HEAVY = 1e-17, 1e-9  # of the whole, in an outermost window
+SHARE = 1e-17  # of the whole: the error that a window may have
+ROUNDING = 64 * EPS  # relative deviation of what is smooth
+BUDGET = 4000  # windows at a time
+NARROW = 1e-5  # half width of a window with something in it that is not smooth
+
+
+@lru_cache(maxsize=1)
+def _window() -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Nodes and then checks in (−1, 1), weights of the nodes, and the polynomial at the checks."""
+    nodes, weights = legendre.leggauss(NODES)
+    checks = np.linspace(-BEYOND, BEYOND, CHECKS)
+    through = np.linalg.inv(legendre.legvander(nodes, NODES - 1))
+    predict = legendre.legvander(checks, NODES - 1) @ through
+    return np.concatenate([nodes, checks]), weights, predict
+
+
+def _cut(low: float, high: float, width: float) -> FloatArray:
+    """Windows as columns (sign of x, middle and half width in ln|z|), on both half lines."""
+    edges = np.linspace(low, high, math.ceil((high - low) / width) + 1)
+    middle, half = (edges[:-1] + edges[1:]) / 2, np.diff(edges) / 2
+    both = [[np.full_like(half, sign), middle, half] for sign in (1.0, -1.0)]
+    return np.asarray(np.concatenate(both, axis=1))
+
+
+def _halves(windows: FloatArray) -> FloatArray:
+    """Each window as two."""
+    sign, middle, half = windows
+    quarter = half / 2
+    both = [[sign, middle + s * quarter, quarter] for s in (1.0, -1.0)]
+    return np.asarray(np.concatenate(both, axis=1))
+
+
+def _narrowest(windows: FloatArray) -> FloatArray:
+    """The half width at which ln|z| is down to its last digits."""
+    return np.asarray(2 * EPS * np.maximum(1, np.abs(windows[1])))
+
+
+def _density_root(z: FloatArray) -> FloatArray:
+    """The root of the density of z by ln z."""
+    return np.asarray(np.exp(-z * z / 4) * np.sqrt(z / math.sqrt(2 * math.pi)))
+
+
+def _examine(
+    forward: Function, std: float, windows: FloatArray
+) -> tuple[FloatArray, FloatArray, np.ndarray]:
+    """Of each window: its part of E[φ²], how far off that may be, and whether φ is smooth there."""
+    points, weights, predict = _window()
+    sign, middle, half = windows[:, :, None]
+    z = np.exp(middle + half * points)
+    root = forward(sign * std * z) * _density_root(z)
+    at_nodes, at_checks = root[:, :NODES], root[:, NODES:]
+    part: FloatArray = windows[2] * (at_nodes**2 @ weights)
+    deviation = np.abs(at_checks - at_nodes @ predict.T).max(axis=1)
+    largest = np.abs(root).max(axis=1)
+    off = 2 * windows[2] * deviation * (2 * largest + deviation)
+    return part, off, deviation <= ROUNDING * largest
+
+
+def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> FloatArray:
+    """The moments of any φ at one std.
+
+    Args:
+        forward: φ, vectorised.
+        derivative: φ′, vectorised; None to take it by finite differences.
+        std: standard deviation of the pre-activation.
+
+    Returns:
+        The moments as in ``Moments``, one each. All are infinite where the terms of E[φ²] do not
+        die out; ``error`` is large where φ is too lively.
+    """
+    with np.errstate(all="ignore"):
+        windows = _cut(LOW, HIGH, WIDTH)
+        part, off, smooth = _examine(forward, std, windows)
+        lowest = max(LOWEST, math.log(SMALLEST_X / std))
+        low, high = LOW, HIGH
+        beyond = []
+        if lowest < LOW and not part[windows[1] < LOW + WIDTH].max() <= NEGLIGIBLE * part.sum():
+            beyond.append(_cut(low := lowest, LOW, LOWEST_WIDTH))
+        if not part[windows[1] > HIGH - WIDTH].max() <= NEGLIGIBLE * part.sum():
+            beyond.append(_cut(HIGH, high := HIGHEST, WIDTH))
+        if beyond:
+            windows = np.concatenate([windows, *beyond], axis=1)
+            part, off, smooth = _examine(forward, std, windows)
+        total = part.sum()
+        if total == 0:
+            return np.zeros(6)
+        _, middle, half = windows
+        outermost = (middle - half < low + 1e-6) | (middle + half > high - 1e-6)
+        left = part[outermost].max()
+        if not left <= HEAVY * total:  # or total is no number
+            return np.full(6, np.inf)
+
+        kept, error = [], 8 * left + 2 * EPS * total
+        while True:
+            done = smooth | (off <= SHARE * total) | (windows[2] <= _narrowest(windows))
+            if np.count_nonzero(~done) > BUDGET:
+                done[:] = True
+            kept.append(windows[:, done])
+            error += off[done].sum()
+            if done.all():
+                break
+            windows = _halves(windows[:, ~done])
+            _, off, smooth = _examine(forward, std, windows)
+        return _from_windows(forward, derivative, std, np.concatenate(kept, axis=1), error)
+
+
+def _from_windows(
+    forward: Function, derivative: Function | None, std: float, windows: FloatArray, error: float
+) -> FloatArray:
+    """The moments by the Gauss-Legendre rule in each window."""
+    sign, middle, half = windows[:, :, None]
+    points, weights, _ = _window()
+    z = np.exp(middle + half * points[:NODES])
+    x = sign * std * z
+    root_weight = _density_root(z) * np.sqrt(half * weights)
+    narrow = windows[:, windows[2] < NARROW]
+    breaks = narrow[0] * std * np.exp(narrow[1])
+    phi = forward(x)
+    slope = differences.derivative(forward, x, breaks) if derivative is None else derivative(x)
+    parts = weighted_sums(phi, slope, z, root_weight)
+    second, stretched, slope_second, mean = parts.sum(axis=-1)
+    centred = (phi - mean) * root_weight
+    reach = 2 * np.maximum(narrow[2], 1e4 * _narrowest(narrow))
+    ends = narrow[0] * std * np.exp(narrow[1] + np.multiply.outer([-1, 1], reach))
+    near_0 = windows[1] < windows[1].min() + WIDTH
+    if differences.jumps(forward, *ends).any():
+        slope_second = np.nan
+    elif (
+        parts[2, windows[2] < NARROW].sum() > 0.01 * slope_second
+        or parts[2, near_0].sum() > HEAVY * slope_second
+    ):
+        slope_second = np.inf
+    return np.array(
+        [
+            mean,
+            second,
+            (centred * centred).sum(),
+            (stretched / second - 1) / 2,
+            slope_second,
+            error,
+        ]
+    )
