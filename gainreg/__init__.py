@@ -101,11 +101,11 @@ def gain(
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
     try:
-        if not params:
+        if not params and std.__class__ is float:  # True == 1, but it is no std
             if std == 1.0 and mode == "forward":
                 return _usual[activation]
             return _remembered[activation, std, mode]
-    except (KeyError, TypeError, ValueError):  # not asked before, not hashable, no number
+    except (KeyError, TypeError):  # not asked before, not hashable
         pass
     from gainreg.table import entry_for
 

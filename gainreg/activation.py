@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gainreg.errors import ParameterError, PluginError
+from gainreg.params import NAME, TAKEN, finite_float
+
 
 @dataclass(frozen=True, eq=False)
 class Activation:
@@ -33,9 +36,14 @@ class Activation:
         variance_slope: closed form of d ln E[φ(std·z)²] / d ln std².
         sample: ``sample(std, size, rng, **params)``, an array of ``size`` draws of φ(std·z); for
             what is not elementwise or not deterministic. ``rng`` is a ``numpy.random.Generator``.
+        width: outputs for each pre-activation: ½ for gated units, 2 for crelu. A layer's mean
+            squared gradient is multiplied by gradient_factor/width.
         constraints: what the params must satisfy, as ``{"beta > 0": lambda beta: beta > 0}``; the
             key is shown to the user whose params fail the test.
         reference: the paper or definition.
+
+    Raises:
+        PluginError: a part of the declaration is not what it must be.
     """
 
     name: str
@@ -49,13 +57,34 @@ class Activation:
     derivative_second_moment: Callable[..., Any] | None = None
     variance_slope: Callable[..., Any] | None = None
     sample: Callable[..., Any] | None = None
+    width: float = 1.0
     constraints: Mapping[str, Callable[..., bool]] = field(default_factory=dict)
     reference: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", dict(self.params))
-        aliases = (self.aliases,) if isinstance(self.aliases, str) else tuple(self.aliases)
-        object.__setattr__(self, "aliases", aliases)
+        if not isinstance(self.params, Mapping) or not isinstance(self.constraints, Mapping):
+            raise self._fault("has params or constraints that are no mapping, as in {'alpha': 1.0}")
+        values: dict[str, float | None] = {}
+        for name, default in self.params.items():
+            if not isinstance(name, str) or not NAME.fullmatch(name) or name in TAKEN:
+                raise self._fault(
+                    f"has a param {name!r}: use lower_snake_case, and none of "
+                    f"{', '.join(sorted(TAKEN))}"
+                )
+            try:
+                values[name] = None if default is None else finite_float(default, name)
+            except ParameterError:
+                raise self._fault(
+                    f"has a param {name!r} whose default {default!r} is no finite number"
+                ) from None
+        object.__setattr__(self, "params", values)
+        aliases = (self.aliases,) if isinstance(self.aliases, str) else self.aliases
+        if not isinstance(aliases, (tuple, list)):
+            raise self._fault(f"has aliases that are no tuple of names: {aliases!r}")
+        object.__setattr__(self, "aliases", tuple(aliases))
+
+    def _fault(self, what: str) -> PluginError:
+        return PluginError(f"activation {self.name!r} {what}")
 
     def bind(self, params: Mapping[str, float]) -> Activation:
         """This activation with ``params`` in place of the defaults, as the hooks receive it."""

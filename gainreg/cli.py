@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
-from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
+from gainreg.errors import GainregError, ParameterError, PluginError
 
 if TYPE_CHECKING:
     from gainreg.entry import GainEntry
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if ``check`` found differences; 2 for any error, with one line on stderr.
     """
-    _parser().parse_args(argv, namespace=(options := argparse.Namespace()))
     try:
+        options = _parser().parse_args(argv)
         _warnings_in_a_line()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
@@ -33,21 +33,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except GainregError as error:
-        print(f"gainreg: {error}", file=sys.stderr)
+    except (GainregError, Warning) as error:  # a warning, where they were made errors
+        _say(str(error))
         return 2
     except BrokenPipeError:  # the reader has seen enough: say nothing more, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # the disk is full, say
-        print(f"gainreg: cannot write the output: {error.strerror}", file=sys.stderr)
+        _say(f"cannot write the output: {error.strerror}")
         return 2
     except KeyboardInterrupt:
         return 130
 
 
+def _say(text: str) -> None:
+    """One line on stderr, if there is one."""
+    if sys.stderr is not None:
+        print(f"gainreg: {' '.join(text.split())}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message}; see '{self.prog} --help'")
+        raise SystemExit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gainreg",
         description="How large initial weights must be so that signals keep their size.",
     )
@@ -112,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help="activations (default: all that are registered)"
     )
     sub.add_argument("--std", type=_numbers, default=[1.0], help="stds, as in 0.5,1,2 (1)")
-    sub.add_argument("-o", "--output", metavar="FILE", help="the file to write (standard output)")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="the file to write (standard output: -)"
+    )
     with_params(sub)
 
     sub = command(
@@ -122,13 +138,15 @@ def _parser() -> argparse.ArgumentParser:
         "gainreg check gains.yaml",
     )
     sub.add_argument("file", metavar="FILE", help="a table")
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
-    command(
+    sub = command(
         "plugins",
         _plugins,
         "show every plugin, its hooks and activations, and what is broken",
         "gainreg plugins --plugin my_activations.py",
     )
+    sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -144,7 +162,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _params(options: argparse.Namespace) -> dict[str, float]:
-    params = {}
+    params: dict[str, float] = {}
     for text in options.param:
         name, equals, value = text.partition("=")
         try:
@@ -153,8 +171,6 @@ def _params(options: argparse.Namespace) -> dict[str, float]:
             equals = ""
         if not equals:
             raise ParameterError(f"a param is given as NAME=VALUE, as in alpha=0.5; got {text!r}")
-        if name in ("activation", "std", "mode"):
-            raise ParameterError(f"{name!r} is no param of an activation; see --help")
     return params
 
 
@@ -169,19 +185,25 @@ def _warnings_in_a_line() -> None:
     import warnings
 
     def show(message: Warning | str, *_: Any) -> None:
-        print(f"gainreg: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        _say(f"warning: {message}")
 
     warnings.showwarning = show  # type: ignore[assignment]
+
+
+def _print_json(data: Any) -> None:
+    import json
+
+    print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 # --- the commands ---
 
 
 def _gain(options: argparse.Namespace) -> int:
-    from gainreg import gain
+    from gainreg.table import entry_for
 
     _load(options.plugin)
-    print(gain(options.name, options.std, options.mode, **_params(options)))
+    print(entry_for(options.name, options.std, _params(options)).gain_for(options.mode))
     return 0
 
 
@@ -191,9 +213,7 @@ def _show(options: argparse.Namespace) -> int:
     _load(options.plugin)
     entries = [entry_for(name, options.std, _params(options)) for name in options.names]
     if options.json:
-        import json
-
-        print(json.dumps([{"activation": e.activation, **to_dict(e)} for e in entries], indent=2))
+        _print_json([{"activation": e.activation, **to_dict(e)} for e in entries])
         return 0
     for i, entry in enumerate(entries):
         rows = to_dict(entry)
@@ -216,25 +236,26 @@ def _list(options: argparse.Namespace) -> int:
     for activation in host().activations():
         families.setdefault(host().owner(activation), []).append(_row(activation))
     if options.json:
-        import json
-
-        print(json.dumps(families, indent=2))
+        _print_json(families)
         return 0
     rows = [row for family in families.values() for row in family]
     width = max((len(row["name"]) for row in rows), default=4) + 2
-    head = f"{'':{width}}{'gain':>10} {'slope':>8} {'gradient':>9}  {'method':<11} "
+    head = f"{'':{width}}{'gain':>10} {'slope':>8} {'gradient':>9}  method"
     for family, members in families.items():
         print(f"{family}\n{head}" if family == next(iter(families)) else family)
         for row in members:
-            cells = [_cell(row[key]) for key in ("gain", "variance_slope", "gradient_factor")]
+            cells = [_cell(row[key]) for key in ("gain", "variance_slope", "gradient")]
             print(
                 f"  {row['name']:{width - 2}}{cells[0]:>10} {cells[1]:>8} {cells[2]:>9}  "
                 f"{row['method'] or '':<11} {'; '.join(row['marks'])}".rstrip()
             )
         print()
     print("gain at std 1 and the default params; slope: variance_slope, what a small error in the")
-    print("variance is multiplied by a layer; gradient: gradient_factor, what the mean squared")
-    print("gradient is multiplied by a layer. A plain deep stack wants both at 1 or just below.")
+    print("variance is multiplied by a layer; gradient: what the mean squared gradient is")
+    print(
+        "multiplied by a layer, gradient_factor by pre-activations per output. A plain deep stack"
+    )
+    print("wants both at 1 or just below.")
     return 0
 
 
@@ -250,6 +271,7 @@ def _row(activation: Any) -> dict[str, Any]:
         "gain": None,
         "variance_slope": None,
         "gradient_factor": None,
+        "gradient": None,
         "method": None,
         "marks": [],
     }
@@ -259,29 +281,31 @@ def _row(activation: Any) -> dict[str, Any]:
         return row
     try:
         entry: GainEntry = entry_for(activation.name, 1.0, {})
-    except (MomentError, PluginError) as error:
+        width = activation.width
+    except GainregError as error:
         row["marks"].append(str(error))
         return row
     row |= {
         "gain": entry.gain,
         "variance_slope": entry.variance_slope,
         "gradient_factor": entry.gradient_factor,
+        "gradient": None if entry.gradient_factor is None else entry.gradient_factor / width,
         "method": entry.method,
     }
     if entry.variance_slope > 1 + LEVEL:
         row["marks"].append("unstable forward")
-    factor = entry.gradient_factor
+    factor = row["gradient"]
     if factor is None:
         row["marks"].append("no gradient")
-    elif activation.forward is None and activation.derivative is None:
-        pass  # a unit that is wider on one side: the layer's own widths come in as well
     elif abs(factor - 1) > LEVEL:
         row["marks"].append(f"gradients {'grow' if factor > 1 else 'vanish'}")
     return row
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if 1e-3 < abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -293,7 +317,7 @@ def _build(options: argparse.Namespace) -> int:
     if params and not names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
     table = build_table(names, options.std, _progress("building"))
-    if options.output is None:
+    if options.output in (None, "-"):
         print(table.to_yaml(), end="")
     else:
         table.write(options.output)
@@ -308,6 +332,9 @@ def _check(options: argparse.Namespace) -> int:
     _load(options.plugin)
     table = load_table(options.file)
     found = differences(table, _progress("checking"))
+    if options.json:
+        _print_json({"file": options.file, "entries": len(table), "differences": found})
+        return 1 if found else 0
     for line in found:
         print(line)
     count = f"{len(table)} entries"
@@ -339,6 +366,11 @@ def _plugins(options: argparse.Namespace) -> int:
             the_host.load_file(file)
         except PluginError:
             continue  # listed below
+    if options.json:
+        import dataclasses
+
+        _print_json([dataclasses.asdict(info) for info in the_host.plugins()])
+        return 0
     for info in the_host.plugins():
         print(f"{info.name}  ({' '.join(filter(None, (info.distribution, info.version)))})")
         if info.error:

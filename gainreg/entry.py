@@ -27,7 +27,7 @@ class Gains:
     @property
     def gain(self) -> Any:
         """std / √second_moment: keeps the pre-activation variance, forward (fan_in)."""
-        return self.std / self.second_moment**0.5
+        return (self.std / self.second_moment * self.std) ** 0.5  # 1/½ is exact, 1/√½ is not
 
     @property
     def backward_gain(self) -> Any:
@@ -38,12 +38,14 @@ class Gains:
         """
         if self.derivative_second_moment is None:
             raise MomentError(
-                f"{self.activation!r} has no backward gain: φ jumps, or its derivative is "
-                "singular or unknown, so there is no E[φ′²]; use mode='forward' or mode='centered'"
+                f"{self.activation!r} has no backward gain: E[φ′²] does not exist (φ jumps, or φ′ "
+                "is singular) or is not known (φ is not elementwise); its forward gain is there"
             )
         if isinstance(self.derivative_second_moment, float) and not self.derivative_second_moment:
-            raise MomentError(f"{self.activation!r} has no backward gain: φ′ is 0 everywhere")
-        return 1 / self.derivative_second_moment**0.5
+            raise MomentError(
+                f"{self.activation!r} has no backward gain: E[φ′²] is 0, or below all doubles"
+            )
+        return (1 / self.derivative_second_moment) ** 0.5
 
     @property
     def gradient_factor(self) -> Any:
@@ -65,7 +67,8 @@ class GainEntry(Gains):
         second_moment: E[φ(x)²].
         derivative_second_moment: E[φ′(x)²], or None where φ jumps.
         centered_gain: std / √(second_moment − mean²), for weights whose rows are centred (Brock
-            et al. 2021, the γ of NFNets); None for a constant φ.
+            et al. 2021, the γ of NFNets); None for a constant φ. Where the variance is far below
+            second_moment, φ itself loses digits: about 2e-16·√(second_moment/variance) of them.
         variance_slope: d ln second_moment / d ln std²: what a small relative error in the
             variance is multiplied by in each layer.
         method: "analytic", "quadrature" or "sampling": how second_moment was found.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import math
 import os
-import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,20 +24,12 @@ from gainreg.activation import Activation
 from gainreg.errors import ParameterError, PluginError, UnknownActivationError
 from gainreg.hookspecs import hookimpl
 from gainreg.moments import FloatArray
-from gainreg.params import check_params, finite_float
+from gainreg.params import NAME, check_params, close_names, known_name
 
 ENTRY_POINT_GROUP = "gainreg"
 ENVIRONMENT = "GAINREG_PLUGINS"
-HOST, PROGRAM = "gainreg", "gainreg.register"  # the plugins that are not found but built in
-NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
-TAKEN = (
-    "activation",
-    "std",
-    "mode",
-    "method",
-    "seed",
-    "table",
-)  # of the functions that take params
+HOST, PROGRAM = "gainreg.host", "gainreg.register"  # the plugins that are not found but built in
+FAULTS = (Exception, SystemExit)  # what a plugin's own code may raise without taking others down
 
 
 @dataclass(frozen=True)
@@ -88,28 +79,46 @@ class Host:
         self._owners: dict[str, str] = {}  # canonical name → plugin
         self._plugins: dict[str, PluginInfo] = {}
         self._bound: dict[tuple[str, tuple[tuple[str, float], ...]], Activation] = {}
+        self._files: set[Path] = set()
+        self._left_out: dict[str, list[object]] = {}  # by hook: the plugins that failed in it
 
     # --- plugins ---
 
     def load_installed(self) -> None:
-        """Load every entry point of the group ``gainreg``; warn of what does not load."""
-        points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-        for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
-            distribution = (point.dist.name, point.dist.version) if point.dist else ("", "")
-            self._load_or_warn(point.name, point.load, *distribution)
+        """Load every entry point of the group ``gainreg``; warn of what does not load.
+
+        gainreg's own come first, so that a newcomer that claims one of their names is refused.
+        """
+        found = [
+            (name != "gainreg", name, version, point)
+            for name, version, points in _distributions()
+            for point in points
+        ]
+        for _, name, version, point in sorted(found, key=lambda row: (*row[:2], row[3].name)):
+            taken = point.name in self._plugins
+            shown = f"{point.name} of {name}" if taken else point.name
+            self._load_or_warn(shown, point.load, name, version)
 
     def load_environment(self) -> None:
         """Load the files named in ``GAINREG_PLUGINS``; warn of what does not load."""
         for path in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)):
-            self._load_or_warn(path, functools.partial(_import_file, path), ENVIRONMENT)
+            if self._is_new_file(path):
+                self._load_or_warn(path, functools.partial(_import_file, path), ENVIRONMENT)
 
     def load_file(self, path: str) -> None:
-        """Load a plugin from a Python file.
+        """Load a plugin from a Python file, once.
 
         Raises:
             PluginError: the file is missing, does not import, or is refused.
         """
-        self._load(path, functools.partial(_import_file, path), "file")
+        if self._is_new_file(path):
+            self._load(path, functools.partial(_import_file, path), "file")
+
+    def _is_new_file(self, path: str) -> bool:
+        resolved = Path(path).expanduser().resolve()
+        new = resolved not in self._files
+        self._files.add(resolved)
+        return new
 
     def register(self, activation: Activation, replace: bool = False) -> None:
         """Take in an activation of the running program; see ``gainreg.register``."""
@@ -119,9 +128,8 @@ class Host:
                 "wrap a function as gainreg.Activation('my_name', forward=my_function)"
             )
         old = self._activations.get(activation.name)
-        if replace and old is not None and self._owners[old.name] == PROGRAM:
-            self._forget(old)
-        self._adopt([activation], PROGRAM)
+        mine = old is not None and old.name == activation.name and self._owners[old.name] == PROGRAM
+        self._adopt([activation], PROGRAM, old if replace and mine else None)
 
     def plugins(self) -> list[PluginInfo]:
         """Every plugin, the broken ones with the reason."""
@@ -145,7 +153,9 @@ class Host:
         try:
             plugin = load()
             registered = self._register_plugin(plugin, name)
-        except (Exception, SystemExit) as error:  # whatever a plugin does, it falls alone
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a plugin does, it falls alone
             reason = _reason(error)
             self._plugins[name] = PluginInfo(name, distribution, version, error=reason)
             raise PluginError(f"plugin {name!r} failed to load: {reason}") from error
@@ -153,25 +163,29 @@ class Host:
         self._plugins[name] = PluginInfo(name, distribution, version, hooks, registered)
 
     def _register_plugin(self, plugin: object, name: str) -> tuple[str, ...]:
-        unknown = [
-            attribute
-            for attribute in dir(plugin)
-            if attribute.startswith("gainreg_") and not hasattr(self._manager.hook, attribute)
-        ]
-        if unknown:
-            raise PluginError(f"{unknown[0]} is no hook of gainreg; see gainreg/hookspecs.py")
-        if self._manager.register(plugin, name) is None:
-            raise PluginError("a plugin of that name is loaded already")
+        marked = 0
+        for attribute, value in inspect.getmembers(plugin, inspect.isroutine):
+            is_marked = hasattr(value, "gainreg_impl")
+            is_hook = hasattr(self._manager.hook, attribute) and attribute.startswith("gainreg_")
+            if is_marked and not is_hook:
+                raise PluginError(f"{attribute} is no hook of gainreg; see gainreg/hookspecs.py")
+            if is_hook and not is_marked:
+                raise PluginError(f"{attribute} is not marked with @gainreg.hookimpl")
+            marked += is_marked
+        if not marked:
+            raise PluginError(
+                "it has no hook of gainreg: mark a gainreg_… function with @gainreg.hookimpl"
+            )
+        if self._manager.is_registered(plugin):
+            raise PluginError("it is loaded already, under another name")
+        self._manager.register(plugin, name)
         try:
-            if not self._manager.get_hookcallers(plugin):
-                raise PluginError(
-                    "it has no hook; mark its functions with @gainreg.hookimpl, "
-                    "as in gainreg/hookspecs.py"
-                )
             declared: list[Any] = []
             for implementation in self._manager.hook.gainreg_activations.get_hookimpls():
                 if implementation.plugin is plugin:
                     found: Any = implementation.function()
+                    if isinstance(found, Activation):
+                        raise PluginError("gainreg_activations returns one Activation, not a list")
                     declared.extend(found or ())
             self._adopt(declared, name)
         except BaseException:
@@ -179,22 +193,19 @@ class Host:
             raise
         return tuple(a.name for a in declared)
 
-    def _adopt(self, declared: list[Activation], owner: str) -> None:
-        """Check and take in the activations of one plugin, all or none."""
+    def _adopt(self, declared: list[Activation], owner: str, old: Activation | None = None) -> None:
+        """Check and take in the activations of one plugin, all or none, in place of ``old``."""
         new: dict[str, Activation] = {}
         for activation in declared:
             if not isinstance(activation, Activation):
                 raise PluginError(f"it declares {activation!r}, which is no gainreg.Activation")
-            fault = _fault_of(activation)
-            if fault:
-                raise PluginError(f"{activation.name!r} {fault}")
             if activation.forward is None and activation.sample is None:
                 raise PluginError(f"{activation.name!r} needs a forward or a sample function")
             for name in (activation.name, *activation.aliases):
-                if not isinstance(name, str) or not NAME.match(name):
+                if not isinstance(name, str) or not NAME.fullmatch(name):
                     raise PluginError(f"{name!r} is no name: use lower_snake_case, as in 'my_act'")
                 other = new.get(name, self._activations.get(name))
-                if other is not None:
+                if other is not None and other is not old:
                     holder = self._owners.get(other.name, owner)
                     hint = "; pass replace=True to replace it" if holder == owner == PROGRAM else ""
                     raise PluginError(
@@ -202,14 +213,17 @@ class Host:
                         f"{other.name!r} from {holder}{hint}"
                     )
                 new[name] = activation
+            if None not in activation.params.values():
+                try:
+                    self._check_constraints(activation, activation.params)
+                except ParameterError as error:
+                    raise PluginError(f"the default params are out of range: {error}") from None
+        if old is not None:
+            for name in (old.name, *old.aliases):
+                del self._activations[name]
+            self._bound = {key: a for key, a in self._bound.items() if key[0] != old.name}
         self._activations.update(new)
         self._owners.update((a.name, owner) for a in declared)
-
-    def _forget(self, activation: Activation) -> None:
-        for name in (activation.name, *activation.aliases):
-            del self._activations[name]
-        del self._owners[activation.name]
-        self._bound = {key: a for key, a in self._bound.items() if key[0] != activation.name}
 
     # --- activations ---
 
@@ -225,15 +239,14 @@ class Host:
         return self._owners[activation.name]
 
     def activation(self, name: str) -> Activation:
-        """The activation of that name or alias.
+        """The activation of that name or alias, which may be spelled as a class, "LeakyReLU".
 
         Raises:
             UnknownActivationError: there is none; the message suggests close names.
         """
-        if name in self._activations:
-            return self._activations[name]
-        near = difflib.get_close_matches(str(name).lower(), self._activations, n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see 'gainreg list'"
+        if (known := known_name(name, self._activations)) is not None:
+            return self._activations[known]
+        hint = close_names(name, self._activations) or "see 'gainreg list'"
         broken = [info.name for info in self._plugins.values() if info.error]
         lost = f" (plugins that failed to load: {', '.join(broken)})" if broken else ""
         raise UnknownActivationError(f"no activation is called {name!r}; {hint}{lost}")
@@ -247,14 +260,7 @@ class Host:
         """
         known = self.activation(activation) if isinstance(activation, str) else activation
         values = check_params(known.name, known.params, params)
-        for text, holds in known.constraints.items():
-            try:
-                satisfied = holds(**values)
-            except Exception as error:
-                self._blame(known, f"raised {_reason(error)} in its constraint {text!r}", error)
-            if not satisfied:
-                given = ", ".join(f"{name}={value:g}" for name, value in values.items())
-                raise ParameterError(f"{known.name!r} needs {text}, got {given}")
+        self._check_constraints(known, values)
         if self._activations.get(known.name) is not known:
             return known.bind(values)
         key = (known.name, tuple(values.items()))
@@ -264,7 +270,56 @@ class Host:
             self._bound[key] = known.bind(values)
         return self._bound[key]
 
+    def _check_constraints(self, activation: Activation, values: Mapping[str, Any]) -> None:
+        for text, holds in activation.constraints.items():
+            try:
+                satisfied = holds(**values)
+            except FAULTS as error:
+                fault = f"raised {_reason(error)} in its constraint {text!r}"
+                self._blame(activation, fault, error)
+            if not satisfied:
+                given = ", ".join(f"{name}={value:g}" for name, value in values.items())
+                raise ParameterError(f"{activation.name!r} needs {text}, got {given}")
+
     # --- what hooks return, checked ---
+
+    def _ask(self, hook: str, what: str, activation: Activation, **arguments: Any) -> Any:
+        """The first result of a hook.
+
+        A plugin that fails in it for an activation that is not its own is left out from then on,
+        with a warning.
+        """
+        while True:
+            caller = getattr(self._manager.hook, hook)
+            if hook in self._left_out:
+                caller = self._manager.subset_hook_caller(hook, self._left_out[hook])
+            try:
+                return caller(activation=activation, **arguments)
+            except FAULTS as error:
+                culprit = _culprit(caller, error)
+                name = self._manager.get_name(culprit) if culprit else HOST
+                fault = f"raised {_reason(error)}{what}"
+                if name in (HOST, self.owner(activation)):
+                    self._blame(activation, fault, error)
+                self._left_out.setdefault(hook, []).append(culprit)
+                warnings.warn(
+                    f"plugin {name!r} {fault} for activation {activation.name!r}; "
+                    f"its {hook} is left out",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def provider(self, hook: str, activation: Activation, **arguments: Any) -> str:
+        """The plugin whose answer to a hook counts; "" for the activation itself."""
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            if implementation.plugin in self._left_out.get(hook, ()):
+                continue
+            known = {"activation": activation, **arguments}
+            given = [known[name] for name in implementation.argnames]
+            if implementation.function(*given) is not None:
+                name = str(implementation.plugin_name)
+                return "" if name in (HOST, self.owner(activation)) else name
+        return ""
 
     def forward(self, activation: Activation, x: FloatArray) -> FloatArray:
         """φ(x) by the hooks.
@@ -272,18 +327,22 @@ class Host:
         Raises:
             PluginError: φ raises, or returns NaN, complex numbers or another shape.
         """
-        try:  # a copy of x: φ may work in place, and φ′ is evaluated at the same points
-            y = self._manager.hook.gainreg_forward(activation=activation, x=x.copy())
-        except Exception as error:
-            self._blame(activation, f"raised {_reason(error)}", error)
-        return self.checked(activation, "forward", y, x)
+        # a copy of x: φ may work in place, and φ′ is evaluated at the same points
+        y = self._ask("gainreg_forward", "", activation, x=x.copy())
+        try:
+            return self.checked(activation, "forward", y, x)
+        except PluginError as error:
+            name = self.provider("gainreg_forward", activation, x=x.copy())
+            if not name:
+                raise
+            raise PluginError(f"{error} (plugin {name!r} answers for it)") from None
 
     def derivative(self, activation: Activation, x: FloatArray) -> FloatArray:
         """φ′(x) by the Activation's own field; same checks as ``forward``."""
         assert activation.derivative is not None
         try:
             y = activation.derivative(x, **activation.params)
-        except Exception as error:
+        except FAULTS as error:
             self._blame(activation, f"raised {_reason(error)} in its derivative", error)
         return self.checked(activation, "derivative", y, x)
 
@@ -296,7 +355,7 @@ class Host:
             if callable(kinks):
                 kinks = kinks(**activation.params)
             kinks = tuple(float(k) for k in kinks)
-        except Exception as error:
+        except FAULTS as error:
             self._blame(activation, f"raised {_reason(error)} in its kinks", error)
         if not all(map(math.isfinite, kinks)):
             self._blame(activation, f"has kinks that are not finite: {kinks}")
@@ -309,15 +368,14 @@ class Host:
             name: "second_moment" (by the hooks), or another moment (by the Activation's field).
         """
         field = getattr(activation, name)
-        try:
-            with np.errstate(all="ignore"):
-                if name == "second_moment":
-                    hook = self._manager.hook.gainreg_second_moment
-                    value = hook(activation=activation, std=std)
-                else:
+        with np.errstate(all="ignore"):
+            if name == "second_moment":
+                value = self._ask("gainreg_second_moment", f" in its {name}", activation, std=std)
+            else:
+                try:
                     value = None if field is None else field(std, **activation.params)
-        except Exception as error:
-            self._blame(activation, f"raised {_reason(error)} in its {name}", error)
+                except FAULTS as error:
+                    self._blame(activation, f"raised {_reason(error)} in its {name}", error)
         if value is None:
             return None
         try:
@@ -330,25 +388,16 @@ class Host:
 
     def sampler(self, activation: Activation) -> Callable[..., FloatArray] | None:
         """``sample(std, size, rng)`` by the hooks, or None where no plugin has a sampler."""
-        rng = np.random.default_rng(0)
-        if self._sample(activation, 1.0, 16, rng) is None:
-            return None
+
+        def draw(std: float, size: int, rng: np.random.Generator) -> Any:
+            return self._ask(
+                "gainreg_sample", " in its sampler", activation, std=std, size=size, rng=rng
+            )
 
         def sample(std: float, size: int, rng: np.random.Generator) -> FloatArray:
-            draws = self._sample(activation, std, size, rng)
-            return self.checked(activation, "sample", draws, np.empty(size))
+            return self.checked(activation, "sample", draw(std, size, rng), np.empty(size))
 
-        return sample
-
-    def _sample(
-        self, activation: Activation, std: float, size: int, rng: np.random.Generator
-    ) -> Any:
-        try:
-            return self._manager.hook.gainreg_sample(
-                activation=activation, std=std, size=size, rng=rng
-            )
-        except Exception as error:
-            self._blame(activation, f"raised {_reason(error)} in its sampler", error)
+        return None if draw(1.0, 16, np.random.default_rng(0)) is None else sample
 
     def checked(self, activation: Activation, what: str, y: Any, x: FloatArray) -> FloatArray:
         """``y`` as a float64 array, if it is what a vectorised real function of x returns."""
@@ -361,9 +410,9 @@ class Host:
                 f"returned shape {y.shape} from its {what} for input of shape {x.shape}; "
                 "it must be vectorised, element by element",
             )
-        # squares cannot cancel, so their sum is NaN only if one of them is
-        flat = y.ravel()
-        if np.isnan(flat.dot(flat)) and np.isnan(y).any():
+        if np.isnan(y.sum()) and np.isnan(y).any():  # the sum is quicker, and NaN if one of them is
+            if what == "sample":
+                self._blame(activation, "returned NaN from its sampler")
             where = float(x[np.isnan(y)][0])
             self._blame(
                 activation,
@@ -380,19 +429,39 @@ class Host:
         raise PluginError(f"activation {activation.name!r}{by} {fault}") from cause
 
 
-def _fault_of(activation: Activation) -> str:
-    """What is wrong with a declaration, "" if nothing is."""
-    for name, default in activation.params.items():
-        if not isinstance(name, str) or not NAME.match(name) or name in TAKEN:
-            return f"has a param {name!r}: use lower_snake_case, and none of {', '.join(TAKEN)}"
-        if default is not None:
-            try:
-                finite_float(default, "")
-            except ParameterError:
-                return f"has a param {name!r} whose default {default!r} is no finite number"
-    if not isinstance(activation.constraints, Mapping):
-        return "has constraints that are no mapping of a text to a test"
-    return ""
+def _distributions() -> Iterator[tuple[str, str, list[Any]]]:
+    """Name, version and entry points of each installed distribution that has some for gainreg."""
+    seen = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
+            if not points:
+                continue
+            name, version = str(distribution.metadata["Name"]), str(distribution.version)
+        except Exception as error:  # metadata that somebody broke
+            warnings.warn(
+                f"the metadata of an installed package cannot be read ({_reason(error)}); "
+                "its plugins, if any, are left out",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            continue
+        if name not in seen:  # the first on the path counts
+            seen.add(name)
+            yield name, version, list(points)
+
+
+def _culprit(caller: Any, error: BaseException) -> object | None:
+    """The plugin in whose hook an error was raised."""
+    trace, codes = error.__traceback__, set()
+    while trace is not None:
+        codes.add(trace.tb_frame.f_code)
+        trace = trace.tb_next
+    for implementation in caller.get_hookimpls():
+        if getattr(inspect.unwrap(implementation.function), "__code__", None) in codes:
+            plugin: object = implementation.plugin
+            return plugin
+    return None
 
 
 def _reason(error: BaseException) -> str:
@@ -401,7 +470,11 @@ def _reason(error: BaseException) -> str:
         return str(error)
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno})"
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        text = str(error)
+    except Exception:
+        text = "(an error that cannot be shown)"
+    return " ".join(f"{type(error).__name__}: {text}".split())
 
 
 def _import_file(path: str) -> object:
@@ -417,7 +490,7 @@ def _import_file(path: str) -> object:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 
@@ -431,8 +504,7 @@ def host() -> Host:
     global _host
     with _lock:
         if _host is None:
-            found = Host()
-            found.load_installed()
-            found.load_environment()
-            _host = found
+            _host = Host()  # known at once: a plugin may call gainreg while it is imported
+            _host.load_installed()
+            _host.load_environment()
     return _host

@@ -1,12 +1,24 @@
-"""Numbers that users hand in, checked."""
+"""Names and numbers that users hand in, checked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gainreg.errors import ParameterError
+
+METHODS = ("analytic", "quadrature", "sampling")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")  # of activations, aliases and params: match it whole
+# What no param may be called: the keywords of the functions that take params beside them.
+TAKEN = frozenset(
+    (
+        *("activation", "std", "mode", "method", "seed", "table", "entry", "distribution"),
+        *("tensor", "shape", "dtype", "rng", "layout", "generator", "transposed", "groups"),
+        *("in_axis", "out_axis", "batch_axis", "x", "size"),
+    )
+)
 
 
 def check_params(
@@ -42,6 +54,24 @@ def check_std(std: Any) -> float:
     return number
 
 
+def known_name(name: Any, known: Collection[str]) -> str | None:
+    """``name`` as it is known, also if it is spelled as a class: leaky_relu for "LeakyReLU"."""
+    if name in known:
+        return str(name)
+    if not isinstance(name, str) or name == name.lower():
+        return None
+    squeezed = name.replace("_", "").lower()
+    return next((other for other in known if other.replace("_", "") == squeezed), None)
+
+
+def close_names(name: Any, known: Iterable[str]) -> str:
+    """A question that names those closest to a wrong name; "" if there are none."""
+    import difflib
+
+    near = difflib.get_close_matches(str(name).lower(), list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def finite_float(value: Any, what: str) -> float:
     """``value`` as a float.
 
@@ -58,3 +88,14 @@ def finite_float(value: Any, what: str) -> float:
     if not math.isfinite(number):
         raise ParameterError(f"{what} must be finite, got {number}")
     return number
+
+
+def check_seed(seed: Any) -> int:
+    """A seed of random numbers.
+
+    Raises:
+        ParameterError: it is not an integer of at least 0.
+    """
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed.__index__() < 0:
+        raise ParameterError(f"seed must be an integer of at least 0, got {seed!r}")
+    return int(seed.__index__())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from gainreg.activation import Activation
 from gainreg.entry import GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
 from gainreg.host import host
-from gainreg.methods import METHODS, SMALLEST, moments
-from gainreg.moments import FloatArray, Moments
-from gainreg.params import check_std
+from gainreg.methods import SMALLEST, moments
+from gainreg.moments import EPS, FloatArray, Moments
+from gainreg.params import METHODS, check_seed, check_std
+
+CONSTANT = (8 * EPS) ** 2
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def resolve(
         MomentError: the second moment is zero, infinite or out of a double's range.
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
-    return _curve(activation, np.array([check_std(std)]), method, seed, params)[0]
+    return entries(activation, [check_std(std)], params, method, seed)[0]
 
 
 def curve(
@@ -99,26 +101,32 @@ def curve(
 
     Arguments and errors are those of ``resolve``, with a 1-D array of stds.
     """
-    return _curve(activation, _check_stds(stds), method, seed, params)
+    return entries(activation, check_stds(stds), params, method, seed)
 
 
-def _curve(
+def entries(
     activation: str | Activation | Callable[..., Any],
-    std: FloatArray,
-    method: str,
-    seed: int,
+    stds: Sequence[float] | FloatArray,
     params: Mapping[str, Any],
+    method: str = "auto",
+    seed: int = 0,
 ) -> GainCurve:
+    """``curve`` at stds that were checked, with the params in a mapping."""
+    std = np.array(stds, dtype=np.float64)
     std.flags.writeable = False  # closed forms are handed this very array
-    if method not in METHODS:
-        raise ParameterError(f"method is one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if method != "auto" and method not in METHODS:
+        known = ", ".join(map(repr, ("auto", *METHODS)))
+        raise ParameterError(f"method is one of {known}, got {method!r}")
+    seed = check_seed(seed)
     bound = host().bind(as_activation(activation), params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
         m, used = moments(host(), bound, std, method, seed)
         _check_range(bound, std, m)
         derivative = m.derivative_second_moment
         derivative[derivative == np.inf] = np.nan
-        centered = std / np.sqrt(m.variance)
+        # a variance no larger than rounding makes it is none: φ is constant, to double precision
+        constant = m.variance <= CONSTANT * m.second_moment
+        centered = np.where(constant, np.inf, std / np.sqrt(m.variance))
     return GainCurve(
         activation=bound.name,
         params=dict(bound.params),  # type: ignore[arg-type]
@@ -145,7 +153,12 @@ def as_activation(activation: str | Activation | Callable[..., Any]) -> str | Ac
     return Activation(name, activation, kinks=None)
 
 
-def _check_stds(stds: Any) -> FloatArray:
+def check_stds(stds: Any) -> FloatArray:
+    """Stds of pre-activations as an array.
+
+    Raises:
+        ParameterError: they are no 1-D array of finite numbers above 0.
+    """
     try:
         array = np.asarray(stds)
         if array.dtype.kind not in "iuf" and array.size:

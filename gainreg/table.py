@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import re
-import sys
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,7 @@ import yaml
 
 from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError, TableError
-from gainreg.params import check_params, check_std
+from gainreg.params import METHODS, NAME, check_params, check_std, close_names, known_name
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MAX_BYTES = 16 * 2**20
 SHIPPED = Path(__file__).with_name("registry.yaml")
-METHODS = ("analytic", "quadrature", "sampling")
+MAX_EVENTS = 1_000_000  # of YAML: more than a table of that size can need
 HEADER = "# gainreg table; sha256 of all bytes after this line: "
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Names that a YAML 1.1 reader takes for something else unless they are quoted.
 RESERVED = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
@@ -69,7 +68,8 @@ class GainTable:
 
     Args:
         listings: by canonical name.
-        names: from every alias to its canonical name; found from ``listings`` if left out.
+        names: from every name and alias to the canonical name; found from ``listings`` if left
+            out.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class GainTable:
     ) -> None:
         self.listings = listings
         if names is None:
-            names = {alias: name for name, item in listings.items() for alias in item.aliases}
+            names = {
+                known: name for name, item in listings.items() for known in (name, *item.aliases)
+            }
         self._names = names
 
     def __iter__(self) -> Iterator[GainEntry]:
@@ -104,15 +106,16 @@ class GainTable:
             TableError: there is no such entry; the message names the nearest.
             ParameterError: a param is unknown or missing, or a number is none.
         """
-        std = check_std(std)
-        name = self._names.get(str(activation), str(activation))
-        if name not in self.listings:
-            import difflib
+        return self.entry(activation, std, params)
 
-            known = [*self.listings, *self._names]
-            near = difflib.get_close_matches(str(activation), known, n=3, cutoff=0.6)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise TableError(f"the table has no activation {activation!r}{hint}")
+    def entry(self, activation: str, std: float, params: Mapping[str, Any]) -> GainEntry:
+        """``lookup`` with the params in a mapping."""
+        std = check_std(std)
+        known = known_name(activation, self._names)
+        if known is None:
+            hint = close_names(activation, self._names)
+            raise TableError(f"the table has no activation {activation!r}{hint and '; ' + hint}")
+        name = self._names[known]
         listing = self.listings[name]
         values = check_params(name, listing.params, params)
         for entry in listing.entries:
@@ -147,31 +150,35 @@ class GainTable:
         """Write the table to a file, whole or not at all: a crash leaves the old one.
 
         Raises:
-            TableError: the file cannot be written.
+            TableError: the file cannot be written, or could not be read back.
         """
-        import tempfile
-
+        text = self.to_yaml()
+        try:
+            body = text.partition("\n")[2]
+            _from_plain(_parse(body, "it"), "it")
+        except TableError as error:
+            raise TableError(f"cannot write {str(path)!r}, it could not be read: {error}") from None
+        temporary = ""
         try:
             target = Path(os.path.realpath(path))  # a link stays a link
             if target.exists() and not target.is_file():
                 raise TableError(f"cannot write {str(path)!r}: it is there and is no regular file")
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        except (OSError, TypeError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise TableError(f"cannot write {str(path)!r}: {reason}") from error
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.to_yaml().encode())
+            temporary = f"{target.parent}/.{target.name}.{secrets.token_hex(8)}"
+            with open(temporary, "xb") as file:
+                file.write(text.encode())
                 file.flush()
-                os.fchmod(file.fileno(), _mode_for(target))
                 os.fsync(file.fileno())
+            if target.exists():
+                os.chmod(temporary, target.stat().st_mode & 0o777)
             os.replace(temporary, target)
             _sync_folder(target.parent)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            if isinstance(error, OSError):
-                raise TableError(f"cannot write {str(path)!r}: {error.strerror}") from error
+            if temporary:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+            if isinstance(error, (OSError, TypeError, ValueError)):
+                reason = getattr(error, "strerror", None) or error
+                raise TableError(f"cannot write {str(path)!r}: {reason}") from error
             raise
 
 
@@ -242,13 +249,13 @@ def entry_for(
                 )
             activation = activation.name
         whole = table if isinstance(table, GainTable) else load_table(table)
-        return whole.lookup(activation, std, **params)
+        return whole.entry(activation, std, params)
     if isinstance(activation, str):
         with contextlib.suppress(TableError, ParameterError):  # the resolver says it better
-            return _shipped().lookup(activation, std, **params)
-    from gainreg.resolver import resolve
+            return _shipped().entry(activation, std, params)
+    from gainreg.resolver import entries
 
-    return resolve(activation, std, **params)
+    return entries(activation, [check_std(std)], params)[0]
 
 
 # --- reading ---
@@ -289,44 +296,69 @@ def _body(data: bytes, where: str, verify: bool) -> str:
     return body
 
 
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_Base):  # type: ignore[misc]
-    """The safe loader, which refuses a key that stands twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) != len(node.value):
-            raise yaml.YAMLError(f"a key is missing or stands twice near {keys[:1]}")
-        return super().construct_mapping(node, deep=deep)
-
-
-def _construct_map(loader: Any, node: Any) -> Any:
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _construct_map)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?[0-9]{1,400}\.[0-9]{0,1100}(e[-+][0-9]{1,5})?")
 
 
 def _parse(body: str, where: str) -> Any:
-    """Plain data from YAML without tags, anchors or depth."""
-    depth = 0
+    """Plain data from YAML: mappings with text keys, lists, text, numbers, null; nothing else.
+
+    Numbers are those that YAML 1.1 and 1.2 read alike; dates, octals and the like are text.
+    """
+    open_nodes: list[Any] = [[]]
+    keys: list[Any] = []  # of each open mapping, the key that waits for its value
+
+    def put(value: Any) -> None:
+        parent = open_nodes[-1]
+        if isinstance(parent, list):
+            parent.append(value)
+        elif keys[-1] is None:
+            if not isinstance(value, str) or value in parent:
+                raise TableError(f"{where!r}: a key is no text or stands twice: {_short(value)}")
+            keys[-1] = value
+        else:
+            parent[keys[-1]] = value
+            keys[-1] = None
+
     try:
-        for event in yaml.parse(body, Loader=_Loader):
-            tag, anchor = getattr(event, "tag", None), getattr(event, "anchor", None)
-            if tag is not None or anchor is not None:
+        for count, event in enumerate(yaml.parse(body, Loader=_Loader)):
+            if getattr(event, "tag", None) is not None or getattr(event, "anchor", None):
                 raise TableError(f"{where!r} has YAML tags, anchors or aliases; tables have none")
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
+            if isinstance(event, yaml.ScalarEvent):
+                put(_scalar(event))
+            elif isinstance(event, yaml.CollectionStartEvent):
+                is_mapping = isinstance(event, yaml.MappingStartEvent)
+                open_nodes.append({} if is_mapping else [])
+                if is_mapping:
+                    keys.append(None)
             elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            if depth > 8:
+                node = open_nodes.pop()
+                if isinstance(node, dict):
+                    keys.pop()
+                put(node)
+            if len(open_nodes) > 9:
                 raise TableError(f"{where!r} is nested too deeply for a gain table")
-        return yaml.load(body, Loader=_Loader)
+            if count > MAX_EVENTS:
+                raise TableError(f"{where!r} has more parts than any gain table")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TableError(f"{where!r} is not valid YAML: {reason}") from error
+    documents = open_nodes[0]
+    if len(documents) != 1:
+        raise TableError(f"{where!r} is no gain table: it has {len(documents)} YAML documents")
+    return documents[0]
+
+
+def _scalar(event: Any) -> Any:
+    text: str = event.value
+    if not event.implicit[0]:  # quoted
+        return text
+    if text in ("null", "~", ""):
+        return None
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def _require(holds: bool, where: str, what: str) -> None:
@@ -350,17 +382,17 @@ def _mapping(value: Any, where: str, keys: set[str] | None = None) -> dict[str, 
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value) if not isinstance(value, (dict, list)) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(value: Any, where: str) -> float:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _require(
-        real and abs(value) <= sys.float_info.max,
-        where,
-        f"expected a finite number, got {_short(value)}",
-    )
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        _require(
+            False,
+            where,
+            f"expected a finite number such as 0.5 or 1.0e-06, got {_short(value)}",
+        )
     return float(value)
 
 
@@ -460,6 +492,21 @@ def _entry(name: str, data: Any, declared: Mapping[str, float | None], where: st
                 else math.isclose(value, stored, rel_tol=1e-12)
             )
             _require(fits, where, f"{key} is {stored}, but the moments give {value}")
+    # E[φ²] − E[φ]² is found with more digits than that difference has
+    second, centered = entry.second_moment, entry.centered_gain
+    variance = second - entry.mean * entry.mean
+    stored = 0.0 if centered is None else (entry.std / centered) * (entry.std / centered)
+    _require(
+        abs(stored - variance) <= 1e-12 * second + 4 * error,
+        where,
+        f"centered_gain is {centered}, but the moments give a variance of {variance}",
+    )
+    # (z² − 1)/2 lies between −½ and what the largest z in double precision makes of it
+    _require(
+        -0.5 - 1e-9 <= entry.variance_slope <= 1e3,
+        where,
+        f"variance_slope cannot be {entry.variance_slope}",
+    )
     return entry
 
 
@@ -480,6 +527,7 @@ class _Shipped(Mapping[str, Listing]):
         for match in self.BLOCK.finditer(body):
             name = match[1]
             self._blocks[name] = match[0]
+            self.names[name] = name
             self.names.update((alias, name) for alias in filter(None, match[2].split(", ")))
         self._parsed: dict[str, Listing] = {}
 
@@ -522,16 +570,6 @@ def _yaml(value: Any) -> str:
     return f'"{value}"' if value in RESERVED else str(value)
 
 
-def _mode_for(target: Path) -> int:
-    """The permissions of the file to replace, or those of a new one."""
-    try:
-        return target.stat().st_mode & 0o777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
-
-
 def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # some file systems cannot
         handle = os.open(folder, os.O_RDONLY)
@@ -549,7 +587,7 @@ def _describe(name: str, std: float, params: Mapping[str, float]) -> str:
 def _nearest(entries: Iterable[GainEntry], std: float, params: Mapping[str, float]) -> str:
     def distance(entry: GainEntry) -> float:
         off = sum(abs(entry.params[key] - value) for key, value in params.items())
-        return abs(math.log(entry.std / std)) + off
+        return abs(math.log(entry.std) - math.log(std)) + off
 
     near = sorted(entries, key=distance)[:3]
     if not near:

@@ -45,6 +45,11 @@ def softmax(x: FloatArray) -> FloatArray:
     return np.asarray(special.softmax(x, axis=1))
 
 
+def one_over_dim(std: FloatArray, dim: float) -> FloatArray:
+    """The mean of what sums to 1."""
+    return np.full_like(std, 1 / dim)
+
+
 def log_softmax(x: FloatArray) -> FloatArray:
     return np.asarray(special.log_softmax(x, axis=1))
 
@@ -79,7 +84,8 @@ def maxout_second_moment(std: FloatArray, k: float) -> FloatArray:
 
 
 def sample_maxout(std: float, size: int, rng: np.random.Generator, k: float) -> FloatArray:
-    return np.asarray(std * rng.standard_normal((size, int(k))).max(axis=1))
+    # the largest is below z with the probability Φ(z)ᵏ
+    return np.asarray(std * special.ndtri_exp(np.log1p(-rng.random(size)) / k))
 
 
 @hookimpl
@@ -90,6 +96,8 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "softmax",
             params={"dim": None},
+            aliases=("softmax2d",),
+            mean=one_over_dim,
             sample=sampler(softmax),
             constraints=whole_dim,
             reference="e^{xᵢ}/Σⱼe^{xⱼ} over groups of dim",
@@ -104,6 +112,7 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "softmin",
             params={"dim": None},
+            mean=one_over_dim,
             sample=sampler(lambda x: softmax(-x)),
             constraints=whole_dim,
             reference="e^{−xᵢ}/Σⱼe^{−xⱼ} over groups of dim",
@@ -111,6 +120,7 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "sparsemax",
             params={"dim": None},
+            mean=one_over_dim,
             sample=sampler(sparsemax),
             constraints=whole_dim,
             reference="the nearest point to x of the probability simplex, over groups of dim; "

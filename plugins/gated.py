@@ -3,7 +3,8 @@
 a and b are independent with the same std. Hence the mean is 0, E[y²] = std²·E[φ²], exactly, and
 the variance slope is 1 + that of φ. The output is half as wide as the pre-activations: a gain is
 for weights behind it, whose fan_in counts outputs. E[φ′²] is here the mean square of the
-derivative by a pre-activation, averaged over a and b: (E[φ²] + std²·E[φ′²])/2.
+derivative by a pre-activation, averaged over a and b: (E[φ²] + std²·E[φ′²])/2; with twice as many
+pre-activations as outputs, a layer multiplies the mean squared gradient by twice gradient_factor.
 """
 
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def gated(
         ),
         "variance_slope": lambda std: 1 + slope(std),
         "sample": sample,
+        "width": 0.5,
     }
 
 

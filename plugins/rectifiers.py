@@ -95,6 +95,7 @@ def gainreg_activations() -> list[Activation]:
             derivative_second_moment=np.ones_like,
             variance_slope=np.ones_like,
             sample=sample_crelu,
+            width=2.0,
             reference="[max(x, 0), max(−x, 0)], twice as wide as x: the gain is for weights whose "
             "fan_in counts both halves; Shang et al. 2016, arXiv:1603.05201",
         ),

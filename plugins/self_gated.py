@@ -61,6 +61,7 @@ def gelu_tanh(x: FloatArray) -> FloatArray:
 
 
 def gelu_tanh_derivative(x: FloatArray) -> FloatArray:
+    x = np.clip(x, -30, 30)  # beyond it is 0 or 1
     u = 2 * ROOT_2_PI * (x + 0.044715 * x**3)
     slope = 2 * ROOT_2_PI * (1 + 3 * 0.044715 * x * x)
     return expit(u) * (1 + x * slope * expit(-u))
@@ -129,7 +130,7 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "gelu_tanh",
             gelu_tanh,
-            aliases=("gelu_new", "gelu_pytorch_tanh"),
+            aliases=("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
             derivative=gelu_tanh_derivative,
             reference="x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2; Hendrycks and Gimpel 2016",
         ),

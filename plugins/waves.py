@@ -67,7 +67,7 @@ def gainreg_activations() -> list[Activation]:
             second_moment=snake_second_moment,
             derivative_second_moment=lambda std, alpha: 1 - np.expm1(-8 * (alpha * std) ** 2) / 2,
             variance_slope=snake_variance_slope,
-            constraints={"alpha != 0": lambda alpha: alpha != 0},
+            constraints={"0 < |alpha| < 1e100": lambda alpha: 0 < abs(alpha) < 1e100},
             reference="x + sin²(alpha·x)/alpha; Ziyin et al. 2020, arXiv:2006.08195",
         ),
         Activation(

@@ -347,6 +347,84 @@ def test_a_sampler_returns_as_many_draws_as_asked_for(name: str, size: int, dim:
     assert np.isfinite(draws).all()
 
 
+@pytest.mark.parametrize(("name", "dim"), [("softmax", 64), ("softmax", 3), ("sparsemax", 2)])
+def test_a_sampled_slope_is_that_of_the_sampled_second_moment(name: str, dim: int) -> None:
+    entry, step = resolve(name, 2.0, dim=dim), 1.2
+    above, below = (resolve(name, 2.0 * s, dim=dim).second_moment for s in (step, 1 / step))
+    slope = math.log(above / below) / (4 * math.log(step))
+    assert entry.variance_slope == pytest.approx(slope, abs=0.02)
+
+
+def test_samples_that_all_agree_are_still_not_exact() -> None:
+    entry = resolve("sparsemax", 1e6, dim=2)
+    exact = resolve("sparse_sigmoid", 1e6 * math.sqrt(2)).second_moment
+    assert abs(entry.second_moment - exact) <= 4 * entry.error
+
+
+# --- far kinks, extreme params ---
+
+
+@pytest.mark.parametrize("ratio", [3, 5, 8, 15, 33])
+@given(lambd=st.floats(0.01, 10))
+@settings(max_examples=15, deadline=None)
+def test_a_far_kink_costs_no_digits(lambd: float, ratio: float) -> None:
+    std = lambd / ratio
+    with mpmath.workdps(60):
+        s, a = mpf(std), mpf(lambd) / mpf(std)
+        # 2∫(sz − λ)² over z > a
+        tail, density = mpmath.ncdf(-a), mpmath.npdf(a)
+        exact = 2 * s**2 * ((1 + a * a) * tail - a * density)
+        off = abs(resolve("softshrink", std, lambd=lambd).second_moment / exact - 1)
+    assert off < 1e-13
+
+
+@pytest.mark.parametrize("limit", [1e9, 1e16, 1e25, 3.4028234663852886e38, 1e155, 1.79e308])
+@pytest.mark.parametrize("std", [1e-6, 1.0, 1e6])
+def test_a_limit_out_of_reach_is_no_limit(limit: float, std: float) -> None:
+    entry = resolve("hardtanh", std, min_val=-limit, max_val=limit)
+    assert entry.second_moment == pytest.approx(std**2, rel=1e-14)
+    assert entry.derivative_second_moment == pytest.approx(1, rel=1e-14)
+    assert entry.variance_slope == pytest.approx(1, rel=1e-13)
+    beyond = resolve("threshold", std, threshold=limit, value=1.0)
+    assert beyond.second_moment == pytest.approx(1, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("elu", {"alpha": 1e200}),
+        ("leaky_relu", {"negative_slope": 1e160}),
+        ("xielu", {"alpha_p": 1e300}),
+        ("threshold", {"threshold": 1.0, "value": 1e300}),
+        ("rrelu", {"lower": 0.0, "upper": 1e300}),
+    ],
+)
+def test_params_that_overflow_are_a_moment_error(name: str, given: dict[str, float]) -> None:
+    with pytest.raises(MomentError, match="overflows"):
+        resolve(name, 1.0, **given)
+
+
+@pytest.mark.parametrize("alpha", [1e-8, 1e-10, 1e-12])
+def test_a_celu_of_hardly_any_alpha_is_a_relu(alpha: float) -> None:
+    assert resolve("celu", alpha=alpha).gain == pytest.approx(math.sqrt(2), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "value", "jumps"),
+    [(0, 1e-9, True), (0, -1e-11, True), (1, 1.000000001, True), (1, 1, False), (0, 0, False)],
+)
+def test_however_small_a_jump_is_there_is_no_derivative(
+    threshold: float, value: float, jumps: bool
+) -> None:
+    entry = resolve("threshold", threshold=threshold, value=value)
+    assert (entry.derivative_second_moment is None) == jumps
+
+
+def test_a_constant_has_no_centered_gain() -> None:
+    assert resolve("threshold", 1.1, threshold=1000.0, value=1.0).centered_gain is None
+    assert resolve("hardtanh", 1e-6, min_val=1.0, max_val=2.0).centered_gain is None
+
+
 # --- the list ---
 
 

@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -71,10 +72,12 @@ def test_build_writes_a_table_that_check_finds_right(
 def test_check_lists_what_differs_and_exits_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    wrong = gainreg.build_table(["elu"])
-    (entry,) = wrong.listings["elu"].entries
-    vars(entry)["second_moment"] = 0.645
-    wrong.write(tmp_path / "t.yaml")
+    entry = gainreg.resolve("elu")
+    # consistent in itself, and wrong in the fourth digit
+    variance = 0.645 - entry.mean**2
+    wrong = dataclasses.replace(entry, second_moment=0.645, centered_gain=variance**-0.5)
+    listing = gainreg.build_table(["elu"]).listings["elu"]._replace(entries=(wrong,))
+    gainreg.GainTable({"elu": listing}).write(tmp_path / "t.yaml")
     code, out, _ = run(capsys, "check", str(tmp_path / "t.yaml"))
     assert code == 1
     assert "elu at std = 1: second_moment is 0.645 in the table, 0.6449454174929239" in out
@@ -152,13 +155,58 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(
 
 
 @pytest.mark.parametrize("words", [[], ["fly"], ["gain"], ["gain", "elu", "--std", "x"]])
-def test_a_misuse_exits_with_2_and_the_usage(
+def test_a_misuse_exits_with_2_and_says_where_help_is(
     capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert "usage: gainreg" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("gainreg: ")
+    assert "--help" in err
+    assert err.count("\n") == 1
+
+
+def test_without_stderr_an_error_does_not_end_up_in_the_output() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m gainreg gain nope 2>&-", shell=True, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_where_warnings_are_errors_one_line_says_so() -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "error", "GAINREG_PLUGINS": "absent.py"}
+    done = subprocess.run([*GAINREG, "list"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "absent.py" in done.stderr
+
+
+@pytest.mark.usefixtures("fresh_host")
+def test_one_failing_activation_spoils_neither_list_nor_build(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(PLUGIN.replace("x**3", "1 // 0"))
+    bad = str(tmp_path / "bad.py")
+    code, out, _ = run(capsys, "list", "--plugin", bad)
+    assert code == 0
+    assert "ZeroDivisionError" in out
+    words = [*GAINREG, "build", "--plugin", bad, "-o", str(tmp_path / "t.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "warning: left out of the table: activation 'cube'" in done.stderr
+    assert len(gainreg.load_table(tmp_path / "t.yaml")) > 50
+
+
+def test_plugins_and_check_print_json_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, out, _ = run(capsys, "plugins", "--json")
+    assert "relu" in next(p for p in json.loads(out) if p["name"] == "rectifiers")["activations"]
+    file = str(tmp_path / "t.yaml")
+    gainreg.build_table(["elu"]).write(file)
+    _, out, _ = run(capsys, "check", file, "--json")
+    assert json.loads(out) == {"file": file, "entries": 1, "differences": []}
 
 
 @pytest.mark.parametrize("command", ["list", "gain", "show", "build", "check", "plugins"])
@@ -191,7 +239,7 @@ def test_a_long_build_shows_a_progress_bar_on_a_terminal_only(tmp_path: Path) ->
     slow.write_text(
         "import time\n"
         + PLUGIN.replace("lambda x: x**3", "slow")
-        + "\ndef slow(x):\n    time.sleep(0.015)\n    return x\n"
+        + "\ndef slow(x):\n    time.sleep(0.3)\n    return x\n"
     )
     words = [*GAINREG, "build", "cube", "elu", "--plugin", str(slow), "-o", str(tmp_path / "t")]
     quiet = subprocess.run(words, capture_output=True)

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 import gainreg
-from gainreg import Activation, ParameterError, PluginError, UnknownActivationError, hookimpl
+from gainreg import (
+    Activation,
+    MomentError,
+    ParameterError,
+    PluginError,
+    UnknownActivationError,
+    hookimpl,
+)
 from gainreg.host import Host, host
 
 pytestmark = pytest.mark.usefixtures("fresh_host")
@@ -241,6 +248,188 @@ def test_a_raising_function_is_named_with_its_activation(field: str) -> None:
     method = "sampling" if field == "sample" else "auto"
     with pytest.raises(PluginError, match=r"'burning'.*disk on fire"):
         gainreg.resolve(activation, method=method)
+
+
+PACKAGE = """
+from gainreg import Activation, hookimpl
+
+@hookimpl
+def gainreg_activations():
+    return [Activation({name!r}, forward=lambda x: 2 * x)]
+"""
+
+
+def install(folder: Path, package: str, entry_point: str, text: str) -> None:
+    """A package with an entry point for gainreg, as pip leaves it on the path."""
+    (folder / f"{package}_module.py").write_text(text)
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[gainreg]\n{entry_point} = {package}_module\n")
+
+
+def test_an_installed_package_adds_an_activation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "aaa", "twice", PACKAGE.format(name="twice"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gainreg.gain("twice") == 0.5
+    info = next(p for p in host().plugins() if p.name == "twice")
+    assert (info.distribution, info.version, info.activations) == ("aaa", "1.0", ("twice",))
+
+
+def test_a_package_that_claims_a_built_ins_name_is_refused_and_the_built_in_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "abb", "mine", PACKAGE.format(name="relu"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"'mine' failed.*'relu'.*mine.*rectifiers"):
+        host()
+    assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
+    assert gainreg.gain("leaky_relu", 3.0) > 0
+
+
+def test_two_packages_may_call_their_entry_points_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "acc", "rectifiers", PACKAGE.format(name="first_mine"))
+    install(tmp_path, "add", "gainreg", PACKAGE.format(name="second_mine"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gainreg.gain("first_mine") == gainreg.gain("second_mine") == 0.5
+    assert {"rectifiers", "rectifiers of acc", "gainreg"} <= {p.name for p in host().plugins()}
+
+
+@pytest.mark.parametrize("broken", ["METADATA", "entry_points.txt"])
+def test_broken_metadata_of_a_package_takes_nothing_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    install(tmp_path, "aee", "mine", PACKAGE.format(name="mine"))
+    (tmp_path / "aee-1.0.dist-info" / broken).write_text("[gainreg]\nnothing")
+    monkeypatch.syspath_prepend(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
+
+
+def test_a_plugin_whose_hook_fails_for_anothers_activation_is_named_and_left_out() -> None:
+    class Foreign:
+        @hookimpl
+        def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
+            return activation.params["no_such_param"] * std
+
+    host()._load("foreign", Foreign, "test")
+    with pytest.warns(RuntimeWarning, match=r"'foreign' raised KeyError.*left out"):
+        assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
+    assert gainreg.resolve("tanh", 3.0).gain > 0  # and no second warning
+
+
+def test_a_foreign_forward_of_the_wrong_shape_is_blamed_on_its_plugin() -> None:
+    class Foreign:
+        @hookimpl
+        def gainreg_forward(self, activation: Activation, x: np.ndarray) -> object:
+            return np.zeros(3) if activation.name == "gelu" else None
+
+    host()._load("foreign", Foreign, "test")
+    with pytest.raises(PluginError, match=r"'gelu'.*shape.*'foreign' answers"):
+        gainreg.resolve("gelu", 3.0)
+
+
+def test_a_failed_replacement_leaves_the_old_activation() -> None:
+    gainreg.register(Activation("mine", lambda x: x))
+    with pytest.raises(PluginError, match="'relu'"):
+        gainreg.register(Activation("mine", lambda x: x, aliases=("relu",)), replace=True)
+    assert gainreg.gain("mine") == 1
+    gainreg.register(Activation("other", lambda x: x, aliases=("third",)))
+    with pytest.raises(PluginError, match="'third'"):
+        gainreg.register(Activation("third", lambda x: x), replace=True)
+    assert gainreg.gain("other") == 1
+
+
+def test_a_plugin_may_call_gainreg_while_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = CUBE + "\nimport gainreg\nassert gainreg.gain('elu', 3.7) > 1\n"
+    monkeypatch.setenv("GAINREG_PLUGINS", write(tmp_path, text))
+    assert gainreg.gain("cube") > 0
+
+
+def test_a_plugin_file_named_twice_is_loaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAINREG_PLUGINS", write(tmp_path, CUBE))
+    host().load_file(str(tmp_path / "mine.py"))
+    host().load_file(str(tmp_path / "." / "mine.py"))
+    assert gainreg.gain("cube") > 0
+
+
+def test_a_helper_called_gainreg_something_is_no_misspelt_hook(tmp_path: Path) -> None:
+    host().load_file(write(tmp_path, "import gainreg as gainreg_itself\n" + CUBE))
+    assert gainreg.gain("cube") > 0
+
+
+@pytest.mark.parametrize(
+    ("declaration", "reason"),
+    [
+        ({"params": {"a": "one"}}, "no finite number"),
+        ({"params": {"A": 1.0}}, "lower_snake_case"),
+        ({"params": {"std": 1.0}}, "lower_snake_case, and none of"),
+        ({"params": [1.0]}, "no mapping"),
+        ({"aliases": 3}, "no tuple of names"),
+        ({"constraints": [1]}, "no mapping"),
+    ],
+)
+def test_a_malformed_declaration_is_refused_where_it_is_made(
+    declaration: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(PluginError, match=f"'mine' has .*{reason}"):
+        Activation("mine", np.tanh, **declaration)  # type: ignore[arg-type]
+
+
+def test_defaults_are_floats_whatever_numbers_they_were() -> None:
+    numbers = {"a": np.sqrt(2), "b": np.float32(0.1), "c": 2}
+    declared = Activation("mine", np.tanh, params=numbers)
+    assert {type(value) for value in declared.params.values()} == {float}
+
+
+def test_defaults_that_break_their_own_constraint_are_refused() -> None:
+    negative = Activation(
+        "mine",
+        lambda x, a: a * x,
+        params={"a": -1.0},
+        constraints={"a > 0": lambda a: a > 0},
+    )
+    with pytest.raises(PluginError, match="default params are out of range"):
+        gainreg.register(negative)
+
+
+def test_a_wrong_derivative_is_refused_with_both_numbers() -> None:
+    forgot_the_square = Activation("mine", np.tanh, derivative=lambda x: 1 - np.tanh(x))
+    with pytest.raises(PluginError, match=r"derivative of 'mine' is wrong.*where φ has the slope"):
+        gainreg.resolve(forgot_the_square)
+
+
+@pytest.mark.parametrize(
+    "together",
+    [np.sort, lambda x: np.exp(x) / np.exp(x).sum(), np.maximum.accumulate],
+    ids=["sort", "softmax", "running maximum"],
+)
+def test_what_is_not_elementwise_is_refused(together: object) -> None:
+    with pytest.raises(PluginError, match="not elementwise"):
+        gainreg.resolve(lambda x: together(x.ravel()).reshape(x.shape))  # type: ignore[operator]
+
+
+def test_a_sampler_without_a_second_moment_is_an_error() -> None:
+    cauchy = Activation("cauchy", sample=lambda std, size, rng: rng.standard_cauchy(size))
+    with pytest.raises(MomentError, match="do not agree"):
+        gainreg.resolve(cauchy)
+
+
+def test_a_name_may_be_spelled_as_a_class() -> None:
+    assert gainreg.gain("LeakyReLU", negative_slope=0.2) == gainreg.gain(
+        "leaky_relu", negative_slope=0.2
+    )
+    assert gainreg.resolve("GELU", 3.0).activation == "gelu"
+    assert gainreg.resolve("Softmax2d", dim=3).activation == "softmax"
 
 
 def test_unknown_names_come_with_suggestions_and_are_key_errors() -> None:

@@ -1,5 +1,6 @@
 """Look-ups: from the shipped table, cold and warm."""
 
+import math
 import subprocess
 import sys
 
@@ -81,3 +82,24 @@ def test_gain_modes_are_the_entrys_gains() -> None:
     assert gainreg.gain("tanh", mode="backward") == entry.backward_gain
     assert entry.gradient_factor == pytest.approx(1.178, abs=5e-4)
     assert entry.variance_slope == pytest.approx(0.461, abs=5e-4)
+
+
+def test_gain_checks_its_std_whatever_was_asked_before() -> None:
+    gainreg.gain("elu")
+    for std in (True, 1 + 0j, "1"):
+        with pytest.raises(ParameterError, match="std"):
+            gainreg.gain("elu", std)  # type: ignore[arg-type]
+    assert gainreg.gain("elu", 1) == gainreg.gain("elu")
+
+
+def test_gain_takes_no_options_of_resolve_for_params() -> None:
+    for options in ({"method": "sampling"}, {"seed": 1}):
+        with pytest.raises(ParameterError, match="has no param"):
+            gainreg.gain("elu", **options)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="seed"):
+        gainreg.resolve("tanh", method="sampling", seed=-1)
+
+
+def test_the_gain_of_relu_is_the_double_nearest_to_the_root_of_2() -> None:
+    for std in (0.5, 1.0, 2.0, 3.0):
+        assert gainreg.gain("relu", std) == math.sqrt(2)

@@ -10,6 +10,7 @@ import stat
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -201,6 +202,29 @@ def test_an_entry_may_not_stand_twice(small: GainTable, tmp_path: Path) -> None:
         gainreg.load_table(tmp_path / "t.yaml")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("centered_gain", 77.0),
+        ("centered_gain", None),
+        ("mean", 5.0),
+        ("variance_slope", -0.7),
+        ("variance_slope", 1e77),
+        ("gain", 2.0),
+        ("backward_gain", None),
+        ("gradient_factor", 0.5),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(
+    small: GainTable, tmp_path: Path, key: str, value: float | None
+) -> None:
+    body = small.to_yaml().partition("\n")[2]
+    edited = re.sub(rf" {key}: [^,}}]+", f" {key}: {table._yaml(value)}", body, count=1)
+    (tmp_path / "t.yaml").write_text(edited)
+    with pytest.raises(TableError, match=key if key != "mean" else "centered_gain"):
+        gainreg.load_table(tmp_path / "t.yaml", verify=False)
+
+
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 
 
@@ -211,6 +235,9 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
         *("[" * 100_000, "{a: " * 50_000, "- " * 50_000, "? " * 50_000, BOMB),
         *("schema: 1\n# " + "x" * 10**6, "!!python/name:os.system x", "a: *b\n"),
         *("schema: 1\nschema: 1\n", "%YAML 3.0\n---\n"),
+        "schema: " + "1:" * 500_000 + "1\n",  # a base-60 integer of YAML 1.1
+        *("schema: 0x" + "f" * 5000 + "\n", "schema: " + "9" * 5000 + "\n"),
+        "activations: [" + "1," * 4_000_000 + "]\n",
     ],
     ids=lambda body: f"{body[:12]!r}",
 )
@@ -310,7 +337,41 @@ def test_two_processes_writing_one_file_leave_one_whole_table(tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["t.yaml"]
 
 
+def test_what_could_not_be_read_back_is_not_written(file: Path) -> None:
+    before = file.read_bytes()
+    clash = gainreg.Activation("mine", lambda x: x, aliases=("relu",))
+    odd = gainreg.Activation("mine", lambda x: x, aliases=("Bad Name",))
+    for activations, reason in (([clash, "relu"], "twice"), ([odd], "lower_snake_case")):
+        with pytest.raises(TableError, match=f"could not be read: .*{reason}"):
+            gainreg.build_table(activations).write(file)
+    assert file.read_bytes() == before
+    assert os.listdir(file.parent) == [file.name]
+
+
 # --- building ---
+
+
+def test_a_function_needs_a_name_to_stand_in_a_table() -> None:
+    def cube(x: np.ndarray) -> np.ndarray:
+        return x**3
+
+    assert gainreg.build_table([cube]).lookup("cube").gain == pytest.approx(15**-0.5)
+    with pytest.raises(TableError, match="lower_snake_case"):
+        gainreg.build_table([lambda x: x])
+    with pytest.raises(TableError, match="two different"):
+        gainreg.build_table([gainreg.Activation("cube", np.tanh), cube])
+
+
+@pytest.mark.parametrize("stds", ["abc", [True], [0.0], [[1.0]], None])
+def test_stds_of_a_table_are_checked(stds: object) -> None:
+    with pytest.raises(gainreg.ParameterError, match="std"):
+        gainreg.build_table(["elu"], stds=stds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("items", [[("elu",)], [3], [("elu", 0.5)]])
+def test_items_of_a_table_are_checked(items: object) -> None:
+    with pytest.raises(gainreg.ParameterError, match="activation"):
+        gainreg.build_table(items)  # type: ignore[arg-type]
 
 
 def test_an_entry_that_has_no_gain_is_left_out_with_a_warning() -> None:
@@ -344,9 +405,10 @@ def test_the_shipped_table_parsed_whole_is_the_shipped_table_parsed_lazily() -> 
     st.sampled_from(table.METHODS),
 )
 def test_any_entry_round_trips(std: float, numbers: list[float], method: str) -> None:
-    second = math.nextafter(abs(numbers[0]) % 1e6, math.inf)
+    second = abs(numbers[0]) % 1e6 + 1e-300
+    mean, slope = math.sqrt(second), abs(numbers[1]) % 1e3
     entry = GainEntry(
-        "any", {"p": numbers[1]}, std, numbers[2], second, None, None, numbers[1], method, second
+        "any", {"p": numbers[2]}, std, mean, second, None, None, slope, method, second
     )
     whole = GainTable({"any": table.Listing((), {"p": None}, (entry,))})
     data = table._from_plain(table._parse(whole.to_yaml().partition("\n")[2], "t"), "t")

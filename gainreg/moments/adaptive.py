@@ -149,7 +149,7 @@ def _from_windows(
     reach = 2 * np.maximum(narrow[2], 1e4 * _narrowest(narrow))
     ends = narrow[0] * std * np.exp(narrow[1] + np.multiply.outer([-1, 1], reach))
     near_0 = windows[1] < windows[1].min() + WIDTH
-    if differences.jumps(forward, *ends).any():
+    if differences.jumps_between(forward, *ends):
         slope_second = np.nan
     elif (
         parts[2, windows[2] < NARROW].sum() > 0.01 * slope_second

@@ -39,8 +39,22 @@ def derivative(forward: Function, x: FloatArray, breaks: Sequence[float] = ()) -
     return np.asarray(found.df).reshape(x.shape)
 
 
-def jumps(forward: Function, a: FloatArray, b: FloatArray) -> np.ndarray:
-    """Whether φ jumps somewhere between a and b: its change does not die out as they close in."""
+def jumps_at(forward: Function, points: Sequence[float]) -> bool:
+    """Whether φ jumps at one of the points: between the doubles next to it as much as around it."""
+    at = np.array(points)
+    with np.errstate(all="ignore"):
+        around = np.where(at == 0, 1e-200, 1e-13 * np.abs(at))
+        x = np.array(
+            [np.nextafter(at, -np.inf), np.nextafter(at, np.inf), at - around, at + around]
+        )
+        left, right, far_left, far_right = forward(x)
+        change = np.abs(right - left)
+        size = np.maximum(np.abs(left), np.abs(right))
+        return bool(((change > 0.5 * np.abs(far_right - far_left)) & (change > 1e-13 * size)).any())
+
+
+def jumps_between(forward: Function, a: FloatArray, b: FloatArray) -> bool:
+    """Whether φ jumps between an a and its b: its change does not die out as they close in."""
     changes = []
     with np.errstate(all="ignore"):
         at_a, at_b = forward(a), forward(b)
@@ -52,4 +66,36 @@ def jumps(forward: Function, a: FloatArray, b: FloatArray) -> np.ndarray:
             b, at_b = np.where(left, middle, b), np.where(left, at_middle, at_b)
             changes.append(np.abs(at_b - at_a))
         size = np.maximum(np.abs(at_a), np.abs(at_b))
-    return np.asarray((changes[-1] > 0.5 * changes[9]) & (changes[-1] > 1e-13 * size))
+        return bool(((changes[-1] > 0.5 * changes[9]) & (changes[-1] > 1e-13 * size)).any())
+
+
+def wrong_slope(
+    forward: Function, derivative: Function, breaks: Sequence[float]
+) -> tuple[float, float, float] | None:
+    """Where φ′ is not the slope of φ: x, what φ′ says there, and what φ says; None if nowhere.
+
+    The change of φ over each of many intervals is held against the integral of φ′ over it.
+    """
+    sizes = np.geomspace(1e-3, 30, 40)
+    edges = np.unique(np.concatenate([-sizes, [0.0], sizes, np.asarray(breaks, float)]))
+    edges = edges[np.abs(edges) <= 30]
+    a, b = edges[:-1], edges[1:]
+    with np.errstate(all="ignore"):
+        # at the ends as seen from within, for φ may jump there
+        true = (forward(np.nextafter(b, a)) - forward(np.nextafter(a, b))) / (b - a)
+        means, largest = [], np.abs(true)
+        for count in (8, 12):
+            nodes, weights = np.polynomial.legendre.leggauss(count)
+            slopes = derivative((a + b)[:, None] / 2 + (b - a)[:, None] / 2 * nodes)
+            means.append(slopes @ weights / 2)
+            largest = np.maximum(largest, np.abs(slopes).max(axis=1))
+        claimed = means[1]
+        resolved = np.abs(claimed - means[0]) <= 0.01 * largest
+        rounding = 1e-12 * (1 + np.abs(forward(b)) / (b - a))
+        wrong = resolved & (np.abs(true - claimed) > 0.1 * largest + rounding)
+    # an undeclared kink or jump makes one interval wrong; a wrong derivative, most of a region
+    run = wrong[1:-1] & wrong[:-2] & wrong[2:]
+    if not run.any():
+        return None
+    i = int(np.argmax(run)) + 1
+    return float((a[i] + b[i]) / 2), float(claimed[i]), float(true[i])

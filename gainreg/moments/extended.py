@@ -24,7 +24,7 @@ def _product(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     return product, rest
 
 
-def gaussian_factor(c: float, std: FloatArray, divisor: float) -> FloatArray:
+def gaussian_factor(c: FloatArray | float, std: FloatArray, divisor: float) -> FloatArray:
     """exp(−(c/std)²/divisor), a power of 2; plainly coded it loses (c/std)² times as much.
 
     Where c/std is so large that the factor underflows, it is 0.

@@ -10,8 +10,7 @@ forms follow:
 The moments are sums of E[zᵏ·e^{az}; lo < z < hi] (truncated Gaussian moments): erfcx for k = 0,
 then a recurrence by parts; close to 0, where that cancels, a series of positive terms for a = 0.
 Around x = 0 exponentials cancel by their nature (eᵃˣ − 1 for small x), so for small std the sum is
-taken as a power series in std instead. Where digits still cancel (a far kink), whoever uses the
-closed form finds out by comparing it with quadrature.
+taken as a power series in std instead. Where digits cancel for a far kink, the answer is NaN.
 """
 
 from __future__ import annotations
@@ -35,8 +34,18 @@ DENSITY0 = 1 / math.sqrt(2 * math.pi)
 SERIES = ((0.001, 9), (0.0625, 14), (1.0, 36))
 # Terms of the series of E[zᵏ; 0 < z < h], enough for h² < k + 1 and k up to 12.
 NEAR_TERMS = 40
+# A sum whose terms are so many times larger has lost too many digits.
+CANCELLED = 64
 # Long arrays of stds are worked through in runs that stay in the processor's cache.
 RUN = 32768
+
+
+def _double(number: Fraction) -> float:
+    """The nearest double, infinite if there is none."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 class ExpPoly:
@@ -99,13 +108,13 @@ class ExpPoly:
                 c = c * a / (n + 1 - k)
                 if not c:
                     break
-        return np.array([float(s) for s in sums])
+        return np.array([_double(s) for s in sums])
 
     def __call__(self, x: FloatArray) -> FloatArray:
         total = np.zeros_like(x)
         for (k, a), c in self.terms.items():
-            term = np.full_like(x, float(c)) if k == 0 else float(c) * x**k
-            total += term * np.exp(float(a) * x) if a else term
+            term = np.full_like(x, _double(c)) if k == 0 else _double(c) * x**k
+            total += term * np.exp(_double(a) * x) if a else term
         return total
 
 
@@ -160,7 +169,7 @@ class _Truncated:
         self.std = std
         self._powers: list[FloatArray | float] = [1.0, std]
         self._tails: dict[tuple[float, float], list[Any]] = {}
-        self._moments: dict[tuple[int, float, float, float], Any] = {}
+        self._moments: dict[tuple[int, float, float, float], tuple[Any, Any]] = {}
 
     def power(self, k: int) -> FloatArray | float:
         """std**k."""
@@ -179,19 +188,22 @@ class _Truncated:
             self._tails[rate, lo] = _tail_moments(max(k, 2), a, z, density)
         return self._tails[rate, lo][k]
 
-    def moment(self, k: int, rate: float, lo: float, hi: float) -> Any:
-        """E[zᵏ·e^{rate·x}; lo < x < hi] for 0 ≤ lo < hi."""
+    def moment(self, k: int, rate: float, lo: float, hi: float) -> tuple[Any, Any]:
+        """E[zᵏ·e^{rate·x}; lo < x < hi] for 0 ≤ lo < hi, and the size of what it is made of."""
         if hi == math.inf:
-            return self._tail(k, rate, lo)
+            value = self._tail(k, rate, lo)
+            return value, value
         key = (k, rate, lo, hi)
         if key not in self._moments:
             value = self._tail(k, rate, lo) - self._tail(k, rate, hi)
+            size = self._tail(k, rate, lo) + self._tail(k, rate, hi)
             z_lo, z_hi = lo / self.std, hi / self.std
             near = z_hi * z_hi < k + 1
             if not rate and near.any():
                 below = [_near_moment(k, np.where(near, z, 0)) for z in (z_lo, z_hi)]
                 value = np.where(near, below[1] - below[0], value)
-            self._moments[key] = value
+                size = np.where(near, below[1] + below[0], size)
+            self._moments[key] = value, size
         return self._moments[key]
 
 
@@ -226,7 +238,7 @@ class Piecewise:
         self._sums = [self._closed_sum(pieces) for pieces in half_lines]
         # the pieces that touch 0 and end at ±∞ can be expanded in std if they hold exponentials
         rates = [abs(a) for p in squares for _, a in p.terms]
-        rate = float(max(rates, default=Fraction(0)))
+        rate = _double(max(rates, default=Fraction(0)))
         self._bounds: list[float] = []
         self._methods: list[Callable[[FloatArray], Sequence[FloatArray]]] = []
         if rate and not any(self.kinks):
@@ -235,6 +247,8 @@ class Piecewise:
                 coefficients = [self._expand(pieces, terms) for pieces in half_lines]
                 self._methods.append(partial(self._power_series, coefficients))
         self._methods.append(self._closed_forms)
+        # around 0 the series sees to it; a kink far away is where little is left of large terms
+        self._cancels = any(self.kinks)
         self._last: tuple[FloatArray, list[FloatArray]] | None = None
 
     def _half_lines(self, pieces: Sequence[ExpPoly]) -> list[tuple[ExpPoly, float, float]]:
@@ -261,10 +275,10 @@ class Piecewise:
                 if not rate and not lo and hi == math.inf:
                     powers[k] = powers.get(k, Fraction(0)) + c
                 else:
-                    terms.append((float(c), k, float(rate), lo, hi))
+                    terms.append((_double(c), k, _double(rate), lo, hi))
         polynomial = np.zeros(max(powers, default=0) + 1)
         for k, c in powers.items():
-            polynomial[k] = float(c) * half_moment(k)
+            polynomial[k] = _double(c) * half_moment(k)
         return polynomial, terms
 
     @staticmethod
@@ -313,13 +327,26 @@ class Piecewise:
 
     def _closed_forms(self, std: FloatArray) -> list[FloatArray]:
         truncated = _Truncated(std)
-        values = []
+        values, sizes = [], []
         for polynomial, terms in self._sums:
             value = _polynomial(polynomial, std)
+            size = _polynomial(np.abs(polynomial), std) if self._cancels else value
             for c, k, rate, lo, hi in terms:
-                value += c * truncated.power(k) * truncated.moment(k, rate, lo, hi)
+                moment, its_size = truncated.moment(k, rate, lo, hi)
+                factor = c * truncated.power(k)
+                value += factor * moment
+                if self._cancels:
+                    size += np.abs(factor) * its_size
             values.append(value)
-        return self._with_slope(std, *values)
+            sizes.append(size)
+        found = self._with_slope(std, *values)
+        if self._cancels:
+            scales = np.array([np.sqrt(values[1]), *values[1:]])
+            lost = np.array(sizes) > CANCELLED * scales
+            lost[3] |= lost[1]
+            for value, where in zip(found, lost, strict=True):
+                value[where] = np.nan
+        return found
 
     @staticmethod
     def _with_slope(

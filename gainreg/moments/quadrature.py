@@ -36,6 +36,7 @@ KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 tim
 RULES = ((10.5, 1 / 16), (38.5, 1 / 64))
 SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
 SETTLED_NUMERICAL = 1e-7  # the same for E[φ′²] with a numerically differentiated φ′
+BEYOND_ALL = 60.0  # standard deviations: where the density is less than the least double
 CUT_OFF = 1e-8  # of the root of the sum, for the roots of the outermost terms
 RUN = 400_000  # nodes evaluated at once
 
@@ -58,21 +59,24 @@ def _segment(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """x, z and the roots of the weights between the kinks 0 ≤ c < d."""
     column = std[:, None, None]
-    a = c / column
+    # where the density has left a double's range, one place to cut is as good as another
+    nothing = BEYOND_ALL * column
+    low, high = np.minimum(c, nothing), np.minimum(d, nothing)
+    a = low / column
     if d == math.inf:
         # the density falls from c on over a length of std or, far out, of std²/c
         length = reach / (np.hypot(a, reach) + a)
         y = length * np.exp(_grid(math.log(reach), KINK_LENGTH, step))
-        x, spacing = c + column * y, y
+        x, spacing = low + column * y, y
     else:
         u = _grid(LENGTH, KINK_LENGTH, step)
         rise, fall = 1 / (1 + np.exp(-u)), 1 / (1 + np.exp(u))
-        y = (d - c) / column * rise
-        x, spacing = c + (d - c) * rise, y * fall
-    decay = np.exp(-a * y / 2 - y * y / 4) * gaussian_factor(c, std, 4.0)[:, None, None]
+        y = (high - low) / column * rise
+        x, spacing = low + (high - low) * rise, y * fall
+        x = np.minimum(x, np.nextafter(high, 0.0))  # rounded onto a kink, it would be beyond it
+    decay = np.exp(-a * y / 2 - y * y / 4) * gaussian_factor(low, column, 4.0)
     root_weight = decay * np.sqrt(spacing * (step / math.sqrt(2 * math.pi)))
-    # rounded onto a kink, x would be on the wrong side of it
-    x = np.clip(x, np.nextafter(c, math.inf) if c else 0.0, np.nextafter(d, 0.0))
+    x = np.maximum(x, np.nextafter(low, math.inf) if c else 0.0)
     x, root_weight = np.broadcast_arrays(x, root_weight)
     return x, a + y, root_weight
 
@@ -100,7 +104,7 @@ def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) ->
         for c, d in pairwise(edges):
             x, z, root_weight = _segment(c, d, std, reach, step)
             rows.append((sign * x, z, root_weight))
-            far.append((c / std) ** 2)
+            far.append(np.minimum(c / std, BEYOND_ALL) ** 2)
     parts = [
         np.concatenate([row[i][:, half : half + 1] for half in (0, 1) for row in rows], axis=1)
         for i in range(3)
