@@ -10,9 +10,9 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gainreg.activation import Activation
 from gainreg.errors import MomentError, PluginError
@@ -27,10 +27,9 @@ from gainreg.moments import (
     quadrature,
     sampling,
 )
-from gainreg.params import METHODS
 
-ANALYTIC, QUADRATURE, SAMPLING = 1, 2, 3
-_NAMES = np.array(["", *METHODS])
+SAMPLING, QUADRATURE, ANALYTIC = 1, 2, 3
+NAMES = ("", "sampling", "quadrature", "analytic")
 SECOND, SLOPE = (
     Moments._fields.index("second_moment"),
     Moments._fields.index("derivative_second_moment"),
@@ -58,14 +57,15 @@ SIGMAS = 6.0
 
 def moments(
     host: Host, activation: Activation, std: FloatArray, method: str, seed: int
-) -> tuple[Moments, np.ndarray[Any, np.dtype[np.str_]]]:
-    """The moments at each std, and the name of the method that found each second moment.
+) -> tuple[Moments, NDArray[np.intp]]:
+    """The moments at each std, and the method that found each second moment, an index into NAMES.
 
     Args:
         host: whose hooks answer.
         activation: with the values of its params.
         std: a 1-D array.
-        method: "auto", or the one of METHODS by which second_moment is to be found.
+        method: by which second_moment is to be found: "analytic", "quadrature", "sampling", or
+            "auto" for the first of them that does.
         seed: of the sampling.
 
     Raises:
@@ -74,29 +74,32 @@ def moments(
     """
     elementwise = activation.forward is not None
     facts = _facts(host, activation)
-    found = np.full((6, len(std)), np.nan)
-    used = np.zeros(len(std), dtype=np.intp)  # an index into _NAMES; 0: not found yet
+    found = None
+    used = np.zeros(len(std), dtype=np.intp)  # 0: not found yet
 
     if method in ("auto", "analytic"):
         if facts.off:
             found = _closed_moments(host, activation, facts, std)
             used[~np.isnan(found[SECOND])] = ANALYTIC
+            if facts.jumps:
+                found[SLOPE] = np.inf
         if method == "analytic" and not used.all():
             raise MomentError(
                 f"{activation.name!r} has no closed form that is accurate at "
                 f"std = {std[used == 0][0]:.6g}; use method='auto' or method='quadrature'"
             )
-    if facts.jumps:
-        found[SLOPE] = np.inf
 
     if elementwise and method != "sampling":
-        lacking = np.isnan(found).any(axis=0)
-        if not facts.off:
+        if found is None:
             found = _integrated(host, activation, facts.jumps, std)
-        elif lacking.any():
+            used[:] = QUADRATURE
+        elif np.isnan(found.sum()):
+            lacking = np.isnan(found).any(axis=0)
             new = _integrated(host, activation, facts.jumps, std[lacking])
             found[:, lacking] = _either(found[:, lacking], new)
-        used[(used == 0) & ~np.isnan(found[SECOND])] = QUADRATURE
+            used = np.maximum(used, QUADRATURE)
+        if np.isnan(found[SECOND].sum()):
+            used[np.isnan(found[SECOND])] = 0
     if method == "quadrature" and not used.all():
         why = (
             f"quadrature does not settle at std = {std[used == 0][0]:.6g}"
@@ -108,14 +111,15 @@ def moments(
             "method='sampling'"
         )
 
+    if found is None:
+        found = np.full((6, len(std)), np.nan)
     # of what is not elementwise, samples may be all that is known of the other moments
-    unsampled = used == 0 if elementwise else np.isnan(found[:SLOPE]).any(axis=0)
-    for i in unsampled.nonzero()[0]:
-        found[:, i] = _either(found[:, i], _sampled(host, activation, float(std[i]), seed))
-        used[i] = used[i] or SAMPLING
-    if len(used) > 1000 and (used == used[0]).all():  # one name for all, not a copy each
-        return Moments(*found), np.broadcast_to(_NAMES[used[0]], used.shape)
-    return Moments(*found), _NAMES[used]
+    if not elementwise or not used.all():
+        unsampled = used == 0 if elementwise else np.isnan(found[:SLOPE]).any(axis=0)
+        for i in np.flatnonzero(unsampled):
+            found[:, i] = _either(found[:, i], _sampled(host, activation, float(std[i]), seed))
+            used[i] = used[i] or SAMPLING
+    return Moments(*found), used
 
 
 def _either(old: FloatArray, new: FloatArray) -> FloatArray:
@@ -306,8 +310,8 @@ def _integrated(
         found = np.full((6, len(std)), np.nan)
     else:
         found = quadrature.fixed_moments(forward, derivative, std, kinks)
-    unsettled = np.isnan(found).any(axis=0)
-    if unsettled.any():
+    if np.isnan(found.sum()):
+        unsettled = np.isnan(found).any(axis=0)
         for i in np.flatnonzero(unsettled & (std >= hard[0]) & (std <= hard[1])):
             new = adaptive.adaptive_moments(forward, derivative, float(std[i]))
             found[:, i] = _either(found[:, i], new)

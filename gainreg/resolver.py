@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gainreg.activation import Activation
 from gainreg.entry import GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
 from gainreg.host import host
-from gainreg.methods import SMALLEST, moments
+from gainreg.methods import NAMES, SMALLEST, moments
 from gainreg.moments import EPS, FloatArray, Moments
 from gainreg.params import METHODS, check_seed, check_std
 
@@ -46,20 +48,45 @@ class GainCurve(Gains):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> GainEntry:
-        derivative, centered = self.derivative_second_moment, float(self.centered_gain[i])
-        slope_second = np.nan if derivative is None else float(derivative[i])
-        return GainEntry(
-            activation=self.activation,
-            params=dict(self.params),
-            std=float(self.std[i]),
-            mean=float(self.mean[i]),
-            second_moment=float(self.second_moment[i]),
-            derivative_second_moment=None if np.isnan(slope_second) else slope_second,
-            centered_gain=centered if np.isfinite(centered) else None,
-            variance_slope=float(self.variance_slope[i]),
-            method=str(self.method[i]),
-            error=float(self.error[i]),
+        slopes = self.derivative_second_moment
+        return _entry(
+            self.activation,
+            self.params,
+            float(self.std[i]),
+            float(self.mean[i]),
+            float(self.second_moment[i]),
+            math.nan if slopes is None else float(slopes[i]),
+            float(self.centered_gain[i]),
+            float(self.variance_slope[i]),
+            str(self.method[i]),
+            float(self.error[i]),
         )
+
+
+def _entry(
+    activation: str,
+    params: Mapping[str, float],
+    std: float,
+    mean: float,
+    second: float,
+    slope_second: float,
+    centered: float,
+    variance_slope: float,
+    method: str,
+    error: float,
+) -> GainEntry:
+    return GainEntry(
+        activation=activation,
+        params=dict(params),
+        std=std,
+        mean=mean,
+        second_moment=second,
+        derivative_second_moment=slope_second if math.isfinite(slope_second) else None,
+        centered_gain=centered if math.isfinite(centered) else None,
+        variance_slope=variance_slope,
+        method=method,
+        error=error,
+    )
 
 
 def resolve(
@@ -101,7 +128,28 @@ def curve(
 
     Arguments and errors are those of ``resolve``, with a 1-D array of stds.
     """
-    return entries(activation, check_stds(stds), params, method, seed)
+    bound, std, m, used = _find(activation, check_stds(stds), params, method, seed)
+    good = _in_range(m.second_moment, m.mean)
+    if not good.all():
+        i = np.argmin(good)
+        raise _out_of_range(bound.name, float(std[i]), float(m.second_moment[i]))
+    slopes = np.where(np.isinf(m.derivative_second_moment), np.nan, m.derivative_second_moment)
+    with np.errstate(all="ignore"):
+        centered = np.where(
+            _constant(m.variance, m.second_moment), np.inf, std / np.sqrt(m.variance)
+        )
+    return GainCurve(
+        activation=bound.name,
+        params=dict(bound.params),  # type: ignore[arg-type]
+        std=std,
+        mean=m.mean,
+        second_moment=m.second_moment,
+        derivative_second_moment=None if np.isnan(slopes).all() else slopes,
+        centered_gain=centered,
+        variance_slope=m.variance_slope,
+        method=np.array(NAMES)[used],
+        error=m.error,
+    )
 
 
 def entries(
@@ -110,35 +158,56 @@ def entries(
     params: Mapping[str, Any],
     method: str = "auto",
     seed: int = 0,
-) -> GainCurve:
-    """``curve`` at stds that were checked, with the params in a mapping."""
+) -> list[GainEntry]:
+    """``resolve`` at several stds that were checked, with the params in a mapping."""
+    bound, std, m, used = _find(activation, stds, params, method, seed)
+    found = []
+    rows = zip(std.tolist(), *(row.tolist() for row in m), used.tolist(), strict=True)
+    for at, mean, second, variance, variance_slope, slope_second, error, way in rows:
+        if not _in_range(second, mean):
+            raise _out_of_range(bound.name, at, second)
+        centered = math.inf if _constant(variance, second) else at / math.sqrt(variance)
+        found.append(
+            _entry(
+                bound.name,
+                bound.params,  # type: ignore[arg-type]
+                at,
+                mean,
+                second,
+                slope_second,
+                centered,
+                variance_slope,
+                NAMES[way],
+                error,
+            )
+        )
+    return found
+
+
+def _constant(variance: Any, second: Any) -> Any:
+    """Whether a variance is no larger than rounding makes it: φ is constant, in doubles."""
+    return variance <= CONSTANT * second
+
+
+def _find(
+    activation: str | Activation | Callable[..., Any],
+    stds: Sequence[float] | FloatArray,
+    params: Mapping[str, Any],
+    method: str,
+    seed: int,
+) -> tuple[Activation, FloatArray, Moments, NDArray[np.intp]]:
+    """The activation with its params, the stds, and what ``moments`` finds there."""
     std = np.array(stds, dtype=np.float64)
     std.flags.writeable = False  # closed forms are handed this very array
     if method != "auto" and method not in METHODS:
         known = ", ".join(map(repr, ("auto", *METHODS)))
         raise ParameterError(f"method is one of {known}, got {method!r}")
     seed = check_seed(seed)
-    bound = host().bind(as_activation(activation), params)
+    the_host = host()
+    bound = the_host.bind(as_activation(activation), params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
-        m, used = moments(host(), bound, std, method, seed)
-        _check_range(bound, std, m)
-        derivative = m.derivative_second_moment
-        derivative[derivative == np.inf] = np.nan
-        # a variance no larger than rounding makes it is none: φ is constant, to double precision
-        constant = m.variance <= CONSTANT * m.second_moment
-        centered = np.where(constant, np.inf, std / np.sqrt(m.variance))
-    return GainCurve(
-        activation=bound.name,
-        params=dict(bound.params),  # type: ignore[arg-type]
-        std=std,
-        mean=m.mean,
-        second_moment=m.second_moment,
-        derivative_second_moment=None if np.isnan(derivative).all() else derivative,
-        centered_gain=centered,
-        variance_slope=m.variance_slope,
-        method=used,
-        error=m.error,
-    )
+        m, used = moments(the_host, bound, std, method, seed)
+    return bound, std, m, used
 
 
 def as_activation(activation: str | Activation | Callable[..., Any]) -> str | Activation:
@@ -174,18 +243,16 @@ def check_stds(stds: Any) -> FloatArray:
     return std
 
 
-def _check_range(activation: Activation, std: FloatArray, m: Moments) -> None:
-    second = m.second_moment
-    if not len(std) or (second.min() >= SMALLEST and np.isfinite(second.max() + m.mean.sum())):
-        return
-    bad = ~((second >= SMALLEST) & np.isfinite(second) & np.isfinite(m.mean))
-    if bad.any():
-        i = int(np.argmax(bad))
-        if second[i] < SMALLEST:
-            what = "is zero or underflows a double, so that no gain exists"
-        else:
-            what = "is infinite, overflows a double, or has tails too heavy to integrate"
-        raise MomentError(
-            f"the second moment of {activation.name!r} at std = {std[i]:.6g} {what}; "
-            "try another std or other params"
-        )
+def _in_range(second: Any, mean: Any) -> Any:
+    return (second >= SMALLEST) & (abs(second + mean) < math.inf)
+
+
+def _out_of_range(activation: str, std: float, second: float) -> MomentError:
+    if second < SMALLEST:
+        what = "is zero or underflows a double, so that no gain exists"
+    else:
+        what = "is infinite, overflows a double, or has tails too heavy to integrate"
+    return MomentError(
+        f"the second moment of {activation!r} at std = {std:.6g} {what}; "
+        "try another std or other params"
+    )

@@ -118,7 +118,7 @@ def fixed_moments(
     std: FloatArray,
     kinks: Sequence[float] = (),
 ) -> FloatArray:
-    """All moments by the fixed rule, for all stds at once.
+    """All moments by the fixed rule, for all stds at once; numpy may warn of what φ does far out.
 
     Args:
         forward: φ, vectorised.
@@ -137,16 +137,15 @@ def fixed_moments(
     nodes_a_std = 1500 * (1 if not any(kinks) else 3 + 3 * len(kinks))
     run = max(1, RUN // nodes_a_std)
     parts = []
-    with np.errstate(all="ignore"):
-        for i in range(0, len(std), run):
-            part = std[i : i + run]
-            moments = _apply(part, kinks, RULES[0], forward, derivative, slope_settled)
-            again = np.isnan(moments).any(axis=0)
-            if again.any():
-                moments[:, again] = _apply(
-                    part[again], kinks, RULES[1], forward, derivative, slope_settled
-                )
-            parts.append(moments)
+    for i in range(0, len(std), run):
+        part = std[i : i + run]
+        found = _apply(part, kinks, RULES[0], forward, derivative, slope_settled)
+        if np.isnan(found.sum()):
+            again = np.isnan(found).any(axis=0)
+            found[:, again] = _apply(
+                part[again], kinks, RULES[1], forward, derivative, slope_settled
+            )
+        parts.append(found)
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
@@ -162,32 +161,54 @@ def _apply(
     x, z, root_weight, far = _rule(std, kinks, *reach_and_step)
     phi, slope = forward(x), derivative(x)
     rows = weighted_sums(phi, slope, z, root_weight)
-    even, odd = rows.reshape(4, len(std), 2, -1).sum(axis=-1).transpose(2, 0, 1)
-    second, stretched, slope_second, mean = whole = even + odd
-    off = np.abs(even - odd)
-    root = np.sqrt(second)
-    known = (off[:2] <= SETTLED * whole[:2]).all(axis=0) & (off[3] <= SETTLED * root)
-    slope_known = off[2] <= slope_settled * slope_second
-    # what is cut off beyond the outermost nodes …
-    known &= (np.abs(phi[..., -1] * root_weight[..., -1]) <= CUT_OFF * root[:, None]).all(axis=-1)
-    # … and below the first, if φ or φ′ is singular there and so still changes
-    first, next_to_it = np.array([phi[..., :2], slope[..., :2]]).transpose(3, 0, 1, 2)
-    singular = np.abs(first - next_to_it) > 1e-3 * np.abs(first)
-    singular &= np.abs(first * root_weight[..., 0]) > CUT_OFF * np.sqrt(whole[::2, :, None])
-    if singular.any():
-        singular_phi, singular_slope = singular.any(axis=-1)
-        known &= ~singular_phi
-        slope_known |= singular_slope
-        slope_second[singular_slope] = np.inf
-    error = off[0] + 2 * EPS * second
+    # the outermost values of each row; from here on plain numbers, which are quicker by the dozen
+    ends = [(values[..., :2] * root_weight[..., :1]).tolist() for values in (phi, slope)]
+    last = (phi[..., -1] * root_weight[..., -1]).tolist()
+    sums = rows.transpose(1, 0, 2).tolist()
+    m = np.array(
+        [_settle(*each, slope_settled) for each in zip(sums, ends[0], ends[1], last, strict=True)]
+    ).T
     if far is not None:
-        error += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * far, 0.0).sum(axis=-1)
-    variance = second - mean * mean
+        m[5] += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * far, 0.0).sum(axis=-1)
+    mean, second, variance = m[0], m[1], m[2]
     if (variance < 0.1 * second).any():
         centred = (phi - mean[:, None, None]) * root_weight
-        variance = (centred * centred).sum(axis=(-1, -2))
-    m = np.array([mean, second, variance, (stretched / second - 1) / 2, slope_second, error])
-    if not (known & slope_known).all():
-        m[4, ~slope_known] = np.nan
-        m[:, ~known] = np.nan
+        variance[:] = (centred * centred).sum(axis=(-1, -2))
     return m
+
+
+def _settle(
+    sums: list[list[float]],
+    phi_ends: list[list[float]],
+    slope_ends: list[list[float]],
+    phi_last: list[float],
+    slope_settled: float,
+) -> list[float]:
+    """The moments at one std from the sums of its rows and the roots of their outermost terms."""
+    half = len(phi_last) // 2
+    evens = [sum(row[:half]) for row in sums]
+    odds = [sum(row[half:]) for row in sums]
+    second, stretched, slope_second, mean = map(float.__add__, evens, odds)
+    off = [abs(even - odd) for even, odd in zip(evens, odds, strict=True)]
+    root = math.sqrt(second) if second < math.inf else math.nan
+    if not (
+        off[0] <= SETTLED * second
+        and off[1] <= SETTLED * stretched
+        and off[3] <= SETTLED * root
+        # what is cut off beyond the outermost nodes, and below the first if φ is singular there
+        and max(map(abs, phi_last)) <= CUT_OFF * root
+        and not _singular(phi_ends, root)
+    ):
+        return [math.nan] * 6
+    if _singular(slope_ends, math.sqrt(slope_second)):
+        slope_second = math.inf
+    elif not off[2] <= slope_settled * slope_second:
+        slope_second = math.nan
+    variance_slope = (stretched / second - 1) / 2 if second else math.nan
+    error = off[0] + 2 * EPS * second
+    return [mean, second, second - mean * mean, variance_slope, slope_second, error]
+
+
+def _singular(ends: list[list[float]], root: float) -> bool:
+    """Whether a function still changes at the first two nodes of a row, where its terms count."""
+    return any(abs(a) > CUT_OFF * root and abs(a - b) > 1e-3 * abs(a) for a, b in ends)
