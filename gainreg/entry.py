@@ -27,7 +27,7 @@ class Gains:
     @property
     def gain(self) -> Any:
         """std / √second_moment: keeps the pre-activation variance, forward (fan_in)."""
-        return (self.std / self.second_moment * self.std) ** 0.5  # 1/½ is exact, 1/√½ is not
+        return self.std * (1 / self.second_moment) ** 0.5  # 1/½ is exact, 1/√½ is not
 
     @property
     def backward_gain(self) -> Any:
