@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gainreg.entry import GainEntry
@@ -17,68 +18,88 @@ if TYPE_CHECKING:
     from gainreg.table import GainTable
 
     Table = GainTable | str | os.PathLike[str] | None
-    # reads the arguments of a framework's activation: its gainreg name and params
-    Reader = Callable[..., tuple[str, dict[str, Any]]]
+    Axes = int | Sequence[int]
+    Named = tuple[str, dict[str, Any]]  # an activation's gainreg name and params
+    Reader = Callable[..., Named | None]
 
 MODES = ("fan_in", "fan_out", "fan_avg")
 
 # Standard deviation of a standard normal truncated at ±2: √(1 − 4·pdf(2)/P(|z| < 2))
 TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
 
-_OF_ONE_AXIS = ("softmax", "log_softmax", "softmin")
+_OF_ONE_AXIS = ("softmax", "log_softmax", "softmin", "sparsemax")
 
 
 # --- the weights law ---
 
 
-def weight_std(
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str,
-    fan_in: float,
-    fan_out: float,
-    *,
-    std: float = 1.0,
-    table: Table = None,
-    params: Mapping[str, Any] | None = None,
-) -> float:
-    """Standard deviation of the weights that an activation feeds.
+def fans(
+    shape: Any, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
+) -> tuple[int, int, tuple[list[int], list[int], list[int], list[int]]]:
+    """fan_in and fan_out of weights, and their axes by what they are.
 
     Args:
-        activation: the one whose output feeds the weights: a name, an ``Activation``, a
-            ``GainEntry``, or a callable on float64 arrays.
+        shape: of the weights.
+        in_axis, out_axis, batch_axis: of inputs, outputs and independent copies; the others are a
+            convolution's receptive field, which multiplies both fans.
+
+    Returns:
+        fan_in, fan_out, and the axes of batch, receptive field, inputs and outputs from 0 on.
+
+    Raises:
+        ParameterError: the shape is none, lacks an axis, or has no elements.
+    """
+    try:
+        sizes = [int(size.__index__()) for size in shape]
+        found = [
+            [axis.__index__() for axis in ([axes] if hasattr(axes, "__index__") else axes)]
+            for axes in (batch_axis, in_axis, out_axis)
+        ]
+    except (TypeError, AttributeError):
+        raise ParameterError(f"a shape is a tuple of whole numbers, got {shape!r}") from None
+    named = [axis % len(sizes) for axes in found for axis in axes if sizes]
+    if any(not -len(sizes) <= axis < len(sizes) for axes in found for axis in axes) or len(
+        set(named)
+    ) < len(named):
+        raise ParameterError(
+            f"weights need two axes, one in and one out, got shape {tuple(sizes)} for the axes "
+            f"in {in_axis}, out {out_axis}"
+        )
+    if min(sizes) < 1:
+        raise ParameterError(f"weights need elements, got shape {tuple(sizes)}")
+    batch, inputs, outputs = ([axis % len(sizes) for axis in axes] for axes in found)
+    field = [axis for axis in range(len(sizes)) if axis not in named]
+    fan_in, fan_out = (
+        math.prod(sizes[axis] for axis in [*field, *axes]) for axes in (inputs, outputs)
+    )
+    return fan_in, fan_out, (batch, field, inputs, outputs)
+
+
+def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> float:
+    """Variance of the weights that an activation feeds.
+
+    Args:
+        entry: of the activation whose output feeds the weights.
         mode: what to keep: "fan_in" the forward variance (He et al. 2015, arXiv:1502.01852,
             eq. 10), "fan_out" the gradient variance (eq. 14), "fan_avg" the compromise of Glorot
             and Bengio (2010), for any φ.
         fan_in: number of inputs that one output sums over.
         fan_out: number of outputs that one input goes to.
-        std: standard deviation of the pre-activation, not its variance.
-        table: a ``GainTable`` or its path: the constants come from there, and only from there.
-        params: the activation's parameters, where they differ from the defaults.
 
     Raises:
-        ParameterError: another mode, a fan that is not above 0, or a wrong param or std.
+        ParameterError: another mode, or a fan that is not above 0.
         MomentError: the gain does not exist, as "fan_out" where φ jumps.
-        TableError: ``table`` lacks the entry.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
-    """
-    return math.sqrt(variance(entry(activation, std, params or {}, table), mode, fan_in, fan_out))
-
-
-def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> float:
-    """Variance of the weights, from the entry of the activation that feeds them.
-
-    Raises:
-        ParameterError, MomentError: as ``weight_std``.
     """
     if mode not in MODES:
         raise ParameterError(f"mode is one of {', '.join(map(repr, MODES))}, got {mode!r}")
-    for name, fan in (("fan_in", fan_in), ("fan_out", fan_out)):
-        if not 0 < fan < math.inf:
-            raise ParameterError(f"{name} must be above 0, got {fan}; the weight has no elements")
+    if not (0 < fan_in < math.inf and 0 < fan_out < math.inf):
+        raise ParameterError(f"fans must be above 0, got fan_in {fan_in}, fan_out {fan_out}")
     if mode == "fan_in":
         return float(entry.gain) ** 2 / fan_in
     if entry.derivative_second_moment == 0:
-        raise MomentError(f"{entry.activation!r} has no backward gain: φ′ is 0 everywhere")
+        raise MomentError(
+            f"{entry.activation!r} has no backward gain: E[φ′²] is 0, or below all doubles"
+        )
     backward = float(entry.backward_gain) ** 2
     if mode == "fan_out":
         return backward / fan_out
@@ -107,83 +128,142 @@ def orthogonal_scale(std: float, rows: int, columns: int) -> float:
 # --- activations as frameworks have them ---
 
 
-def entry(
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    std: float,
-    params: Mapping[str, Any],
-    table: Table,
-) -> GainEntry:
-    """The entry of an activation; an entry is its own.
-
-    Raises:
-        ParameterError: params with a ``GainEntry``; and what ``gainreg.table.entry_for`` raises.
-    """
-    if isinstance(activation, GainEntry):
-        if params:
-            raise ParameterError(f"a GainEntry has its params already, got {', '.join(params)} too")
-        return activation
-    if not (isinstance(activation, str) or callable(activation) or _is_activation(activation)):
-        raise ParameterError(
-            "an activation is a name, a gainreg.Activation, a GainEntry or a callable, "
-            f"got {activation!r}"
-        )
-    return entry_for(activation, std, params, table)
+SAY_NOTHING = {"inplace", "axis", "dim", "dtype", "out", "name", "_stacklevel"}
 
 
 def always(name: str) -> Reader:
-    """The reader of an activation whose arguments, if any, say nothing of φ (inplace, axis)."""
-    return lambda **_: (name, {})
+    """The reader of an activation whose arguments, if any, say nothing of φ."""
+
+    def read(**keywords: Any) -> tuple[str, dict[str, Any]]:
+        if odd := keywords.keys() - SAY_NOTHING:
+            raise TypeError(f"() got an unexpected argument {', '.join(sorted(odd))}")
+        return name, {}
+
+    return read
 
 
-def recognised(
-    activation: Any,
-    std: float,
-    params: Mapping[str, Any],
-    table: Table,
-    *,
-    functions: Mapping[Any, Reader],
-    objects: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]],
-    wrap: Callable[[Callable[..., Any]], Activation],
-) -> GainEntry:
-    """The entry of an activation that may be one of a framework's own.
+# Activations that are called and computed alike wherever they occur.
+READERS: dict[str, Reader] = {
+    **{
+        name: always(name)
+        for name in (
+            *("abs", "asinh", "atan", "cos", "erf", "exp", "exponential", "glu", "hard_sigmoid"),
+            *("hard_silu", "hard_swish", "hard_tanh", "hardsigmoid", "hardswish", "identity"),
+            *("linear", "log_sigmoid", "log_softmax", "logsigmoid", "mish", "relu", "relu6"),
+            *("selu", "sigmoid", "sign", "silu", "sin", "soft_sign", "softmax", "softmin"),
+            *("softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "square"),
+            *("swish", "tanh", "tanh_shrink", "tanhshrink"),
+        )
+    },
+    "absolute": always("abs"),
+    "arcsinh": always("asinh"),
+    "arctan": always("atan"),
+    "expit": always("sigmoid"),
+    "log_expit": always("logsigmoid"),
+    "logistic": always("sigmoid"),
+    "positive": always("identity"),
+    "celu": lambda alpha=1.0, inplace=False: ("celu", {"alpha": alpha}),
+    "elu": lambda alpha=1.0, inplace=False: ("elu", {"alpha": alpha}),
+    "leaky_relu": lambda negative_slope=0.01, inplace=False: (
+        "leaky_relu",
+        {"negative_slope": negative_slope},
+    ),
+    "squareplus": lambda b=4.0: ("squareplus", {"b": b}),
+}
 
-    Args:
-        activation: as in ``weight_std``, or a key of ``functions``, a ``functools.partial`` of
-            one with keyword arguments, an instance of a type in ``objects``, or any callable on
-            the framework's tensors.
-        std, params, table: as in ``weight_std``.
+
+def functions_in(
+    homes: Iterable[Any], readers: Mapping[str, Reader], suffixes: tuple[str, ...] = ("",)
+) -> dict[Any, Reader]:
+    """The readers by the functions themselves, as far as the homes have them."""
+    return {
+        getattr(home, name + suffix): reader
+        for name, reader in readers.items()
+        for home in homes
+        for suffix in suffixes
+        if hasattr(home, name + suffix)
+    }
+
+
+@dataclass(frozen=True)
+class Framework:
+    """What an adapter knows of its framework's own activations.
+
+    Attributes:
         functions: readers that take a function's keyword arguments.
-        objects: readers that take the object itself.
+        objects: readers that take the object itself, by its type.
         wrap: makes an ``Activation`` of a callable on the framework's tensors.
 
-    Raises:
-        ParameterError: arguments that the function does not take, or that say what ``params``
-            says too, or a softmax of unknown width; and what ``weight_std`` raises.
+    A reader returns None for what has no name in gainreg; the callable is resolved then.
     """
-    function, keywords = activation, {}
-    if isinstance(activation, functools.partial) and not activation.args:
-        function, keywords = activation.func, activation.keywords
-    if type(activation) in objects:
-        name, found = objects[type(activation)](activation)
-    elif (reader := _get(functions, function)) is not None:
+
+    functions: Mapping[Any, Reader]
+    objects: Mapping[type, Callable[[Any], Named | None]]
+    wrap: Callable[[Callable[..., Any]], Activation]
+
+    def entry(
+        self, activation: Any, std: float, params: Mapping[str, Any], table: Table
+    ) -> GainEntry:
+        """The entry of an activation: a name, an ``Activation``, a ``GainEntry``, one of the
+        framework's own functions or objects, a ``functools.partial`` of a function with keyword
+        arguments, or any callable on the framework's tensors.
+
+        Raises:
+            ParameterError: arguments that the function does not take, or that say what ``params``
+                says too, or a softmax of unknown width; and what ``entry_for`` raises.
+        """
+        if isinstance(activation, GainEntry):
+            if params or table is not None or std not in (1.0, activation.std):
+                raise ParameterError(
+                    "a GainEntry has its std, params and constants already; give it alone"
+                )
+            return activation
+        if isinstance(activation, str) or _is_activation(activation):
+            return entry_for(activation, std, params, table)
+        if isinstance(activation, type) or not callable(activation):
+            raise ParameterError(
+                "an activation is a name, a gainreg.Activation, a GainEntry, a function, or an "
+                f"instance of a layer such as ReLU(), got {activation!r:.200}"
+            )
+        named, explicit = self.read(activation)
+        if named is None:
+            if table is not None:
+                return entry_for(activation, std, params, table)
+            return entry_for(self.wrap(activation), std, params)
+        name, found = named
+        if twice := ", ".join(explicit & params.keys()):
+            raise ParameterError(f"{activation!r} has its own {twice}; give it in one place only")
+        if name in _OF_ONE_AXIS and "dim" not in params:
+            raise ParameterError(
+                f"the gain of {name!r} depends on how many numbers it runs over, which "
+                f"{activation!r} does not say; give that number as dim=…"
+            )
+        return entry_for(name, std, {**found, **params}, table)
+
+    def read(self, activation: Any) -> tuple[Named | None, Set[str]]:
+        """The name and params of one of the framework's own, and which of them it states itself.
+
+        Raises:
+            ParameterError: arguments that the function does not take.
+        """
+        if type(activation) in self.objects:
+            named = self.objects[type(activation)](activation)
+            return named, named[1].keys() if named else set()
+        function, keywords = activation, {}
+        if isinstance(activation, functools.partial) and not activation.args:
+            function, keywords = activation.func, activation.keywords
         try:
-            name, found = reader(**keywords)
+            reader = self.functions.get(function)
+        except TypeError:  # not hashable
+            reader = None
+        if reader is None:
+            return None, set()
+        try:
+            named = reader(**keywords)
         except TypeError as error:
             reason = str(error).partition("() ")[2] or str(error)
             raise ParameterError(f"{activation!r} cannot be read: {reason}") from None
-    elif not callable(activation) or _is_activation(activation) or table is not None:
-        return entry(activation, std, params, table)
-    else:
-        return entry(wrap(activation), std, params, None)
-    twice = ", ".join(found.keys() & params.keys())
-    if twice:
-        raise ParameterError(f"{activation!r} has its own {twice}; give it in one place only")
-    if name in _OF_ONE_AXIS and "dim" not in params:
-        raise ParameterError(
-            f"the gain of {name!r} depends on how many numbers it runs over, which "
-            f"{activation!r} does not say; give that number as dim=…"
-        )
-    return entry(name, std, {**found, **params}, table)
+        return named, named[1].keys() if named and keywords else set()
 
 
 def elementwise(
@@ -195,32 +275,20 @@ def elementwise(
 
     Args:
         function: the callable, for its name.
-        forward, derivative: φ and φ′ on float64 numpy arrays.
-
-    Raises:
-        ParameterError: φ at one point depends on the other points, or on chance.
-        PluginError: φ raises.
+        forward, derivative: φ and φ′ on float64 numpy arrays. A derivative that fails, or gives
+            NaN, is left out: φ′ is then taken by finite differences.
     """
     import numpy as np
 
     from gainreg.activation import Activation
-    from gainreg.errors import PluginError
 
-    name = getattr(function, "__name__", type(function).__name__)
-    points = np.array([-1.7, -0.4, 0.6, 1.9])
+    points = np.array([-1.7, -0.4, -1e-9, 1e-9, 0.6, 1.9])
     try:
-        whole = forward(points)
-        parts = np.concatenate([forward(points[:1]), forward(points[1:])])
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginError(f"activation {name!r} raised {reason}") from error
-    if np.shape(whole) == points.shape and not np.allclose(
-        whole, parts, rtol=1e-6, atol=1e-9, equal_nan=True
-    ):
-        raise ParameterError(
-            f"{name!r} is random or not elementwise: what it gives at one point depends on the "
-            "others; register it as a gainreg.Activation with a sample function"
-        )
+        if derivative is not None and not np.isfinite(derivative(points)).all():
+            derivative = None
+    except Exception:  # whatever it is, forward says it better if it is at fault too
+        derivative = None
+    name = getattr(function, "__name__", type(function).__name__)
     return Activation(name, forward, kinks=None, derivative=derivative)
 
 
@@ -236,19 +304,13 @@ def root_mean_square(values: Any) -> float:
     return math.sqrt(math.fsum(slope**2 for slope in slopes) / len(slopes))
 
 
-def missing(framework: str, extra: str, error: ImportError) -> ImportError:
+def missing(framework: str, extra: str, error: ImportError, hint: str = "") -> ImportError:
     """The error of an adapter whose framework does not import."""
     return ImportError(
         f"gainreg.adapters.{extra} needs {framework}, which does not import ({error}); "
-        f"install it with: pip install 'gainreg[{extra}]'"
+        f"install it with: pip install 'gainreg[{extra}]'{hint}",
+        name=error.name,
     )
-
-
-def _get(functions: Mapping[Any, Reader], function: Any) -> Reader | None:
-    try:
-        return functions.get(function)
-    except TypeError:  # not hashable
-        return None
 
 
 def _is_activation(value: Any) -> bool:

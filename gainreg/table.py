@@ -201,6 +201,17 @@ def to_dict(entry: GainEntry) -> dict[str, Any]:
     }
 
 
+def from_dict(name: str, data: Any, where: str) -> GainEntry:
+    """The entry of activation ``name`` that ``to_dict`` made into plain data, checked.
+
+    Raises:
+        TableError: it breaks the schema, or its numbers contradict each other.
+    """
+    given = _mapping(data, where).get("params")
+    declared = {_name(key, where): None for key in _mapping(given, f"{where}: params")}
+    return _entry(name, data, declared, where)
+
+
 def load_table(path: str | os.PathLike[str] | None = None, verify: bool = True) -> GainTable:
     """Read a table.
 

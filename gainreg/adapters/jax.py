@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from gainreg import scaling
 from gainreg.errors import ParameterError
-from gainreg.scaling import always
 
 try:
     import jax
@@ -34,7 +33,7 @@ def normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
     batch_axis: Axes = (),
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     **params: float,
 ) -> Callable[..., jax.Array]:
     """An initializer of weights from a normal distribution of mean 0.
@@ -52,7 +51,7 @@ def normal(
         table: a ``GainTable`` or its path: every constant comes from there.
         in_axis, out_axis, batch_axis: as in ``jax.nn.initializers.variance_scaling``; the axes in
             none of them are a convolution's receptive field.
-        dtype: of the weights, where ``init`` is not given one.
+        dtype: of the weights, where ``init`` is not given one; None for JAX's default.
         **params: the activation's parameters, where they differ from the defaults.
 
     Raises:
@@ -74,7 +73,7 @@ def uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
     batch_axis: Axes = (),
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     **params: float,
 ) -> Callable[..., jax.Array]:
     """An initializer from a uniform distribution on (−√3·s, √3·s) of std s; see normal."""
@@ -91,7 +90,7 @@ def truncated_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
     batch_axis: Axes = (),
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     **params: float,
 ) -> Callable[..., jax.Array]:
     """An initializer from a normal distribution cut off at twice its std; see normal.
@@ -111,7 +110,7 @@ def orthogonal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
     batch_axis: Axes = (),
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     **params: float,
 ) -> Callable[..., jax.Array]:
     """An initializer of semi-orthogonal matrices of the mean square of ``normal``; see normal.
@@ -125,22 +124,21 @@ def orthogonal(
     def init(
         key: jax.Array, shape: Sequence[int], dtype: Any = dtype, out_sharding: Any = None
     ) -> jax.Array:
-        inputs, outputs = _sizes(shape, in_axis, out_axis)
-        out, batch = _normalised(out_axis, shape), _normalised(batch_axis, shape)
-        rest = [axis for axis in range(len(shape)) if axis not in (*out, *batch)]
-        order = [*batch, *rest, *out]
-        members = math.prod(shape[axis] for axis in batch)
-        rows = math.prod(shape[axis] for axis in rest)
-        receptive = rows // inputs
-        scale = math.sqrt(scaling.variance(entry, mode, inputs * receptive, outputs * receptive))
-        factor = scaling.orthogonal_scale(scale, rows, outputs)
-        drawn_dtype = jnp.promote_types(dtype, jnp.float32)
-        draw = initializers.orthogonal(factor, dtype=drawn_dtype)
+        fan_in, fan_out, axes = scaling.fans(shape, in_axis, out_axis, batch_axis)
+        batch, field, inputs, outputs = axes
+        members, rows, columns = (
+            math.prod(shape[axis] for axis in some) for some in (batch, field + inputs, outputs)
+        )
+        wanted = _floating(dtype)
+        drawn = wanted if wanted.itemsize >= 4 else jnp.float32
+        scale = math.sqrt(scaling.variance(entry, mode, fan_in, fan_out))
+        draw = initializers.orthogonal(scaling.orthogonal_scale(scale, rows, columns), dtype=drawn)
         keys = jax.random.split(key, members) if batch else key[None]
-        matrices = jax.vmap(lambda one: draw(one, (rows, outputs)))(keys)
+        matrices = jax.vmap(lambda one: draw(one, (rows, columns), drawn))(keys)
+        order = [*batch, *field, *inputs, *outputs]
         weights = matrices.reshape([shape[axis] for axis in order])
-        back = [order.index(axis) for axis in range(len(shape))]
-        weights = weights.transpose(back).astype(dtype)
+        weights = weights.transpose([order.index(axis) for axis in range(len(shape))])
+        weights = weights.astype(wanted)
         return weights if out_sharding is None else jax.device_put(weights, out_sharding)
 
     return init
@@ -163,52 +161,33 @@ def _scaled(
     def init(
         key: jax.Array, shape: Sequence[int], dtype: Any = dtype, out_sharding: Any = None
     ) -> jax.Array:
-        inputs, outputs = _sizes(shape, in_axis, out_axis)
-        # the receptive field multiplies both fans; variance_scaling divides by it once
-        scale = inputs * scaling.variance(entry, mode, inputs, outputs)
+        fan_in, fan_out, _ = scaling.fans(shape, in_axis, out_axis, batch_axis)
+        scale = fan_in * scaling.variance(entry, mode, fan_in, fan_out)
         draw = initializers.variance_scaling(
-            scale, "fan_in", distribution, in_axis, out_axis, batch_axis, dtype
+            scale, "fan_in", distribution, in_axis, out_axis, batch_axis
         )
         sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
-        return draw(key, shape, dtype, **sharding)
+        return draw(key, tuple(shape), _floating(dtype), **sharding)
 
     return init
 
 
-def _normalised(axes: Axes, shape: Sequence[int]) -> tuple[int, ...]:
-    """Axes counted from 0.
+def _floating(dtype: Any) -> Any:
+    """``dtype``, or JAX's default for None.
 
     Raises:
-        ParameterError: the shape has no such axis.
+        ParameterError: it is not one of floating-point numbers.
     """
-    found = (axes,) if isinstance(axes, int) else tuple(axes)
-    if any(not -len(shape) <= axis < len(shape) for axis in found):
-        raise ParameterError(
-            f"weights need two axes, one in and one out, got shape {tuple(shape)} and axes {axes}"
-        )
-    return tuple(axis % len(shape) for axis in found)
-
-
-def _sizes(shape: Sequence[int], in_axis: Axes, out_axis: Axes) -> tuple[int, int]:
-    """Numbers of input and output channels.
-
-    Raises:
-        ParameterError: the shape lacks an axis, or has no elements.
-    """
-    inputs, outputs = (
-        math.prod(shape[axis] for axis in _normalised(axes, shape)) for axes in (in_axis, out_axis)
-    )
-    if 0 in shape:
-        raise ParameterError(f"fans must be above 0, got shape {tuple(shape)} without elements")
-    return inputs, outputs
+    wanted = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    if not jnp.issubdtype(wanted, jnp.floating):
+        raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
+    return wanted
 
 
 def _entry(
     activation: Any, mode: str, std: float, table: scaling.Table, params: dict[str, float]
 ) -> GainEntry:
-    entry = scaling.recognised(
-        activation, std, params, table, functions=_FUNCTIONS, objects={}, wrap=wrap
-    )
+    entry = _JAX.entry(activation, std, params, table)
     scaling.variance(entry, mode, 1, 1)  # a wrong mode shows now, not at the first call of init
     return entry
 
@@ -218,47 +197,32 @@ def wrap(function: Callable[..., Any]) -> Activation:
 
     def forward(x: Any) -> Any:
         with jax.ensure_compile_time_eval(), _x64(True):
-            return jax.device_get(function(jnp.asarray(x, jnp.float64)))
+            return _double(function(jnp.asarray(x, jnp.float64)))
 
     def derivative(x: Any) -> Any:
         with jax.ensure_compile_time_eval(), _x64(True):
             y, pull = jax.vjp(function, jnp.asarray(x, jnp.float64))
             (slope,) = pull(jnp.ones_like(y))
-            return jax.device_get(slope)
+            return _double(slope)
 
     return scaling.elementwise(function, forward, derivative)
+
+
+def _double(y: Any) -> Any:
+    """A JAX array of real numbers as a float64 one of NumPy; anything else as it is."""
+    real = isinstance(y, jax.Array) and jnp.issubdtype(y.dtype, jnp.floating)
+    return jax.device_get(y.astype(jnp.float64) if real else y)
 
 
 # jax.enable_x64 stood in jax.experimental before JAX 0.8
 _x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
 _READERS: dict[str, scaling.Reader] = {
-    **{
-        name: always(name)
-        for name in (
-            *("abs", "cos", "erf", "exp", "glu", "hard_sigmoid", "hard_silu", "hard_swish"),
-            *("hard_tanh", "identity", "log_sigmoid", "log_softmax", "mish", "relu", "relu6"),
-            *("selu", "sigmoid", "sign", "silu", "sin", "soft_sign", "softmax", "softplus"),
-            *("sparse_plus", "sparse_sigmoid", "square", "swish", "tanh"),
-        )
-    },
-    "absolute": always("abs"),
-    "arcsinh": always("asinh"),
-    "arctan": always("atan"),
-    "asinh": always("asinh"),
-    "atan": always("atan"),
-    "celu": lambda alpha=1.0: ("celu", {"alpha": alpha}),
-    "elu": lambda alpha=1.0: ("elu", {"alpha": alpha}),
-    "expit": always("sigmoid"),
+    **scaling.READERS,
     "gelu": lambda approximate=True: ("gelu_tanh" if approximate else "gelu", {}),
-    "leaky_relu": lambda negative_slope=0.01: ("leaky_relu", {"negative_slope": negative_slope}),
-    "logistic": always("sigmoid"),
-    "positive": always("identity"),
-    "squareplus": lambda b=4.0: ("squareplus", {"b": b}),
 }
-_FUNCTIONS: dict[Any, scaling.Reader] = {
-    getattr(home, name): reader
-    for name, reader in _READERS.items()
-    for home in (jax.lax, jnp, jax.scipy.special, jax.nn)
-    if hasattr(home, name)
-}
+_JAX = scaling.Framework(
+    functions=scaling.functions_in((jax.lax, jnp, jax.scipy.special, jax.nn), _READERS),
+    objects={},
+    wrap=wrap,
+)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gainreg import scaling
-from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError
 from gainreg.scaling import always
+from gainreg.table import from_dict, to_dict
 
 try:
     import keras
 except ImportError as error:  # pragma: no cover
-    raise scaling.missing("Keras", "keras", error) from error
+    hint = "; it needs a backend too: set KERAS_BACKEND to torch or jax, whichever is installed"
+    raise scaling.missing("Keras", "keras", error, hint) from error
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
+    from gainreg.entry import GainEntry
 
 DISTRIBUTIONS = ("truncated_normal", "normal", "untruncated_normal", "uniform", "orthogonal")
 
@@ -49,6 +50,9 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         seed: an integer or a ``keras.random.SeedGenerator``.
         std: standard deviation of the pre-activation, not its variance.
         table: a ``GainTable`` or its path: every constant comes from there.
+        input_axes, output_axes: the axes of the weights that count as inputs and as outputs, as in
+            Keras, whose EinsumDense and attention layers set them. None for the last two, the
+            others being a convolution's receptive field.
         **params: the activation's parameters, where they differ from the defaults.
 
     Raises:
@@ -68,42 +72,53 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         *,
         std: float = 1.0,
         table: scaling.Table = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
         **params: float,
     ) -> None:
         if distribution not in DISTRIBUTIONS:
             known = ", ".join(map(repr, DISTRIBUTIONS))
             raise ParameterError(f"distribution is one of {known}, got {distribution!r}")
-        self.entry = scaling.recognised(
-            activation, std, params, table, functions=_FUNCTIONS, objects=_LAYERS, wrap=_wrap
-        )
+        self.entry = _KERAS.entry(activation, std, params, table)
         relative = scaling.variance(self.entry, mode, 1, 1)  # refuses a wrong mode
         drawn = "truncated_normal" if distribution == "orthogonal" else distribution
         super().__init__(relative, mode, drawn, seed)
+        self.input_axes, self.output_axes = input_axes, output_axes
         if distribution == "orthogonal":
             self.distribution = distribution
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Weights of a shape whose last two axes are (in, out), the others a receptive field."""
-        if len(shape) < 2:
-            raise ParameterError(
-                f"weights need two axes, one in and one out, got shape {tuple(shape)}"
+        """Weights of a shape; see ``input_axes`` for what its axes mean."""
+        if self.input_axes is None or self.output_axes is None:
+            fan_in, fan_out, axes = scaling.fans(shape)
+        else:  # what is neither is no receptive field there
+            others = {*range(len(shape))} - {
+                axis % len(shape) for axis in (*self.input_axes, *self.output_axes)
+            }
+            fan_in, fan_out, axes = scaling.fans(
+                shape, self.input_axes, self.output_axes, tuple(others)
             )
-        *field, inputs, outputs = shape
-        receptive = math.prod(field)
-        variance = scaling.variance(self.entry, self.mode, inputs * receptive, outputs * receptive)
+        variance = scaling.variance(self.entry, self.mode, fan_in, fan_out)
         if self.distribution != "orthogonal":
-            # Keras divides by its fan_in
-            scale = variance * inputs * receptive
+            scale = variance * math.prod(shape[:-1])  # Keras divides by this fan_in of its own
             draw = keras.initializers.VarianceScaling(
                 scale, "fan_in", self.distribution, seed=self.seed
             )
             return draw(shape, dtype)
-        factor = scaling.orthogonal_scale(math.sqrt(variance), inputs * receptive, outputs)
-        draw = keras.initializers.Orthogonal(factor, seed=self.seed)
+        batch, field, inputs, outputs = axes
+        order = [*batch, *field, *inputs, *outputs]
+        columns = math.prod(shape[axis] for axis in outputs)
+        rows = math.prod(shape) // columns
+        draw = keras.initializers.Orthogonal(
+            scaling.orthogonal_scale(math.sqrt(variance), rows, columns), seed=self.seed
+        )
         wanted = keras.backend.standardize_dtype(dtype)
         # half precision has no QR factorisation
         halves = wanted in ("float16", "bfloat16")
-        return keras.ops.cast(draw(shape, "float32" if halves else wanted), wanted)
+        matrix = draw((rows, columns), "float32" if halves else wanted)
+        weights = keras.ops.reshape(matrix, [shape[axis] for axis in order])
+        weights = keras.ops.transpose(weights, [order.index(axis) for axis in range(len(shape))])
+        return keras.ops.cast(weights, wanted)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, and the constants in use as ``entry``."""
@@ -114,17 +129,32 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             "distribution": self.distribution,
             "seed": config["seed"],
             "std": self.entry.std,
+            "input_axes": self.input_axes,
+            "output_axes": self.output_axes,
             **self.entry.params,
-            "entry": dataclasses.asdict(self.entry),
+            "entry": {"activation": self.entry.activation, **to_dict(self.entry)},
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> VarianceScaling:
-        """The initializer of a config; its ``entry``, if it has one, is used as it stands."""
-        if "entry" not in config:
+        """The initializer of a config, with the constants of its ``entry`` if it has one.
+
+        Raises:
+            ParameterError: what stands beside the entry contradicts it.
+            TableError: the entry contradicts itself.
+        """
+        config = dict(config)
+        stored = dict(config.pop("entry", None) or {})
+        if not stored:
             return cls(**config)
-        arguments = {name: config[name] for name in ("mode", "distribution", "seed")}
-        return cls(GainEntry(**config["entry"]), **arguments)
+        entry = from_dict(stored.pop("activation", None), stored, "the entry of a config")
+        beside = {"activation": entry.activation, "std": entry.std, **entry.params}
+        if {name: config.pop(name, None) for name in beside} != beside:
+            raise ParameterError(
+                f"a config of VarianceScaling contradicts its entry of {entry.activation!r}; to "
+                "change the activation, its std or params, leave the entry out"
+            )
+        return cls(entry, **config)
 
 
 # --- activations ---
@@ -145,7 +175,7 @@ def _wrap(function: Callable[..., Any]) -> Activation:
 
 def _relu(
     negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
-) -> tuple[str, dict[str, Any]]:
+) -> scaling.Named | None:
     if max_value is None and threshold == 0:
         return (
             ("leaky_relu", {"negative_slope": negative_slope}) if negative_slope else ("relu", {})
@@ -155,72 +185,38 @@ def _relu(
         return ("relu6", {}) if max_value == 6 else ("hardtanh", limits)
     if negative_slope == 0 and max_value is None:
         return "threshold", {"threshold": threshold, "value": 0.0}
-    raise ParameterError(
-        "a ReLU with a threshold and a slope or a ceiling has no name in gainreg; pass it as a "
-        "function of one tensor, lambda x: keras.activations.relu(x, …)"
-    )
+    return None
 
 
-def _prelu(layer: Any) -> tuple[str, dict[str, Any]]:
+def _prelu(layer: Any) -> scaling.Named:
     if not layer.built:
         raise ParameterError("a PReLU layer has no slope before it is built")
     slopes = keras.ops.convert_to_numpy(layer.alpha).ravel()
     return "prelu", {"weight": scaling.root_mean_square(slopes)}
 
 
-def _activation_layer(layer: Any) -> tuple[str, dict[str, Any]]:
-    if layer.activation not in _FUNCTIONS:
-        raise ParameterError(
-            f"the function {layer.activation!r} of an Activation layer has no name in gainreg; "
-            "pass the function itself"
-        )
-    return _FUNCTIONS[layer.activation]()
+def _activation_layer(layer: Any) -> scaling.Named | None:
+    return _KERAS.read(layer.activation)[0]
 
 
 _READERS: dict[str, scaling.Reader] = {
-    **{
-        name: always(name)
-        for name in (
-            *("exponential", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh"),
-            *("linear", "log_sigmoid", "log_softmax", "mish", "relu6", "selu", "sigmoid", "silu"),
-            *("softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax"),
-            *("swish", "tanh", "tanh_shrink"),
-        )
-    },
-    "celu": lambda alpha=1.0: ("celu", {"alpha": alpha}),
-    "elu": lambda alpha=1.0: ("elu", {"alpha": alpha}),
+    **scaling.READERS,
     "gelu": lambda approximate=False: ("gelu_tanh" if approximate else "gelu", {}),
     "hard_shrink": lambda threshold=0.5: ("hardshrink", {"lambd": threshold}),
     "leaky_relu": lambda negative_slope=0.2: ("leaky_relu", {"negative_slope": negative_slope}),
     "relu": _relu,
     "soft_shrink": lambda threshold=0.5: ("softshrink", {"lambd": threshold}),
-    "squareplus": lambda b=4.0: ("squareplus", {"b": b}),
     "threshold": lambda threshold, default_value: (
         "threshold",
         {"threshold": threshold, "value": default_value},
     ),
 }
 _OPS: dict[str, scaling.Reader] = {
-    **{name: always(name) for name in ("abs", "cos", "erf", "exp", "sign", "sin", "square")},
-    "arcsinh": always("asinh"),
-    "arctan": always("atan"),
+    **_READERS,
     "gelu": lambda approximate=True: ("gelu_tanh" if approximate else "gelu", {}),
     "relu": always("relu"),
-    "soft_sign": always("softsign"),
 }
-_FUNCTIONS: dict[Any, scaling.Reader] = {
-    **{
-        getattr(keras.ops, name): reader
-        for name, reader in {**_READERS, **_OPS}.items()
-        if hasattr(keras.ops, name)
-    },
-    **{
-        getattr(keras.activations, name): reader
-        for name, reader in _READERS.items()
-        if hasattr(keras.activations, name)
-    },
-}
-_LAYERS: dict[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
+_LAYERS: dict[type, Callable[[Any], scaling.Named | None]] = {
     keras.layers.Activation: _activation_layer,
     keras.layers.ELU: lambda layer: ("elu", {"alpha": layer.alpha}),
     keras.layers.Identity: lambda layer: ("identity", {}),
@@ -232,3 +228,11 @@ _LAYERS: dict[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     keras.layers.ReLU: lambda layer: _relu(layer.negative_slope, layer.max_value, layer.threshold),
     keras.layers.Softmax: lambda layer: ("softmax", {}),
 }
+_KERAS = scaling.Framework(
+    functions={
+        **scaling.functions_in((keras.ops,), _OPS),
+        **scaling.functions_in((keras.activations,), _READERS),
+    },
+    objects=_LAYERS,
+    wrap=_wrap,
+)

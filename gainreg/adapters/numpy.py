@@ -12,31 +12,12 @@ from scipy import special
 
 from gainreg import scaling
 from gainreg.errors import ParameterError
-from gainreg.scaling import always
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
 
-LAYOUTS = ("in_out", "out_in")
-
-_FUNCTIONS: dict[Any, scaling.Reader] = {
-    np.abs: always("abs"),
-    np.arcsinh: always("asinh"),
-    np.arctan: always("atan"),
-    np.cos: always("cos"),
-    np.exp: always("exp"),
-    np.positive: always("identity"),
-    np.sign: always("sign"),
-    np.sin: always("sin"),
-    np.square: always("square"),
-    np.tanh: always("tanh"),
-    special.erf: always("erf"),
-    special.expit: always("sigmoid"),
-    special.log_expit: always("logsigmoid"),
-    special.log_softmax: always("log_softmax"),
-    special.softmax: always("softmax"),
-}
+LAYOUTS = {"in_out": (-2, -1), "out_in": (1, 0)}  # the axes of inputs and outputs
 
 
 def normal(
@@ -75,7 +56,7 @@ def normal(
         TableError: ``table`` lacks the entry.
         UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    scale = _weight_std(shape, activation, mode, std, table, layout, params)
+    scale, _ = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
     return np.random.default_rng(rng).normal(0.0, scale, shape).astype(dtype)
 
 
@@ -92,7 +73,8 @@ def uniform(
     **params: float,
 ) -> NDArray[Any]:
     """Weights from a uniform distribution on (−√3·s, √3·s) of standard deviation s; see normal."""
-    bound = scaling.uniform_bound(_weight_std(shape, activation, mode, std, table, layout, params))
+    scale, _ = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
+    bound = scaling.uniform_bound(scale)
     return np.random.default_rng(rng).uniform(-bound, bound, shape).astype(dtype)
 
 
@@ -112,7 +94,7 @@ def truncated_normal(
 
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
-    scale = _weight_std(shape, activation, mode, std, table, layout, params)
+    scale, _ = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
     inside = np.random.default_rng(rng).uniform(special.ndtr(-2.0), special.ndtr(2.0), shape)
     return (scaling.untruncated_std(scale) * special.ndtri(inside)).astype(dtype)
 
@@ -134,8 +116,7 @@ def orthogonal(
     The axis of outputs is one side of the matrix, all others together are the other side. Saxe et
     al. 2014, arXiv:1312.6120; uniform by the sign correction of Mezzadri 2007, math-ph/0609050.
     """
-    scale = _weight_std(shape, activation, mode, std, table, layout, params)
-    outputs = shape[-1] if layout == "in_out" else shape[0]
+    scale, outputs = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
     others = math.prod(shape) // outputs
     draw = np.random.default_rng(rng).normal(size=(max(outputs, others), min(outputs, others)))
     q, r = np.linalg.qr(draw)
@@ -153,22 +134,21 @@ def _weight_std(
     std: float,
     table: scaling.Table,
     layout: str,
+    dtype: DTypeLike,
     params: dict[str, float],
-) -> float:
+) -> tuple[float, int]:
+    """Standard deviation of the weights, and the number of output channels."""
     if layout not in LAYOUTS:
         raise ParameterError(f"layout is one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) < 2:
-        raise ParameterError(f"weights need two axes, one in and one out, got shape {shape!r}")
-    if layout == "in_out":
-        *field, inputs, outputs = shape
-    else:
-        outputs, inputs, *field = shape
-    receptive = math.prod(field)
-    entry = scaling.recognised(
-        activation, std, params, table, functions=_FUNCTIONS, objects={}, wrap=_wrap
-    )
-    return math.sqrt(scaling.variance(entry, mode, inputs * receptive, outputs * receptive))
+    if not np.issubdtype(dtype, np.inexact):
+        raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
+    fan_in, fan_out, (*_, outputs) = scaling.fans(shape, *LAYOUTS[layout])
+    entry = _NUMPY.entry(activation, std, params, table)
+    return math.sqrt(scaling.variance(entry, mode, fan_in, fan_out)), shape[outputs[0]]
 
 
-def _wrap(function: Callable[..., Any]) -> Activation:
-    return scaling.elementwise(function, function)
+_NUMPY = scaling.Framework(
+    functions=scaling.functions_in((np, special), scaling.READERS),
+    objects={},
+    wrap=lambda function: scaling.elementwise(function, function),
+)

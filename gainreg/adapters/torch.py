@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gainreg import scaling
-from gainreg.errors import ParameterError
-from gainreg.scaling import always
+from gainreg.errors import MomentError, ParameterError, PluginError
 
 try:
     import torch
@@ -151,17 +150,21 @@ def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
             activation without parameters ignores it, as in PyTorch.
 
     Raises:
-        ParameterError: ``param`` is not a finite number.
+        ParameterError: ``param`` is not a finite number, or a module has its own.
         UnknownActivationError, MomentError, PluginError: as ``gainreg.resolve``.
     """
-    if nonlinearity in _LINEAR:
+    if isinstance(nonlinearity, str) and nonlinearity in _LINEAR:
         return 1.0
     params = {}
-    if param is not None and isinstance(nonlinearity, str):
+    if param is not None:
         from gainreg.host import host
 
-        params = dict.fromkeys(list(host().activation(nonlinearity).params)[:1], param)
-    return float(_entry(nonlinearity, 1.0, None, params).gain)
+        named = None if isinstance(nonlinearity, str) else _TORCH.read(nonlinearity)[0]
+        if named is None and not isinstance(nonlinearity, str):
+            raise ParameterError(f"{nonlinearity!r} has no param that gainreg knows of")
+        activation = host().activation(named[0] if named else nonlinearity)
+        params = dict.fromkeys(list(activation.params)[:1], param)
+    return float(_TORCH.entry(nonlinearity, 1.0, params, None).gain)
 
 
 def init_sequential_(
@@ -195,21 +198,21 @@ def init_sequential_(
     feeding: tuple[str, nn.Module] | None = None
     for where, module in _chain(model, "model"):
         if isinstance(module, (nn.Linear, *_CONVS, *_TRANSPOSED)):
-            if any(module is layer for layer, _ in layers):
-                raise ParameterError(f"{_name(where, module)} occurs twice; initialise it yourself")
-            if nn.parameter.is_lazy(module.weight):
-                raise ParameterError(f"{_name(where, module)} has no weights before its first call")
-            scale = _weight_std(
-                module.weight,
-                feeding[1] if feeding else "identity",
-                "fan_in",
-                1.0,
-                table,
-                isinstance(module, _TRANSPOSED),
-                1 if isinstance(module, nn.Linear) else module.groups,
-                {},
-            )
-            layers.append((module, scale))
+            if fault := _fault_of(module, [layer for layer, _ in layers]):
+                raise ParameterError(f"{_name(where, module)} {fault}; initialise it yourself")
+            try:
+                entry = _TORCH.entry(feeding[1] if feeding else "identity", 1.0, {}, table)
+                fan_in, _ = _fans(
+                    module.weight,
+                    isinstance(module, _TRANSPOSED),
+                    1 if isinstance(module, nn.Linear) else module.groups,
+                )
+                if isinstance(module, _TRANSPOSED):  # of its inputs, so many reach one output
+                    fan_in /= math.prod(module.stride)
+                layers.append((module, math.sqrt(scaling.variance(entry, "fan_in", fan_in, 1))))
+            except (ParameterError, MomentError, PluginError) as error:
+                fed = f" after {_name(*feeding)}" if feeding else ""
+                raise ParameterError(f"{_name(where, module)}{fed}: {error}") from error
             feeding = None
         elif type(module) in _MODULES and not isinstance(module, _PASSED):
             if feeding:
@@ -229,6 +232,20 @@ def init_sequential_(
         if layer.bias is not None:
             init.zeros_(layer.bias)
     return model
+
+
+def _fault_of(module: Any, before: list[Any]) -> str:
+    """Why a layer's weights cannot be set here, "" if they can."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "computes its weight from others (weight_norm, pruning or a parametrization)"
+    if any(weight is layer.weight for layer in before):
+        return "has the weight of a layer before it"
+    if nn.parameter.is_lazy(weight):
+        return "has no weights before its first call"
+    if not any(type(module).forward is kind.forward for kind in (nn.Linear, *_CONVS, *_TRANSPOSED)):
+        return "computes something else than its kind of layer"
+    return ""
 
 
 def _chain(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
@@ -261,46 +278,56 @@ def _weight_std(
     groups: int,
     params: dict[str, float],
 ) -> float:
-    if tensor.dim() < 2:
-        raise ParameterError(
-            f"weights need two axes, one in and one out, got shape {tuple(tensor.shape)}"
-        )
-    if groups < 1 or tensor.shape[0] % groups:
-        raise ParameterError(f"groups must divide the first axis {tensor.shape[0]}, got {groups}")
-    fan_in, fan_out = init._calculate_fan_in_and_fan_out(tensor)
-    fan_out //= groups
-    if transposed:
-        fan_in, fan_out = fan_out, fan_in
-    entry = _entry(activation, std, table, params)
+    fan_in, fan_out = _fans(tensor, transposed, groups)
+    entry = _TORCH.entry(activation, std, params, table)
     return math.sqrt(scaling.variance(entry, mode, fan_in, fan_out))
 
 
-def _entry(activation: Any, std: float, table: scaling.Table, params: dict[str, Any]) -> GainEntry:
-    return scaling.recognised(
-        activation, std, params, table, functions=_FUNCTIONS, objects=_MODULES, wrap=wrap
-    )
+def _fans(tensor: Tensor, transposed: bool, groups: int) -> tuple[float, float]:
+    if not isinstance(tensor, Tensor):
+        raise ParameterError(
+            f"weights are a tensor, such as layer.weight, got {type(tensor).__name__}"
+        )
+    if nn.parameter.is_lazy(tensor):
+        raise ParameterError("a lazy layer has no weights before its first call")
+    scaling.fans(tensor.shape, 1, 0)  # refuses what is no shape of weights
+    if not tensor.is_floating_point():
+        raise ParameterError(f"weights are floating-point numbers, got dtype {tensor.dtype}")
+    if not isinstance(groups, int) or groups < 1 or tensor.shape[0] % groups:
+        raise ParameterError(f"groups must divide the first axis {tensor.shape[0]}, got {groups}")
+    fan_in, fan_out = init._calculate_fan_in_and_fan_out(tensor)
+    fan_out //= groups
+    return (fan_out, fan_in) if transposed else (fan_in, fan_out)
 
 
 def wrap(function: Callable[..., Any]) -> Activation:
     """A callable on tensors as an ``Activation``, evaluated in float64, φ′ through autograd."""
 
+    def tensor(x: Any, **options: Any) -> Tensor:
+        return torch.tensor(x, dtype=torch.float64, device="cpu", **options)
+
     def forward(x: Any) -> Any:
-        with torch.no_grad():
-            return function(torch.tensor(x, dtype=torch.float64)).numpy(force=True)
+        with torch.inference_mode(False), torch.no_grad():
+            return _double(function(tensor(x)))
 
     def derivative(x: Any) -> Any:
-        with torch.enable_grad():
-            leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-            y = function(leaf).sum()
-            if not y.requires_grad:  # piecewise constant
-                return torch.zeros_like(leaf).numpy(force=True)
-            (slope,) = torch.autograd.grad(y, leaf, materialize_grads=True)
-        return slope.numpy(force=True)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = tensor(x, requires_grad=True)
+            y = function(leaf.clone())  # no leaf, as φ may work in place
+            (slope,) = torch.autograd.grad(y.sum(), leaf, materialize_grads=True)
+        return _double(slope)
 
     return scaling.elementwise(function, forward, derivative)
 
 
-def _prelu(weight: Tensor) -> tuple[str, dict[str, Any]]:
+def _double(y: Any) -> Any:
+    """A tensor as an array, in float64 if its numbers are real; anything else as it is."""
+    if not isinstance(y, Tensor):
+        return y
+    return (y.double() if y.is_floating_point() else y).numpy(force=True)
+
+
+def _prelu(weight: Tensor) -> scaling.Named:
     if weight.is_meta:
         raise ParameterError("the slope of a PReLU on the meta device has no value yet")
     slopes = weight.detach().flatten().tolist()
@@ -309,87 +336,88 @@ def _prelu(weight: Tensor) -> tuple[str, dict[str, Any]]:
 
 def _rrelu(
     lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
-) -> tuple[str, dict[str, Any]]:
+) -> scaling.Named:
     if training:
         return "rrelu", {"lower": lower, "upper": upper}
     return "leaky_relu", {"negative_slope": (lower + upper) / 2}
 
 
-def _refuse_attention(_: nn.Module) -> tuple[str, dict[str, Any]]:
+def _gelu(approximate: str = "none") -> scaling.Named:
+    if approximate not in ("none", "tanh"):
+        raise ParameterError(f"GELU's approximate is 'none' or 'tanh', got {approximate!r}")
+    return ("gelu" if approximate == "none" else "gelu_tanh"), {}
+
+
+def _softplus(beta: float = 1.0, threshold: float = 20.0) -> scaling.Named | None:
+    # a line from beta·x = threshold on: by default, where a double does not tell them apart
+    return ("softplus", {"beta": beta}) if threshold >= 20 else None
+
+
+def _threshold(threshold: float, value: float, inplace: bool = False) -> scaling.Named:
+    return "threshold", {"threshold": threshold, "value": value}
+
+
+def _refuse_attention(_: nn.Module) -> scaling.Named:
     raise ParameterError("MultiheadAttention is no activation function; its weights are its own")
 
 
 _READERS: dict[str, scaling.Reader] = {
-    **{
-        name: always(name)
-        for name in (
-            *("abs", "asinh", "atan", "cos", "erf", "exp", "glu", "hardsigmoid", "hardswish"),
-            *("log_softmax", "logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "sign"),
-            *("silu", "sin", "softmax", "softmin", "softsign", "square", "tanh", "tanhshrink"),
-        )
-    },
-    "absolute": always("abs"),
-    "arcsinh": always("asinh"),
-    "arctan": always("atan"),
-    "celu": lambda alpha=1.0, inplace=False: ("celu", {"alpha": alpha}),
-    "elu": lambda alpha=1.0, inplace=False: ("elu", {"alpha": alpha}),
-    "expit": always("sigmoid"),
-    "gelu": lambda approximate="none": ("gelu" if approximate == "none" else "gelu_tanh", {}),
+    **scaling.READERS,
+    "gelu": _gelu,
     "hardshrink": lambda lambd=0.5: ("hardshrink", {"lambd": lambd}),
     "hardtanh": lambda min_val=-1.0, max_val=1.0, inplace=False: (
         "hardtanh",
         {"min_val": min_val, "max_val": max_val},
     ),
-    "leaky_relu": lambda negative_slope=0.01, inplace=False: (
-        "leaky_relu",
-        {"negative_slope": negative_slope},
-    ),
-    "positive": always("identity"),
     "prelu": _prelu,
     "rrelu": _rrelu,
-    "softplus": lambda beta=1.0, threshold=20.0: ("softplus", {"beta": beta}),
+    "softplus": _softplus,
     "softshrink": lambda lambd=0.5: ("softshrink", {"lambd": lambd}),
-    "threshold": lambda threshold, value, inplace=False: (
-        "threshold",
-        {"threshold": threshold, "value": value},
-    ),
+    "threshold": _threshold,
 }
-_FUNCTIONS: dict[Any, scaling.Reader] = {
-    getattr(home, spelling): reader
-    for name, reader in _READERS.items()
-    for home in (torch, torch.special, Tensor, functional)
-    for spelling in (name, f"{name}_")
-    if hasattr(home, spelling)
-}
-_MODULES: dict[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
-    nn.CELU: lambda m: ("celu", {"alpha": m.alpha}),
-    nn.ELU: lambda m: ("elu", {"alpha": m.alpha}),
-    nn.GELU: lambda m: _READERS["gelu"](m.approximate),
-    nn.GLU: lambda m: ("glu", {}),
-    nn.Hardshrink: lambda m: ("hardshrink", {"lambd": m.lambd}),
-    nn.Hardsigmoid: lambda m: ("hardsigmoid", {}),
-    nn.Hardswish: lambda m: ("hardswish", {}),
-    nn.Hardtanh: lambda m: ("hardtanh", {"min_val": m.min_val, "max_val": m.max_val}),
-    nn.Identity: lambda m: ("identity", {}),
-    nn.LeakyReLU: lambda m: ("leaky_relu", {"negative_slope": m.negative_slope}),
-    nn.LogSigmoid: lambda m: ("logsigmoid", {}),
-    nn.LogSoftmax: lambda m: ("log_softmax", {}),
-    nn.Mish: lambda m: ("mish", {}),
+
+
+def _read(reader: str, *attributes: str) -> Callable[[Any], scaling.Named | None]:
+    """The reader of a module: that of a function, given the module's attributes."""
+    return lambda module: _READERS[reader](**{name: getattr(module, name) for name in attributes})
+
+
+_MODULES: dict[type, Callable[[Any], scaling.Named | None]] = {
+    nn.CELU: _read("celu", "alpha"),
+    nn.ELU: _read("elu", "alpha"),
+    nn.GELU: _read("gelu", "approximate"),
+    nn.GLU: _read("glu"),
+    nn.Hardshrink: _read("hardshrink", "lambd"),
+    nn.Hardsigmoid: _read("hardsigmoid"),
+    nn.Hardswish: _read("hardswish"),
+    nn.Hardtanh: _read("hardtanh", "min_val", "max_val"),
+    nn.Identity: _read("identity"),
+    nn.LeakyReLU: _read("leaky_relu", "negative_slope"),
+    nn.LogSigmoid: _read("logsigmoid"),
+    nn.LogSoftmax: _read("log_softmax"),
+    nn.Mish: _read("mish"),
     nn.MultiheadAttention: _refuse_attention,
-    nn.PReLU: lambda m: _prelu(m.weight),
-    nn.ReLU: lambda m: ("relu", {}),
-    nn.ReLU6: lambda m: ("relu6", {}),
-    nn.RReLU: lambda m: _rrelu(m.lower, m.upper, m.training),
-    nn.SELU: lambda m: ("selu", {}),
-    nn.SiLU: lambda m: ("silu", {}),
-    nn.Sigmoid: lambda m: ("sigmoid", {}),
-    nn.Softmax: lambda m: ("softmax", {}),
-    nn.Softmax2d: lambda m: ("softmax", {}),
-    nn.Softmin: lambda m: ("softmin", {}),
-    nn.Softplus: lambda m: ("softplus", {"beta": m.beta}),
-    nn.Softshrink: lambda m: ("softshrink", {"lambd": m.lambd}),
-    nn.Softsign: lambda m: ("softsign", {}),
-    nn.Tanh: lambda m: ("tanh", {}),
-    nn.Tanhshrink: lambda m: ("tanhshrink", {}),
-    nn.Threshold: lambda m: ("threshold", {"threshold": m.threshold, "value": m.value}),
+    nn.PReLU: _read("prelu", "weight"),
+    nn.ReLU: _read("relu"),
+    nn.ReLU6: _read("relu6"),
+    nn.RReLU: _read("rrelu", "lower", "upper", "training"),
+    nn.SELU: _read("selu"),
+    nn.SiLU: _read("silu"),
+    nn.Sigmoid: _read("sigmoid"),
+    nn.Softmax: _read("softmax"),
+    nn.Softmax2d: _read("softmax"),
+    nn.Softmin: _read("softmin"),
+    nn.Softplus: _read("softplus", "beta", "threshold"),
+    nn.Softshrink: _read("softshrink", "lambd"),
+    nn.Softsign: _read("softsign"),
+    nn.Tanh: _read("tanh"),
+    nn.Tanhshrink: _read("tanhshrink"),
+    nn.Threshold: _read("threshold", "threshold", "value"),
 }
+_TORCH = scaling.Framework(
+    functions=scaling.functions_in(
+        (torch, torch.special, Tensor, functional), _READERS, suffixes=("", "_")
+    ),
+    objects=_MODULES,
+    wrap=wrap,
+)

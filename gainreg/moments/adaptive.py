@@ -25,8 +25,10 @@ LOWEST, LOWEST_WIDTH, HIGHEST = -700.0, 4.0, 3.625
 SMALLEST_X = 1e-300
 NEGLIGIBLE, HEAVY = 1e-17, 1e-9  # of the whole, in an outermost window
 SHARE = 1e-17  # of the whole: the error that a window may have
-ROUNDING = 64 * EPS  # relative deviation of what is smooth
+# relative deviation of what is smooth, if φ is computed in double or else in single precision
+DOUBLE, SINGLE = 64 * EPS, 2e-6
 BUDGET = 4000  # windows at a time
+JUMP = 1e-6  # of √E[φ²]: the least change that is taken for a jump
 NARROW = 1e-5  # half width of a window with something in it that is not smooth
 
 
@@ -68,8 +70,8 @@ def _density_root(z: FloatArray) -> FloatArray:
 
 def _examine(
     forward: Function, std: float, windows: FloatArray
-) -> tuple[FloatArray, FloatArray, np.ndarray]:
-    """Of each window: its part of E[φ²], how far off that may be, and whether φ is smooth there."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Of each window: its part of E[φ²], how far off that may be, and the relative deviation."""
     points, weights, predict = _window()
     sign, middle, half = windows[:, :, None]
     z = np.exp(middle + half * points)
@@ -79,7 +81,7 @@ def _examine(
     deviation = np.abs(at_checks - at_nodes @ predict.T).max(axis=1)
     largest = np.abs(root).max(axis=1)
     off = 2 * windows[2] * deviation * (2 * largest + deviation)
-    return part, off, deviation <= ROUNDING * largest
+    return part, off, np.divide(deviation, largest, where=largest > 0, out=np.zeros_like(largest))
 
 
 def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> FloatArray:
@@ -92,11 +94,11 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
 
     Returns:
         The moments as in ``Moments``, one each. All are infinite where the terms of E[φ²] do not
-        die out; ``error`` is large where φ is too lively.
+        die out, and NaN where φ is too lively or random.
     """
     with np.errstate(all="ignore"):
         windows = _cut(LOW, HIGH, WIDTH)
-        part, off, smooth = _examine(forward, std, windows)
+        part, off, deviation = _examine(forward, std, windows)
         lowest = max(LOWEST, math.log(SMALLEST_X / std))
         low, high = LOW, HIGH
         beyond = []
@@ -106,27 +108,31 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             beyond.append(_cut(HIGH, high := HIGHEST, WIDTH))
         if beyond:
             windows = np.concatenate([windows, *beyond], axis=1)
-            part, off, smooth = _examine(forward, std, windows)
+            part, off, deviation = _examine(forward, std, windows)
         total = part.sum()
         if total == 0:
             return np.zeros(6)
         _, middle, half = windows
         outermost = (middle - half < low + 1e-6) | (middle + half > high - 1e-6)
         left = part[outermost].max()
-        if not left <= HEAVY * total:  # or total is no number
+        if not left <= HEAVY * total < math.inf:  # or total is no number
             return np.full(6, np.inf)
 
-        kept, error = [], 8 * left + 2 * EPS * total
+        kept, error, rounding = [], 8 * left + 2 * EPS * total, DOUBLE
         while True:
-            done = smooth | (off <= SHARE * total) | (windows[2] <= _narrowest(windows))
+            done = (deviation <= rounding) | (off <= SHARE * total)
+            done |= (windows[2] <= _narrowest(windows)) | ~np.isfinite(off)
             if np.count_nonzero(~done) > BUDGET:
-                done[:] = True
+                if rounding == SINGLE:
+                    return np.full(6, np.nan)
+                rounding = SINGLE
+                continue
             kept.append(windows[:, done])
             error += off[done].sum()
             if done.all():
                 break
             windows = _halves(windows[:, ~done])
-            _, off, smooth = _examine(forward, std, windows)
+            _, off, deviation = _examine(forward, std, windows)
         return _from_windows(forward, derivative, std, np.concatenate(kept, axis=1), error)
 
 
@@ -147,9 +153,9 @@ def _from_windows(
     second, stretched, slope_second, mean = parts.sum(axis=-1)
     centred = (phi - mean) * root_weight
     reach = 2 * np.maximum(narrow[2], 1e4 * _narrowest(narrow))
-    ends = narrow[0] * std * np.exp(narrow[1] + np.multiply.outer([-1, 1], reach))
+    below, above = (narrow[0] * std * np.exp(narrow[1] + s * reach) for s in (-1, 1))
     near_0 = windows[1] < windows[1].min() + WIDTH
-    if differences.jumps_between(forward, *ends):
+    if differences.jumps_between(forward, below, above, JUMP * math.sqrt(second)):
         slope_second = np.nan
     elif (
         parts[2, windows[2] < NARROW].sum() > 0.01 * slope_second

@@ -53,8 +53,11 @@ def jumps_at(forward: Function, points: Sequence[float]) -> bool:
         return bool(((change > 0.5 * np.abs(far_right - far_left)) & (change > 1e-13 * size)).any())
 
 
-def jumps_between(forward: Function, a: FloatArray, b: FloatArray) -> bool:
-    """Whether φ jumps between an a and its b: its change does not die out as they close in."""
+def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float) -> bool:
+    """Whether φ jumps between an a and its b: its change does not die out as they close in.
+
+    Changes below ``least`` may be the rounding of a φ computed in single precision.
+    """
     changes = []
     with np.errstate(all="ignore"):
         at_a, at_b = forward(a), forward(b)
@@ -65,8 +68,7 @@ def jumps_between(forward: Function, a: FloatArray, b: FloatArray) -> bool:
             a, at_a = np.where(left, a, middle), np.where(left, at_a, at_middle)
             b, at_b = np.where(left, middle, b), np.where(left, at_middle, at_b)
             changes.append(np.abs(at_b - at_a))
-        size = np.maximum(np.abs(at_a), np.abs(at_b))
-        return bool(((changes[-1] > 0.5 * changes[9]) & (changes[-1] > 1e-13 * size)).any())
+        return bool(((changes[-1] > 0.5 * changes[9]) & (changes[-1] > least)).any())
 
 
 def wrong_slope(

@@ -119,6 +119,42 @@ def test_jit_vmap_and_bfloat16(factory: Any) -> None:
 
 
 @EVERY
+def test_dtypes_are_those_of_jax(factory: Any) -> None:
+    he = jax.nn.initializers.he_normal()
+    draw = factory("relu")
+    assert draw(KEY, (3, 4)).dtype == he(KEY, (3, 4)).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert draw(KEY, (3, 4)).dtype == he(KEY, (3, 4)).dtype == jnp.float64
+    with jax.numpy_dtype_promotion("strict"):
+        assert draw(KEY, (3, 4), jnp.float16).dtype == jnp.float16
+    with pytest.raises(gainreg.ParameterError, match="floating-point"):
+        draw(KEY, (3, 4), jnp.int32)
+
+
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: jnp.tanh(x.astype(jnp.float32)), "tanh"),
+        (lambda x: jnp.where(x > 0, x + 0 * jnp.log(x), 0), "relu"),
+        (jax.jit(lambda x: x * jax.nn.sigmoid(x)), "silu"),
+    ],
+    ids=["float32", "nan gradient", "jitted"],
+)
+def test_callables_of_all_kinds_are_resolved(function: Any, name: str, mode: str) -> None:
+    wanted = gainreg.gain(name, mode="forward" if mode == "fan_in" else "backward") / 20
+    weights = init.normal(function, mode)(KEY, (400, 400))
+    assert std_of(weights) == pytest.approx(wanted, rel=0.02)
+
+
+def test_bfloat16_is_a_staircase_with_a_forward_gain_only() -> None:
+    stairs = init.wrap(lambda x: jnp.tanh(x.astype(jnp.bfloat16)))
+    assert gainreg.gain(stairs) == pytest.approx(gainreg.gain("tanh"), rel=1e-3)
+    with pytest.raises(gainreg.MomentError, match="φ jumps"):
+        gainreg.gain(stairs, mode="backward")
+
+
+@EVERY
 def test_flax_linen_and_nnx(factory: Any) -> None:
     pytest.importorskip("flax", reason="this test needs Flax")
     from flax import linen, nnx

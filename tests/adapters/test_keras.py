@@ -70,11 +70,57 @@ def test_what_cannot_be_read_is_refused() -> None:
         VarianceScaling(layers.PReLU())
     with pytest.raises(gainreg.ParameterError, match="how many numbers it runs over"):
         VarianceScaling(layers.Softmax())
-    with pytest.raises(gainreg.ParameterError, match="has no name in gainreg"):
-        VarianceScaling(layers.ReLU(max_value=1.0, threshold=0.5))
     with pytest.raises(gainreg.ParameterError, match="distribution is one of"):
         VarianceScaling("relu", distribution="cauchy")
     assert VarianceScaling(activations.softmax, dim=4).entry == gainreg.resolve("softmax", dim=4)
+
+
+def test_layers_without_a_name_in_gainreg_are_resolved_as_functions() -> None:
+    odd = VarianceScaling(layers.ReLU(max_value=2.0, threshold=0.5)).entry
+    exact = gainreg.resolve(
+        gainreg.Activation(
+            "odd", lambda x: np.minimum(np.where(x > 0.5, x, 0), 2), kinks=(0.5, 2.0)
+        )
+    )
+    assert odd.gain == pytest.approx(exact.gain, rel=1e-6)
+    mine = layers.Activation(lambda x: x * keras.ops.sigmoid(x))
+    assert VarianceScaling(mine).entry.gain == pytest.approx(gainreg.gain("silu"), rel=1e-6)
+    sloped = layers.Activation(partial(activations.leaky_relu, negative_slope=0.5))
+    assert VarianceScaling(sloped).entry == gainreg.resolve("leaky_relu", negative_slope=0.5)
+    assert VarianceScaling(layers.Activation(layers.LeakyReLU(0.3))).entry == gainreg.resolve(
+        "leaky_relu", negative_slope=0.3
+    )
+
+
+@pytest.mark.parametrize("distribution", ["truncated_normal", "uniform", "orthogonal"])
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
+def test_attention_and_einsum_layers_have_the_variance_that_keras_gives_them(
+    distribution: str, mode: str
+) -> None:
+    x = np.zeros((1, 4, 128), np.float32)
+
+    def stds(initializer: Any) -> list[float]:
+        layer = layers.MultiHeadAttention(8, 32, kernel_initializer=initializer)
+        layer(x, x)
+        dense = layers.EinsumDense("abc,cde->abde", (None, 16, 24), kernel_initializer=initializer)
+        dense(x)
+        kernels = [w for w in (*layer.weights, *dense.weights) if "kernel" in w.path]
+        return [float(np.std(keras.ops.convert_to_numpy(w))) for w in kernels]
+
+    theirs = stds(keras.initializers.VarianceScaling(1.0, mode, seed=1))
+    ours = stds(VarianceScaling("identity", mode, distribution, seed=1))
+    assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_an_edited_config_is_refused_or_resolved_anew() -> None:
+    config = VarianceScaling("elu", alpha=0.5).get_config()
+    for edit in ({"activation": "tanh"}, {"alpha": 0.7}, {"std": 2.0}):
+        with pytest.raises((gainreg.ParameterError, gainreg.TableError)):
+            VarianceScaling.from_config({**config, **edit})
+    with pytest.raises(gainreg.TableError):
+        VarianceScaling.from_config({**config, "entry": {**config["entry"], "gain": float("nan")}})
+    anew = {k: v for k, v in config.items() if k != "entry"} | {"alpha": 0.7}
+    assert VarianceScaling.from_config(anew).entry == gainreg.resolve("elu", alpha=0.7)
 
 
 def test_configs_round_trip_with_the_constants_in_them(table: Path) -> None:

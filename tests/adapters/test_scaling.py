@@ -56,23 +56,33 @@ def of_keras(distribution: str, shape: tuple[int, ...], *args: Any, **kwargs: An
 every_framework = pytest.mark.parametrize("draw", [of_numpy, of_torch, of_jax, of_keras])
 
 
+def weight_std(entry: gainreg.GainEntry, mode: str, fan_in: int, fan_out: int) -> float:
+    return math.sqrt(scaling.variance(entry, mode, fan_in, fan_out))
+
+
 def test_the_std_of_the_weights_follows_the_three_formulas() -> None:
     entry = gainreg.resolve("elu", **ARGUMENTS)
-    std = partial(scaling.weight_std, "elu", std=2.0, params={"alpha": 0.5})
+    std = partial(weight_std, entry)
     m2, d2 = entry.second_moment, entry.derivative_second_moment
     assert d2 is not None
     assert std("fan_in", 30, 70) == pytest.approx(entry.gain / 30**0.5, rel=1e-14)
     assert std("fan_out", 30, 70) == pytest.approx(entry.backward_gain / 70**0.5, rel=1e-14)
     assert std("fan_avg", 30, 70) == pytest.approx((2 / (30 * m2 / 4 + 70 * d2)) ** 0.5, rel=1e-14)
-    glorot = scaling.weight_std("identity", "fan_avg", 30, 70)
+    glorot = weight_std(gainreg.resolve("identity"), "fan_avg", 30, 70)
     assert glorot == pytest.approx((2 / 100) ** 0.5, rel=1e-14)
 
 
-def test_an_entry_stands_for_its_activation() -> None:
+@every_framework
+def test_an_entry_stands_for_its_activation_and_stands_alone(
+    draw: Callable[..., Any], table: Path
+) -> None:
     entry = gainreg.resolve("elu", **ARGUMENTS)
-    assert scaling.weight_std(entry, "fan_in", 4, 4) == entry.gain / 2
-    with pytest.raises(gainreg.ParameterError, match="has its params already"):
-        scaling.weight_std(entry, "fan_in", 4, 4, params={"alpha": 1.0})
+    drawn = draw("normal", (4, 5), entry)
+    np.testing.assert_array_equal(drawn, draw("normal", (4, 5), "elu", **ARGUMENTS))
+    np.testing.assert_array_equal(drawn, draw("normal", (4, 5), entry, std=entry.std))
+    for beside in ({"alpha": 1.0}, {"std": 3.0}, {"table": table}):
+        with pytest.raises(gainreg.ParameterError, match="give it alone"):
+            draw("normal", (4, 5), entry, **beside)
 
 
 @every_framework
@@ -83,7 +93,7 @@ def test_the_weights_have_the_variance_of_the_formula(
 ) -> None:
     weights = draw(distribution, SHAPE, "elu", mode, **ARGUMENTS).astype(np.float64)
     assert weights.shape == SHAPE
-    wanted = scaling.weight_std("elu", mode, *SHAPE, std=2.0, params={"alpha": 0.5})
+    wanted = weight_std(gainreg.resolve("elu", **ARGUMENTS), mode, *SHAPE)
     scaled = weights / wanted
     # standard error of a mean square: √((kurtosis − 1)/n); an orthogonal matrix has none
     kurtosis = {"normal": 3.0, "uniform": 1.8, "truncated_normal": 2.37, "orthogonal": 1.0}
@@ -117,7 +127,7 @@ def test_errors_are_the_same_everywhere(draw: Callable[..., Any]) -> None:
         normal("step", "fan_avg")
     with pytest.raises(gainreg.ParameterError, match="an activation is"):
         normal(3)
-    with pytest.raises(gainreg.ParameterError, match="must be above 0"):
+    with pytest.raises(gainreg.ParameterError, match="need elements, got shape"):
         draw("normal", (0, 5), "relu")
     with pytest.raises(gainreg.ParameterError, match="two axes"):
         draw("normal", (5,), "relu")
@@ -139,15 +149,20 @@ def test_every_constant_comes_from_the_table(draw: Callable[..., Any], table: Pa
 
 @every_framework
 def test_callables_that_are_no_elementwise_functions_are_refused(draw: Callable[..., Any]) -> None:
-    with pytest.raises(gainreg.ParameterError, match="random or not elementwise"):
+    with pytest.raises(gainreg.PluginError, match="not elementwise"):
         draw("normal", (4, 5), lambda x: x - x.mean())
+    with pytest.raises(gainreg.PluginError, match="from its forward"):
+        draw("normal", (4, 5), lambda x: None)
+    with pytest.raises(gainreg.ParameterError, match="an instance"):
+        draw("normal", (4, 5), int)
     with pytest.raises(gainreg.PluginError, match="ZeroDivisionError"):
         draw("normal", (4, 5), lambda x: 1 / 0)
 
 
 def test_the_shared_part_imports_neither_numpy_nor_a_framework() -> None:
     code = (
-        "import sys, gainreg.scaling; gainreg.scaling.weight_std('tanh', 'fan_avg', 2, 3); "
+        "import sys, gainreg.scaling; entry = gainreg.load_table().lookup('tanh'); "
+        "gainreg.scaling.variance(entry, 'fan_avg', 2, 3); "
         "print({'numpy', 'scipy', 'torch', 'jax', 'keras'} & set(sys.modules))"
     )
     run = subprocess.run(

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the PyTorch adapter needs PyTorch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
+from torch.nn.utils.parametrizations import weight_norm  # noqa: E402
 
 import gainreg  # noqa: E402
 import gainreg.host  # noqa: E402
@@ -126,6 +127,81 @@ def test_any_callable_on_tensors_is_resolved_through_autograd() -> None:
         init.normal_(torch.empty(4, 4), lambda x: (x > 0).double(), "fan_out")
 
 
+def test_a_softplus_with_a_low_threshold_counts_as_it_computes() -> None:
+    exact = gainreg.gain(lambda x: np.where(2 * x > 1, x, np.logaddexp(0, 2 * x) / 2))
+    for low in (nn.Softplus(2.0, 1.0), partial(F.softplus, beta=2.0, threshold=1.0)):
+        assert init.calculate_gain(low) == pytest.approx(exact, rel=1e-9)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.mul_(x.sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (nn.Sequential(nn.ReLU(inplace=True)), "relu"),
+        (InPlace(), "silu"),
+        (lambda x: F.relu(x, inplace=True), "relu"),
+        (torch.no_grad()(lambda x: torch.tanh(x)), "tanh"),
+        (lambda x: torch.tanh(x.float()), "tanh"),
+        (lambda x: torch.tanh(x.float()).bfloat16().double() * 0 + torch.tanh(x), "tanh"),
+        (lambda x: torch.where(x > 0, x, 0 * torch.sqrt(x.clamp(min=0))), "relu"),
+    ],
+    ids=["in place", "own module", "functional", "no_grad", "float32", "bfloat16", "nan gradient"],
+)
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
+def test_callables_of_all_kinds_are_resolved(function: Any, name: str, mode: str) -> None:
+    wanted = gainreg.gain(name, mode="forward" if mode == "fan_in" else "backward") / 20
+    weights = init.normal_(torch.empty(400, 400), function, mode)
+    assert std_of(weights) == pytest.approx(wanted, rel=0.01)
+
+
+def test_callables_are_evaluated_on_the_cpu_and_with_gradients_wherever_one_is() -> None:
+    wanted = pytest.approx(gainreg.gain("silu", mode="backward"), rel=1e-9)
+    with torch.device("meta"):
+        assert gainreg.gain(init.wrap(lambda x: x * torch.sigmoid(x)), mode="backward") == wanted
+    with torch.inference_mode():
+        assert gainreg.gain(init.wrap(lambda x: x * torch.sigmoid(x)), mode="backward") == wanted
+
+
+def test_a_param_of_calculate_gain_counts_for_functions_too() -> None:
+    wanted = nn.init.calculate_gain("leaky_relu", 0.2)
+    assert init.calculate_gain(F.leaky_relu, 0.2) == pytest.approx(wanted, rel=1e-15)
+    assert init.calculate_gain(F.relu, 0.2) == gainreg.gain("relu")
+    with pytest.raises(gainreg.ParameterError, match="its own negative_slope"):
+        init.calculate_gain(nn.LeakyReLU(0.3), 0.2)
+    with pytest.raises(gainreg.ParameterError, match="no param"):
+        init.calculate_gain(lambda x: x, 0.2)
+
+
+def test_a_bare_function_takes_params_beside_it() -> None:
+    torch.manual_seed(0)
+    first = init.normal_(torch.empty(4, 4), F.leaky_relu, negative_slope=0.2)
+    torch.manual_seed(0)
+    second = init.normal_(torch.empty(4, 4), "leaky_relu", negative_slope=0.2)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "odd", [partial(F.relu, slope=0.2), partial(F.gelu, approximate="foo"), nn.GELU("foo")]
+)
+def test_arguments_that_the_function_does_not_take_are_refused(odd: Any) -> None:
+    with pytest.raises(gainreg.ParameterError):
+        init.normal_(torch.empty(4, 4), odd)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [nn.Linear(4, 4), np.zeros((4, 4)), torch.empty(4, 4, dtype=torch.int8), torch.empty(4)],
+    ids=["layer", "array", "integers", "vector"],
+)
+def test_what_is_no_weight_is_refused(weights: Any) -> None:
+    with pytest.raises(gainreg.ParameterError, match="weights"):
+        init.normal_(weights, "relu")
+
+
 def test_what_cannot_be_read_is_refused() -> None:
     weights = torch.empty(4, 4)
     with pytest.raises(gainreg.ParameterError, match="how many numbers it runs over"):
@@ -225,6 +301,24 @@ def test_a_chain_is_initialised_from_what_precedes_each_layer(table: Path) -> No
         init.init_sequential_(nn.Sequential(nn.Linear(4, 4), nn.Mish(), nn.Linear(4, 4)), table)
 
 
+def test_a_strided_transposed_convolution_keeps_the_size_too() -> None:
+    torch.manual_seed(0)
+    up = [nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1) for _ in range(4)]
+    model = nn.Sequential(*[part for layer in up for part in (layer, nn.Tanh())][:-1])
+    init.init_sequential_(model)
+    with torch.no_grad():
+        assert std_of(model(torch.randn(4, 64, 5, 5))) == pytest.approx(1, rel=0.15)
+
+
+tied = [nn.Linear(4, 4), nn.Linear(4, 4)]
+tied[1].weight = tied[0].weight
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Any) -> Any:
+        return 5 * super().forward(x)
+
+
 class Residual(nn.Sequential):
     def forward(self, x: Any) -> Any:
         return x + super().forward(x)
@@ -241,7 +335,14 @@ again = nn.Linear(4, 4)
         (nn.Sequential(nn.Sequential(nn.BatchNorm1d(4))), r"model\[0\]\[0\] \(BatchNorm1d\)"),
         (nn.Sequential(Residual(nn.Linear(4, 4))), r"model\[0\] \(Residual\) is no plain"),
         (nn.Sequential(nn.Tanh(), nn.ReLU(), nn.Linear(4, 4)), r"\(ReLU\) follows the activation"),
-        (nn.Sequential(again, nn.ReLU(), again), "occurs twice"),
+        (nn.Sequential(again, nn.ReLU(), again), "the weight of a layer before it"),
+        (nn.Sequential(tied[0], nn.ReLU(), tied[1]), "the weight of a layer before it"),
+        (nn.Sequential(weight_norm(nn.Linear(4, 4))), "weight from others"),
+        (nn.Sequential(Scaled(4, 4)), "computes something else"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.Softmax(1), nn.Linear(4, 4)),
+            r"model\[2\] \(Linear\) after model\[1\] \(Softmax\): .*how many numbers",
+        ),
         (nn.Sequential(nn.LazyLinear(4)), "before its first call"),
     ],
 )
