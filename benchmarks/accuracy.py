@@ -1,8 +1,9 @@
-"""gainreg's constant of every activation beside those published elsewhere, errors and times.
+"""gainreg's constant of every activation beside those published elsewhere, with errors and times.
 
-Columns: gainreg's gain at std 1, its method, its stated relative error and its time; then how far
-off, relative, are torch's calculate_gain, timm's sampled γ of NFNets (against centered_gain), a
-million draws as e3nn makes them at construction, and 25 Gauss-Hermite points.
+First gainreg's gain at std 1, its method, its stated relative error and its time in microseconds.
+Then the constants of others, each with its relative error: torch's calculate_gain; timm's sampled
+γ of NFNets, against centered_gain; a million draws, as e3nn makes them at construction, with the
+time; and 25 Gauss-Hermite points, with the time.
 """
 
 import math
@@ -56,48 +57,69 @@ def off(value: float | None, true: float | None) -> float | None:
     return None if value is None or true is None else abs(value / true - 1)
 
 
-def show(value: float | None) -> str:
-    return f"{'-' if value is None else f'{value:.0e}':>8}"
+def show(value: float | None, error: float | None) -> str:
+    if value is None or error is None:
+        return f"{'-':>15}"
+    return f"{value:9.5f} {error:.0e}"
+
+
+# values for params without a default
+FREE: dict[str, dict[str, float]] = {
+    "threshold": {"threshold": 0.5, "value": 0.0},
+    "maxout": {"k": 2.0},
+    **{name: {"dim": 10.0} for name in ("softmax", "log_softmax", "softmin", "sparsemax")},
+}
+
+
+def constants(name: str, entry: gainreg.GainEntry) -> dict[str, tuple[float | None, float | None]]:
+    """Constants published for an activation, each with what it should be."""
+    return {
+        "torch's `calculate_gain`, where it answers": (published(name), entry.gain),
+        "timm's table": (TIMM_GAMMAS.get(name), entry.centered_gain),
+    }
 
 
 def main() -> None:
     print(
-        f"{'':14}{'gain':>19}  {'method':<11}{'error':>7}{'us':>6} |"
-        f"{'torch':>8}{'timm':>8}{'1e6 draws':>10}{'us':>7}{'25 nodes':>9}{'us':>5}"
+        f"{'':15}{'gain':>19}  {'method':<11}{'error':>6}{'us':>6} |"
+        f"{'torch':>15} |{'timm':>15} |{'1e6 draws':>15}{'us':>7} |{'25 nodes':>15}{'us':>5}"
     )
     worst: dict[str, tuple[float, str]] = {}
     draws = np.random.default_rng(0).standard_normal(1_000_000)
     nodes, weights = HERMITE[0], HERMITE[1] / math.sqrt(2 * math.pi)
     for activation in host().activations():
-        name = activation.name
-        if None in activation.params.values() or activation.forward is None:
-            continue
-        micros, entry = timed(lambda name=name: gainreg.resolve(name))
-        bound = host().bind(activation, {})
-        forward = lambda x, bound=bound: host().forward(bound, x)  # noqa: E731
-        drawn, sampled = timed(lambda f=forward: float(np.mean(f(draws) ** 2)) ** -0.5)
-        fixed, hermite = timed(lambda f=forward: float(weights @ f(nodes) ** 2) ** -0.5)
-        errors = {
-            "torch": off(published(name), entry.gain),
-            "timm": off(TIMM_GAMMAS.get(name), entry.centered_gain),
-            "1e6 draws": off(sampled, entry.gain),
-            "25 nodes": off(hermite, entry.gain),
-            "gainreg": entry.error / entry.second_moment / 2,
+        name, params = activation.name, FREE.get(activation.name, {})
+        micros, entry = timed(lambda name=name, params=params: gainreg.resolve(name, **params))
+        bound = host().bind(activation, params)
+        drawn, sampled, fixed, hermite = 0.0, None, 0.0, None
+        if activation.forward is not None:
+            forward = lambda x, bound=bound: host().forward(bound, x)  # noqa: E731
+            drawn, sampled = timed(lambda f=forward: float(np.mean(f(draws) ** 2)) ** -0.5)
+            fixed, hermite = timed(lambda f=forward: float(weights @ f(nodes) ** 2) ** -0.5)
+        others = {
+            **constants(name, entry),
+            "a million draws, as in e3nn": (sampled, entry.gain),
+            "25-point Gauss-Hermite": (hermite, entry.gain),
         }
+        own = entry.error / entry.second_moment / 2
+        errors = {source: off(*pair) for source, pair in others.items()}
+        if entry.method != "sampling":
+            errors["gainreg, as it states itself"] = own
         for source, error in errors.items():
-            if error is not None:
-                worst[source] = max(worst.get(source, (0.0, "")), (error, name))
+            if error is not None and error > worst.get(source, (0.0, ""))[0]:
+                worst[source] = error, name
+        torch_cell, timm_cell, drawn_cell, hermite_cell = (
+            show(value, errors[source]) for source, (value, _) in others.items()
+        )
         print(
-            f"{name:14}{entry.gain:19.16f}  {entry.method:<11}"
-            f"{errors['gainreg']:7.0e}{micros:6.0f} |"
-            f"{show(errors['torch'])}{show(errors['timm'])}{show(errors['1e6 draws']):>10}"
-            f"{drawn:7.0f}{show(errors['25 nodes']):>9}{fixed:5.0f}"
+            f"{name:15}{entry.gain:19.16f}  {entry.method:<11}{own:6.0e}{micros:6.0f} |"
+            f"{torch_cell} |{timm_cell} |{drawn_cell}{drawn:7.0f} |{hermite_cell}{fixed:5.0f}"
         )
     print("\n| source | largest relative error | at |\n| --- | --- | --- |")
-    for source, (error, name) in worst.items():
+    for source, (error, name) in sorted(worst.items(), key=lambda item: item[1]):
         print(f"| {source} | {error:.0e} | {name} |")
     first = time.perf_counter()
-    names = [a.name for a in host().activations() if a.forward and None not in a.params.values()]
+    names = [a.name for a in host().activations() if None not in a.params.values()]
     import warnings
 
     with warnings.catch_warnings():
