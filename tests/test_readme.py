@@ -16,8 +16,8 @@ BLOCKS = re.findall(r"^(?:<!-- (.*?) -->\n)?```(\w+)\n(.*?)^```$", README, re.MU
 
 
 def test_every_python_block_runs(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    environment.pop("KERAS_BACKEND", None)
+    assert "export KERAS_BACKEND=torch" in README
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "2"}
     blocks = [code for mark, language, code in BLOCKS if language == "python" and not mark]
     assert len(blocks) >= 7
     for code in blocks:
