@@ -25,6 +25,12 @@ def sample_rrelu(
 
 
 def sample_crelu(std: float, size: int, rng: np.random.Generator) -> FloatArray:
+    """Outputs of CReLU, [max(x, 0), max(−x, 0)].
+
+    They are twice as many as its inputs. All moments are of one output, and a gain is for weights
+    behind it, whose fan_in counts both halves. E[φ′²] is by an input, which reaches the loss
+    through one half or the other: it is 1.
+    """
     x = std * rng.standard_normal((size + 1) // 2)
     return np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)])[:size]
 
@@ -85,9 +91,6 @@ def gainreg_activations() -> list[Activation]:
             **piecewise(lambda: Piecewise([0], [-0.4472, 0.8944 * X * X - 0.4472])),
             reference="0.8944·max(x, 0)² − 0.4472; Yu et al. 2022, arXiv:2210.13452",
         ),
-        # Its output is twice as wide as its input. All moments are of one output; a gain is for
-        # weights behind it whose fan_in counts both halves. E[φ′²] is of an input: it reaches the
-        # loss through one half or the other.
         Activation(
             "crelu",
             mean=lambda std: std * HALF_MEAN,
