@@ -221,8 +221,12 @@ def _compare_with_quadrature(
         wrong &= difference > ROUNDING * (1.0 if name == "variance_slope" else typical)
         if wrong.any():
             i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
+            foreign = ""
+            if name == "second_moment":
+                foreign = host.provider("gainreg_second_moment", activation, std=PROBES)
             raise PluginError(
-                f"the closed form for the {name} of {activation.name!r} is wrong: at "
+                f"the closed form for the {name} of {activation.name!r}"
+                f"{foreign and f', from plugin {foreign!r},'} is wrong: at "
                 f"std = {PROBES[i]:.6g} it gives {value[i]:.10g} where quadrature gives "
                 f"{true[i]:.10g}; correct it, or leave it out and let quadrature answer"
             )

@@ -179,6 +179,17 @@ def test_a_plugin_may_add_a_closed_form_to_anothers_activation() -> None:
     assert entry.second_moment == 15 * 2.0**6
 
 
+def test_a_wrong_closed_form_for_anothers_activation_is_refused_and_its_plugin_named() -> None:
+    class Adder:
+        @hookimpl
+        def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
+            return std**2 if activation.name == "tanh" else None
+
+    host()._load("adder", Adder, "test")
+    with pytest.raises(PluginError, match=r"of 'tanh', from plugin 'adder', is wrong: .*gives 1 "):
+        gainreg.resolve("tanh")
+
+
 def test_a_plugin_may_add_a_sampler_to_anothers_activation() -> None:
     class Owner:
         @hookimpl
