@@ -82,7 +82,7 @@ def moments(
             found = _closed_moments(host, activation, facts, std)
             used[~np.isnan(found[SECOND])] = ANALYTIC
             if facts.jumps:
-                found[SLOPE] = np.inf
+                found[SLOPE] = np.inf  # and is not lacking
         if method == "analytic" and not used.all():
             raise MomentError(
                 f"{activation.name!r} has no closed form that is accurate at "
@@ -119,6 +119,8 @@ def moments(
         for i in np.flatnonzero(unsampled):
             found[:, i] = _either(found[:, i], _sampled(host, activation, float(std[i]), seed))
             used[i] = used[i] or SAMPLING
+    if facts.jumps:
+        found[SLOPE] = np.inf
     return Moments(*found), used
 
 

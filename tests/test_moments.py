@@ -108,9 +108,10 @@ def test_whatever_is_piecewise_smooth_gets_a_gain_within_its_stated_error(
     "jumping", [np.sign, lambda x: np.where(x > 0.3, 1.0, 0.0), np.floor], ids=["0", "0.3", "floor"]
 )
 def test_what_jumps_has_no_backward_gain(jumping: object) -> None:
-    entry = gainreg.resolve(jumping)
-    assert entry.derivative_second_moment is None
-    assert entry.gradient_factor is None
+    for method in ("auto", "sampling"):
+        entry = gainreg.resolve(jumping, method=method)
+        assert entry.derivative_second_moment is None
+        assert entry.gradient_factor is None
     with pytest.raises(MomentError, match="no backward gain"):
         entry.backward_gain  # noqa: B018
     with pytest.raises(MomentError, match="no backward gain"):
