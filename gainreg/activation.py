@@ -78,6 +78,12 @@ class Activation:
                     f"has a param {name!r} whose default {default!r} is no finite number"
                 ) from None
         object.__setattr__(self, "params", values)
+        try:
+            width = finite_float(self.width, "width")
+        except ParameterError:
+            width = 0.0
+        if width <= 0:
+            raise self._fault(f"has a width that is no number above 0: {self.width!r}")
         aliases = (self.aliases,) if isinstance(self.aliases, str) else self.aliases
         if not isinstance(aliases, (tuple, list)):
             raise self._fault(f"has aliases that are no tuple of names: {aliases!r}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
-from gainreg.errors import GainregError, ParameterError, PluginError
+from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
 
 if TYPE_CHECKING:
     from gainreg.entry import GainEntry
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say(text: str) -> None:
     """One line on stderr, if there is one."""
     if sys.stderr is not None:
-        print(f"gainreg: {' '.join(text.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"gainreg: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -193,7 +195,7 @@ def _warnings_in_a_line() -> None:
 def _print_json(data: Any) -> None:
     import json
 
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(json.dumps(data, indent=2))
 
 
 # --- the commands ---
@@ -317,6 +319,8 @@ def _build(options: argparse.Namespace) -> int:
     if params and not names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
     table = build_table(names, options.std, _progress("building"))
+    if names and not len(table):
+        raise MomentError("nothing is left to write: none of these activations has a gain there")
     if options.output in (None, "-"):
         print(table.to_yaml(), end="")
     else:
@@ -344,7 +348,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _progress(what: str) -> Any:
     """A progress bar for what takes more than a second, on a terminal, if tqdm is installed."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return iter
     try:
         from tqdm import tqdm

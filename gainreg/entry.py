@@ -52,7 +52,7 @@ class Gains:
         """gain²·derivative_second_moment: the mean squared gradient's growth a layer, or None."""
         if self.derivative_second_moment is None:
             return None
-        return self.gain**2 * self.derivative_second_moment
+        return self.gain * self.derivative_second_moment * self.gain
 
 
 @dataclass(frozen=True)

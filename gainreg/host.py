@@ -79,7 +79,6 @@ class Host:
         self._owners: dict[str, str] = {}  # canonical name → plugin
         self._plugins: dict[str, PluginInfo] = {}
         self._bound: dict[tuple[str, tuple[tuple[str, float], ...]], Activation] = {}
-        self._files: set[Path] = set()
         self._left_out: dict[str, list[object]] = {}  # by hook: the plugins that failed in it
 
     # --- plugins ---
@@ -102,8 +101,7 @@ class Host:
     def load_environment(self) -> None:
         """Load the files named in ``GAINREG_PLUGINS``; warn of what does not load."""
         for path in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)):
-            if self._is_new_file(path):
-                self._load_or_warn(path, functools.partial(_import_file, path), ENVIRONMENT)
+            self._load_or_warn(path, functools.partial(self._import_file, path), ENVIRONMENT)
 
     def load_file(self, path: str) -> None:
         """Load a plugin from a Python file, once.
@@ -111,14 +109,28 @@ class Host:
         Raises:
             PluginError: the file is missing, does not import, or is refused.
         """
-        if self._is_new_file(path):
-            self._load(path, functools.partial(_import_file, path), "file")
+        self._load(path, functools.partial(self._import_file, path), "file")
 
-    def _is_new_file(self, path: str) -> bool:
-        resolved = Path(path).expanduser().resolve()
-        new = resolved not in self._files
-        self._files.add(resolved)
-        return new
+    def _import_file(self, path: str) -> object | None:
+        """The module of a plugin file, None if it is loaded already."""
+        file = Path(path).expanduser().resolve()
+        if not file.is_file():
+            raise PluginError("there is no such file")
+        name = f"gainreg_plugin_file_{file.stem}_{abs(hash(file))}"
+        known = sys.modules.get(name)
+        if known is not None and self._manager.is_registered(known):
+            return None
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise PluginError("it is no Python file; its name must end in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        return module
 
     def register(self, activation: Activation, replace: bool = False) -> None:
         """Take in an activation of the running program; see ``gainreg.register``."""
@@ -140,7 +152,7 @@ class Host:
         return listed
 
     def _load_or_warn(
-        self, name: str, load: Callable[[], object], distribution: str, version: str = ""
+        self, name: str, load: Callable[[], object | None], distribution: str, version: str = ""
     ) -> None:
         try:
             self._load(name, load, distribution, version)
@@ -148,10 +160,12 @@ class Host:
             warnings.warn(f"{error}; it is left out", RuntimeWarning, stacklevel=2)
 
     def _load(
-        self, name: str, load: Callable[[], object], distribution: str, version: str = ""
+        self, name: str, load: Callable[[], object | None], distribution: str, version: str = ""
     ) -> None:
         try:
             plugin = load()
+            if plugin is None:
+                return
             registered = self._register_plugin(plugin, name)
         except KeyboardInterrupt:
             raise
@@ -234,7 +248,11 @@ class Host:
     def owner(self, activation: Activation) -> str:
         """The plugin that declares an activation; "" for one that is not registered."""
         known = self._activations.get(activation.name)
-        if known is None or known.forward is not activation.forward:
+        same = known is not None and (known.forward, known.sample) == (
+            activation.forward,
+            activation.sample,
+        )
+        if known is None or not same:
             return ""  # a namesake
         return self._owners[activation.name]
 
@@ -273,7 +291,7 @@ class Host:
     def _check_constraints(self, activation: Activation, values: Mapping[str, Any]) -> None:
         for text, holds in activation.constraints.items():
             try:
-                satisfied = holds(**values)
+                satisfied = bool(holds(**values))
             except FAULTS as error:
                 fault = f"raised {_reason(error)} in its constraint {text!r}"
                 self._blame(activation, fault, error)
@@ -283,8 +301,15 @@ class Host:
 
     # --- what hooks return, checked ---
 
-    def _ask(self, hook: str, what: str, activation: Activation, **arguments: Any) -> Any:
-        """The first result of a hook.
+    def _ask(
+        self,
+        hook: str,
+        where: str,
+        accept: Callable[[Any], Any],
+        activation: Activation,
+        **arguments: Any,
+    ) -> Any:
+        """The first result of a hook, as ``accept`` returns it; None where there is none.
 
         A plugin that fails in it for an activation that is not its own is left out from then on,
         with a warning.
@@ -293,33 +318,49 @@ class Host:
             caller = getattr(self._manager.hook, hook)
             if hook in self._left_out:
                 caller = self._manager.subset_hook_caller(hook, self._left_out[hook])
+            cause: BaseException
             try:
-                return caller(activation=activation, **arguments)
+                value = caller(activation=activation, **arguments)
             except FAULTS as error:
+                cause, fault = error, f"raised {_reason(error)}{where}"
                 culprit = _culprit(caller, error)
-                name = self._manager.get_name(culprit) if culprit else HOST
-                fault = f"raised {_reason(error)}{what}"
-                if name in (HOST, self.owner(activation)):
-                    self._blame(activation, fault, error)
-                self._left_out.setdefault(hook, []).append(culprit)
-                warnings.warn(
-                    f"plugin {name!r} {fault} for activation {activation.name!r}; "
-                    f"its {hook} is left out",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            else:
+                try:
+                    return None if value is None else accept(value)
+                except _JunkError as error:
+                    cause, fault = error, str(error)
+                    culprit = self._provider(caller, activation, arguments)
+            name = self._manager.get_name(culprit) if culprit else HOST
+            if name in (HOST, self.owner(activation)):
+                self._blame(activation, fault, cause)
+            self._left_out.setdefault(hook, []).append(culprit)
+            warnings.warn(
+                f"plugin {name!r} {fault} for activation {activation.name!r}, which is not its "
+                f"own; its {hook} is left out",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def provider(self, hook: str, activation: Activation, **arguments: Any) -> str:
-        """The plugin whose answer to a hook counts; "" for the activation itself."""
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            if implementation.plugin in self._left_out.get(hook, ()):
+        """The plugin whose answer to a hook counts; "" for the activation's own."""
+        plugin = self._provider(getattr(self._manager.hook, hook), activation, arguments)
+        name = self._manager.get_name(plugin) if plugin else HOST
+        return "" if name in (HOST, self.owner(activation)) else str(name)
+
+    def _provider(
+        self, caller: Any, activation: Activation, arguments: Mapping[str, Any]
+    ) -> object | None:
+        known = {"activation": activation, **arguments}
+        for implementation in reversed(caller.get_hookimpls()):
+            if implementation.wrapper or implementation.hookwrapper:
                 continue
-            known = {"activation": activation, **arguments}
-            given = [known[name] for name in implementation.argnames]
-            if implementation.function(*given) is not None:
-                name = str(implementation.plugin_name)
-                return "" if name in (HOST, self.owner(activation)) else name
-        return ""
+            if implementation.plugin in self._left_out.get(caller.name, ()):
+                continue
+            if implementation.function(*(known[name] for name in implementation.argnames)) is None:
+                continue
+            plugin: object = implementation.plugin
+            return plugin
+        return None
 
     def forward(self, activation: Activation, x: FloatArray) -> FloatArray:
         """φ(x) by the hooks.
@@ -328,14 +369,12 @@ class Host:
             PluginError: φ raises, or returns NaN, complex numbers or another shape.
         """
         # a copy of x: φ may work in place, and φ′ is evaluated at the same points
-        y = self._ask("gainreg_forward", "", activation, x=x.copy())
-        try:
-            return self.checked(activation, "forward", y, x)
-        except PluginError as error:
-            name = self.provider("gainreg_forward", activation, x=x.copy())
-            if not name:
-                raise
-            raise PluginError(f"{error} (plugin {name!r} answers for it)") from None
+        y = self._ask(
+            "gainreg_forward", "", lambda y: _checked("forward", y, x), activation, x=x.copy()
+        )
+        if y is None:
+            self._blame(activation, "returned None from its forward, expected float64 numbers")
+        return np.asarray(y)
 
     def derivative(self, activation: Activation, x: FloatArray) -> FloatArray:
         """φ′(x) by the Activation's own field; same checks as ``forward``."""
@@ -344,7 +383,10 @@ class Host:
             y = activation.derivative(x, **activation.params)
         except FAULTS as error:
             self._blame(activation, f"raised {_reason(error)} in its derivative", error)
-        return self.checked(activation, "derivative", y, x)
+        try:
+            return _checked("derivative", y, x)
+        except _JunkError as error:
+            self._blame(activation, str(error), error)
 
     def kinks(self, activation: Activation) -> tuple[float, ...] | None:
         """Where φ or φ′ jumps, as the Activation declares it; None if that is not known."""
@@ -368,58 +410,48 @@ class Host:
             name: "second_moment" (by the hooks), or another moment (by the Activation's field).
         """
         field = getattr(activation, name)
+
+        def accept(value: Any) -> FloatArray:
+            try:
+                if np.iscomplexobj(value):
+                    raise TypeError
+                found = np.array(value, dtype=np.float64)  # a copy, to be worked on
+                return found if found.shape == std.shape else np.full(std.shape, found)
+            except (TypeError, ValueError):
+                raise _JunkError(f"returned no array of shape {std.shape} as {name}") from None
+
         with np.errstate(all="ignore"):
             if name == "second_moment":
-                value = self._ask("gainreg_second_moment", f" in its {name}", activation, std=std)
-            else:
-                try:
-                    value = None if field is None else field(std, **activation.params)
-                except FAULTS as error:
-                    self._blame(activation, f"raised {_reason(error)} in its {name}", error)
-        if value is None:
-            return None
+                found: FloatArray | None = self._ask(
+                    "gainreg_second_moment", f" in its {name}", accept, activation, std=std
+                )
+                return found
+            if field is None:
+                return None
+            try:
+                value = field(std, **activation.params)
+            except FAULTS as error:
+                self._blame(activation, f"raised {_reason(error)} in its {name}", error)
         try:
-            if np.iscomplexobj(value):
-                raise TypeError
-            value = np.array(value, dtype=np.float64)  # a copy, to be worked on
-            return value if value.shape == std.shape else np.full(std.shape, value)
-        except (TypeError, ValueError) as error:
-            self._blame(activation, f"returned no array of shape {std.shape} as {name}", error)
+            return accept(value)
+        except _JunkError as error:
+            self._blame(activation, str(error), error)
 
     def sampler(self, activation: Activation) -> Callable[..., FloatArray] | None:
         """``sample(std, size, rng)`` by the hooks, or None where no plugin has a sampler."""
 
-        def draw(std: float, size: int, rng: np.random.Generator) -> Any:
+        def sample(std: float, size: int, rng: np.random.Generator) -> Any:
             return self._ask(
-                "gainreg_sample", " in its sampler", activation, std=std, size=size, rng=rng
-            )
-
-        def sample(std: float, size: int, rng: np.random.Generator) -> FloatArray:
-            return self.checked(activation, "sample", draw(std, size, rng), np.empty(size))
-
-        return None if draw(1.0, 16, np.random.default_rng(0)) is None else sample
-
-    def checked(self, activation: Activation, what: str, y: Any, x: FloatArray) -> FloatArray:
-        """``y`` as a float64 array, if it is what a vectorised real function of x returns."""
-        y = np.asarray(y)
-        if y.dtype.kind not in "biuf":
-            self._blame(activation, f"returned {y.dtype} numbers from its {what}, expected float64")
-        if y.shape != x.shape:
-            self._blame(
+                "gainreg_sample",
+                " in its sampler",
+                lambda y: _checked("sample", y, np.empty(size)),
                 activation,
-                f"returned shape {y.shape} from its {what} for input of shape {x.shape}; "
-                "it must be vectorised, element by element",
+                std=std,
+                size=size,
+                rng=rng,
             )
-        if np.isnan(y.sum()) and np.isnan(y).any():  # the sum is quicker, and NaN if one of them is
-            if what == "sample":
-                self._blame(activation, "returned NaN from its sampler")
-            where = float(x[np.isnan(y)][0])
-            self._blame(
-                activation,
-                f"returned NaN from its {what} at x = {where:.6g}; use a form that does not "
-                "overflow (expm1, log1p, logaddexp, scipy.special.expit)",
-            )
-        return np.asarray(y, dtype=np.float64)
+
+        return None if sample(1.0, 16, np.random.default_rng(0)) is None else sample
 
     def _blame(
         self, activation: Activation, fault: str, cause: BaseException | None = None
@@ -427,6 +459,31 @@ class Host:
         owner = self.owner(activation)
         by = f" (plugin {owner})" if owner else ""
         raise PluginError(f"activation {activation.name!r}{by} {fault}") from cause
+
+
+class _JunkError(Exception):
+    """What a function of a plugin returned is not what it must return."""
+
+
+def _checked(what: str, y: Any, x: FloatArray) -> FloatArray:
+    """``y`` as a float64 array, if it is what a vectorised real function of x returns."""
+    y = np.asarray(y)
+    if y.dtype.kind not in "biuf":
+        raise _JunkError(f"returned {y.dtype} numbers from its {what}, expected float64")
+    if y.shape != x.shape:
+        raise _JunkError(
+            f"returned shape {y.shape} from its {what} for input of shape {x.shape}; "
+            "it must be vectorised, element by element"
+        )
+    if np.isnan(y.sum()) and np.isnan(y).any():  # the sum is quicker, and NaN if one of them is
+        if what == "sample":
+            raise _JunkError("returned NaN from its sampler")
+        where = float(x[np.isnan(y)][0])
+        raise _JunkError(
+            f"returned NaN from its {what} at x = {where:.6g}; use a form that does not "
+            "overflow (expm1, log1p, logaddexp, scipy.special.expit)"
+        )
+    return np.asarray(y, dtype=np.float64)
 
 
 def _distributions() -> Iterator[tuple[str, str, list[Any]]]:
@@ -437,7 +494,9 @@ def _distributions() -> Iterator[tuple[str, str, list[Any]]]:
             points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
             if not points:
                 continue
-            name, version = str(distribution.metadata["Name"]), str(distribution.version)
+            name, version = distribution.metadata["Name"], str(distribution.version)
+            if not isinstance(name, str):
+                raise PluginError("it has no name")
         except Exception as error:  # metadata that somebody broke
             warnings.warn(
                 f"the metadata of an installed package cannot be read ({_reason(error)}); "
@@ -472,39 +531,35 @@ def _reason(error: BaseException) -> str:
         return f"SyntaxError: {error.msg} (line {error.lineno})"
     try:
         text = str(error)
-    except Exception:
+    except FAULTS:
         text = "(an error that cannot be shown)"
     return " ".join(f"{type(error).__name__}: {text}".split())
 
 
-def _import_file(path: str) -> object:
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise PluginError("there is no such file")
-    name = f"gainreg_plugin_file_{file.stem}_{abs(hash(file))}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise PluginError("it is no Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
-
-
-_lock = threading.RLock()
+_lock = threading.Lock()
 _host: Host | None = None
+_loading = threading.local()
 
 
 def host() -> Host:
-    """The process's host, with all installed plugins and those of ``GAINREG_PLUGINS``."""
+    """The process's host, with all installed plugins and those of ``GAINREG_PLUGINS``.
+
+    No lock is held while plugins are imported: one may be waiting for another thread's import. A
+    plugin that calls gainreg while it is imported sees what has been loaded so far.
+    """
     global _host
+    if _host is not None:
+        return _host
+    unfinished: Host | None = getattr(_loading, "host", None)
+    if unfinished is not None:
+        return unfinished
+    found = _loading.host = Host()
+    try:
+        found.load_installed()
+        found.load_environment()
+    finally:
+        del _loading.host
     with _lock:
-        if _host is None:
-            _host = Host()  # known at once: a plugin may call gainreg while it is imported
-            _host.load_installed()
-            _host.load_environment()
-    return _host
+        if _host is None:  # or another thread was quicker
+            _host = found
+        return _host

@@ -16,7 +16,7 @@ TAKEN = frozenset(
     (
         *("activation", "std", "mode", "method", "seed", "table", "entry", "distribution"),
         *("tensor", "shape", "dtype", "rng", "layout", "generator", "transposed", "groups"),
-        *("in_axis", "out_axis", "batch_axis", "x", "size"),
+        *("in_axis", "out_axis", "batch_axis", "input_axes", "output_axes", "x", "size", "self"),
     )
 )
 
@@ -79,8 +79,8 @@ def finite_float(value: Any, what: str) -> float:
         ParameterError: it is not a finite real number.
     """
     try:
-        # float() would take "1.0" and True; numpy's bool has the same name
-        if isinstance(value, (str, bytes)) or type(value).__name__ in ("bool", "bool_"):
+        # float() would take "1.0", True and, in numpy, 1 + 5j; numpy's bool has the same name
+        if isinstance(value, (str, bytes, complex)) or type(value).__name__ in ("bool", "bool_"):
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -88,6 +88,11 @@ def finite_float(value: Any, what: str) -> float:
     if not math.isfinite(number):
         raise ParameterError(f"{what} must be finite, got {number}")
     return number
+
+
+def shortest(value: float) -> str:
+    """A number as a person writes it, with all its digits where they matter."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def check_seed(seed: Any) -> int:

@@ -81,7 +81,12 @@ def _entry(
         std=std,
         mean=mean,
         second_moment=second,
-        derivative_second_moment=slope_second if math.isfinite(slope_second) else None,
+        # below the least normal double there are digits missing
+        derivative_second_moment=None
+        if not math.isfinite(slope_second)
+        else slope_second
+        if slope_second >= SMALLEST
+        else 0.0,
         centered_gain=centered if math.isfinite(centered) else None,
         variance_slope=variance_slope,
         method=method,

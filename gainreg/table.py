@@ -21,7 +21,15 @@ import yaml
 
 from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError, TableError
-from gainreg.params import METHODS, NAME, check_params, check_std, close_names, known_name
+from gainreg.params import (
+    METHODS,
+    NAME,
+    check_params,
+    check_std,
+    close_names,
+    known_name,
+    shortest,
+)
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MAX_BYTES = 16 * 2**20
 SHIPPED = Path(__file__).with_name("registry.yaml")
-MAX_EVENTS = 1_000_000  # of YAML: more than a table of that size can need
+MAX_EVENTS = 3_000_000  # of YAML: more than a table of MAX_BYTES can need
 HEADER = "# gainreg table; sha256 of all bytes after this line: "
 # Names that a YAML 1.1 reader takes for something else unless they are quoted.
 RESERVED = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
@@ -129,7 +137,11 @@ class GainTable:
         )
 
     def to_yaml(self) -> str:
-        """The table as the text of its file, digest included; the same bytes every time."""
+        """The table as the text of its file, digest included; the same bytes every time.
+
+        Raises:
+            TableError: it could not be read back.
+        """
         from gainreg import __version__
 
         lines = [f"schema: {SCHEMA}", f"generator: gainreg {__version__}", "activations:"]
@@ -144,6 +156,12 @@ class GainTable:
             ]
             lines += [f"      - {_yaml(to_dict(entry))}" for entry in listing.entries]
         body = "\n".join(lines) + "\n"
+        try:
+            if len(body) > MAX_BYTES - 200:
+                raise TableError(f"the table is larger than {MAX_BYTES // 2**20} MiB")
+            _from_plain(_parse(body, "the table"), "the table")
+        except TableError as error:
+            raise TableError(f"this table could not be read back: {error}") from None
         return f"{HEADER}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -153,11 +171,6 @@ class GainTable:
             TableError: the file cannot be written, or could not be read back.
         """
         text = self.to_yaml()
-        try:
-            body = text.partition("\n")[2]
-            _from_plain(_parse(body, "it"), "it")
-        except TableError as error:
-            raise TableError(f"cannot write {str(path)!r}, it could not be read: {error}") from None
         temporary = ""
         try:
             target = Path(os.path.realpath(path))  # a link stays a link
@@ -591,8 +604,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _describe(name: str, std: float, params: Mapping[str, float]) -> str:
-    given = "".join(f", {key}={value:g}" for key, value in params.items())
-    return f"{name}(std={std:g}{given})"
+    given = "".join(f", {key}={shortest(value)}" for key, value in params.items())
+    return f"{name}(std={shortest(std)}{given})"
 
 
 def _nearest(entries: Iterable[GainEntry], std: float, params: Mapping[str, float]) -> str:

@@ -334,15 +334,66 @@ def test_a_plugin_whose_hook_fails_for_anothers_activation_is_named_and_left_out
     assert gainreg.resolve("tanh", 3.0).gain > 0  # and no second warning
 
 
-def test_a_foreign_forward_of_the_wrong_shape_is_blamed_on_its_plugin() -> None:
+def test_a_foreign_forward_of_the_wrong_shape_is_named_and_left_out() -> None:
     class Foreign:
         @hookimpl
         def gainreg_forward(self, activation: Activation, x: np.ndarray) -> object:
             return np.zeros(3) if activation.name == "gelu" else None
 
     host()._load("foreign", Foreign, "test")
-    with pytest.raises(PluginError, match=r"'gelu'.*shape.*'foreign' answers"):
-        gainreg.resolve("gelu", 3.0)
+    with pytest.warns(RuntimeWarning, match=r"'foreign' returned shape.*'gelu'.*left out"):
+        assert gainreg.resolve("gelu", 3.0).gain > 0
+
+
+def test_an_interrupted_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("gainreg.host._distributions", lambda: [][0])
+        with pytest.raises(IndexError):
+            host()
+    assert gainreg.gain("tanh", 3.0) > 0
+
+
+def test_two_samplers_of_one_name_are_two_activations() -> None:
+    def half(std: float, size: int, rng: np.random.Generator) -> np.ndarray:
+        return std * rng.standard_normal(size) / 2
+
+    def third(std: float, size: int, rng: np.random.Generator) -> np.ndarray:
+        return std * rng.standard_normal(size) / 3
+
+    one, other = (Activation("part", sample=sample) for sample in (half, third))
+    with pytest.raises(gainreg.TableError, match="two different"):
+        gainreg.build_table([one, other])
+
+
+def test_a_wrong_mean_of_something_random_is_refused_by_sampling() -> None:
+    def sample(std: float, size: int, rng: np.random.Generator) -> np.ndarray:
+        return np.abs(std * rng.standard_normal(size))
+
+    with pytest.raises(PluginError, match="the mean of 'size' is wrong"):
+        gainreg.resolve(Activation("size", sample=sample, mean=lambda std: 7 * std))
+
+
+def test_what_jumps_regularly_may_have_its_derivative() -> None:
+    for forward in (np.floor, lambda x: np.floor(4 * np.maximum(x, 0)) / 4):
+        stairs = Activation("stairs", forward, derivative=np.zeros_like)
+        assert gainreg.resolve(stairs).derivative_second_moment is None
+
+
+def test_a_derivative_a_few_percent_wrong_is_refused() -> None:
+    steep = Activation("steep", np.tanh, derivative=lambda x: 1.05 * (1 - np.tanh(x) ** 2))
+    with pytest.raises(PluginError, match="derivative of 'steep' is wrong"):
+        gainreg.resolve(steep)
+
+
+@pytest.mark.parametrize("rate", [1.0, 30.0, 300.0])
+def test_right_closed_forms_are_not_refused_where_no_derivative_is_given(rate: float) -> None:
+    wave = Activation(
+        "wave",
+        lambda x: np.sin(rate * x),
+        second_moment=lambda std: -np.expm1(-2 * (rate * std) ** 2) / 2,
+        derivative_second_moment=lambda std: rate**2 * (1 + np.exp(-2 * (rate * std) ** 2)) / 2,
+    )
+    assert gainreg.resolve(wave, 0.7).method == "analytic"
 
 
 def test_a_failed_replacement_leaves_the_old_activation() -> None:

@@ -167,7 +167,7 @@ def test_a_pole_that_can_be_integrated_is_integrated() -> None:
         (lambda x: x.sum(), "shape"),
         (lambda x: x[..., :3], "shape"),
         (lambda x: np.sqrt(x), "NaN"),
-        (lambda x: None, "object"),
+        (lambda x: None, "None"),
         (lambda x: "text", "numbers"),
     ],
 )
@@ -188,6 +188,52 @@ def test_a_faulty_function_is_named_with_its_fault(forward: object, fault: str) 
 def test_what_is_no_activation_is_refused(bad: object) -> None:
     with pytest.raises(ParameterError, match="an activation is a name"):
         gainreg.gain(bad)
+
+
+@pytest.mark.parametrize(
+    ("forward", "std", "exact"),
+    [
+        (np.sin, 30.0, 0.5),
+        (lambda x: np.sin(30 * x), 1.0, 450.0),
+        (lambda x: np.tanh(1e3 * (x - 0.7)), 1.0, 416.3418),
+        (lambda x: x + np.sin(x) ** 2, 10.0, 1.5),
+    ],
+    ids=["sin", "sin 30x", "steep tanh", "snake"],
+)
+def test_the_derivative_of_a_lively_function_is_found(
+    forward: object, std: float, exact: float
+) -> None:
+    found = gainreg.resolve(forward, std).derivative_second_moment
+    assert found == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "singular", [lambda x: np.sqrt(np.abs(x)), lambda x: np.sqrt(np.maximum(x - 0.3, 0))]
+)
+def test_a_singular_derivative_has_no_second_moment(singular: object) -> None:
+    assert gainreg.resolve(singular).derivative_second_moment is None
+
+
+def test_a_derivative_that_rounding_hides_is_not_known() -> None:
+    # φ′ is 1e-6 where φ is 1
+    assert gainreg.resolve(lambda x: 1 + x**2, 1e-6).derivative_second_moment is None
+
+
+def test_stds_far_out_of_the_ordinary_are_no_problem() -> None:
+    for std in (1e-140, 1e-30, 1e30, 1e140):
+        assert gainreg.gain(lambda x: np.maximum(x, 0), std) == pytest.approx(2**0.5, rel=1e-9)
+    with pytest.raises(MomentError):
+        gainreg.gain("relu", 1e200)
+
+
+def test_what_a_closed_form_leaves_open_is_sampled_if_need_be() -> None:
+    wave = Activation("wave", np.sin, derivative=np.cos, second_moment=lambda std: 0.5 + 0 * std)
+    with pytest.raises(PluginError):  # right for large std only
+        gainreg.resolve(wave, 1e4)
+    right = Activation("wave", np.sin, second_moment=lambda std: -np.expm1(-2 * std**2) / 2)
+    entry = gainreg.resolve(right, 1e5)
+    assert entry.second_moment == 0.5
+    assert entry.variance_slope == pytest.approx(0, abs=0.05)
 
 
 # --- stds and params ---

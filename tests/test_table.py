@@ -342,7 +342,7 @@ def test_what_could_not_be_read_back_is_not_written(file: Path) -> None:
     clash = gainreg.Activation("mine", lambda x: x, aliases=("relu",))
     odd = gainreg.Activation("mine", lambda x: x, aliases=("Bad Name",))
     for activations, reason in (([clash, "relu"], "twice"), ([odd], "lower_snake_case")):
-        with pytest.raises(TableError, match=f"could not be read: .*{reason}"):
+        with pytest.raises(TableError, match=f"could not be read back: .*{reason}"):
             gainreg.build_table(activations).write(file)
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == [file.name]

@@ -18,28 +18,36 @@ from numpy.polynomial import legendre
 from gainreg.moments import EPS, FloatArray, Function, differences, weighted_sums
 
 NODES, CHECKS, BEYOND = 16, 34, 1.02
-# ln|z| at first: below it 1e-16 of all is left if φ is bounded, above it of all that grows slowly …
-LOW, HIGH, WIDTH = -36.0, 2.375, 0.125
+# ln|z| at first: below it 1e-16 of all is left if φ is bounded, above it of all that grows slowly;
+# with a closer look at the middle, where narrow features would count …
+LOW, MIDDLE, HIGH, WIDTH, CLOSE = -36.0, -5.0, 2.375, 0.125, 1 / 32
 # … and, if there is more, as far as doubles go
 LOWEST, LOWEST_WIDTH, HIGHEST = -700.0, 4.0, 3.625
-SMALLEST_X = 1e-300
+SMALLEST_X = 1e-150  # its square is a double still
 NEGLIGIBLE, HEAVY = 1e-17, 1e-9  # of the whole, in an outermost window
-SHARE = 1e-17  # of the whole: the error that a window may have
+SHARE = 1e-17  # of the whole: the error that a window may have …
+SLOPE_SHARE = 1e-9  # … and the part of E[φ′²] in it, if φ is not smooth there
 # relative deviation of what is smooth, if φ is computed in double or else in single precision
 DOUBLE, SINGLE = 64 * EPS, 2e-6
 BUDGET = 4000  # windows at a time
 JUMP = 1e-6  # of √E[φ²]: the least change that is taken for a jump
-NARROW = 1e-5  # half width of a window with something in it that is not smooth
+NARROW = 1e-5  # half width of a window with something in it that is not smooth …
+SINGULAR, SINGULAR_PART = 1e-12, 1e-3  # … and singular, if so much of E[φ′²] is in such windows
+STEP = 0.3  # of the half width of a window, for differences
+DOUBT = 1e-6  # relative error of E[φ′²] from which on it is not known
 
 
 @lru_cache(maxsize=1)
-def _window() -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Nodes and then checks in (−1, 1), weights of the nodes, and the polynomial at the checks."""
+def _window() -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Nodes and then checks in (−1, 1), and weights of the nodes; from values at the nodes, those
+    of the polynomial at the checks and its slopes at the nodes.
+    """
     nodes, weights = legendre.leggauss(NODES)
     checks = np.linspace(-BEYOND, BEYOND, CHECKS)
     through = np.linalg.inv(legendre.legvander(nodes, NODES - 1))
     predict = legendre.legvander(checks, NODES - 1) @ through
-    return np.concatenate([nodes, checks]), weights, predict
+    slopes = legendre.legval(nodes, legendre.legder(np.eye(NODES))).T @ through
+    return np.concatenate([nodes, checks]), weights, predict, np.asarray(slopes)
 
 
 def _cut(low: float, high: float, width: float) -> FloatArray:
@@ -70,18 +78,25 @@ def _density_root(z: FloatArray) -> FloatArray:
 
 def _examine(
     forward: Function, std: float, windows: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Of each window: its part of E[φ²], how far off that may be, and the relative deviation."""
-    points, weights, predict = _window()
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Of each window: its part of E[φ²], how far off that may be, the relative deviation of φ from
+    a polynomial, and its part of E[φ′²], roughly.
+    """
+    points, weights, predict, slopes = _window()
     sign, middle, half = windows[:, :, None]
     z = np.exp(middle + half * points)
-    root = forward(sign * std * z) * _density_root(z)
+    density_root = _density_root(z)
+    phi = forward(sign * std * z)
+    root = phi * density_root
     at_nodes, at_checks = root[:, :NODES], root[:, NODES:]
     part: FloatArray = windows[2] * (at_nodes**2 @ weights)
     deviation = np.abs(at_checks - at_nodes @ predict.T).max(axis=1)
     largest = np.abs(root).max(axis=1)
     off = 2 * windows[2] * deviation * (2 * largest + deviation)
-    return part, off, np.divide(deviation, largest, where=largest > 0, out=np.zeros_like(largest))
+    relative = np.divide(deviation, largest, where=largest > 0, out=np.zeros_like(largest))
+    slope = phi[:, :NODES] @ slopes.T / (half * std * z[:, :NODES])
+    slope_part = windows[2] * ((slope * density_root[:, :NODES]) ** 2 @ weights)
+    return part, off, relative, slope_part
 
 
 def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> FloatArray:
@@ -97,19 +112,19 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
         die out, and NaN where φ is too lively or random.
     """
     with np.errstate(all="ignore"):
-        windows = _cut(LOW, HIGH, WIDTH)
-        part, off, deviation = _examine(forward, std, windows)
-        lowest = max(LOWEST, math.log(SMALLEST_X / std))
+        windows = np.concatenate([_cut(LOW, MIDDLE, WIDTH), _cut(MIDDLE, HIGH, CLOSE)], axis=1)
+        part, off, deviation, slope_part = _examine(forward, std, windows)
+        lowest = max(LOWEST, math.log(SMALLEST_X) - math.log(std))
         low, high = LOW, HIGH
         beyond = []
         if lowest < LOW and not part[windows[1] < LOW + WIDTH].max() <= NEGLIGIBLE * part.sum():
             beyond.append(_cut(low := lowest, LOW, LOWEST_WIDTH))
-        if not part[windows[1] > HIGH - WIDTH].max() <= NEGLIGIBLE * part.sum():
-            beyond.append(_cut(HIGH, high := HIGHEST, WIDTH))
+        if not part[windows[1] > HIGH - CLOSE].max() <= NEGLIGIBLE * part.sum():
+            beyond.append(_cut(HIGH, high := HIGHEST, CLOSE))
         if beyond:
             windows = np.concatenate([windows, *beyond], axis=1)
-            part, off, deviation = _examine(forward, std, windows)
-        total = part.sum()
+            part, off, deviation, slope_part = _examine(forward, std, windows)
+        total, slope_total = part.sum(), slope_part.sum()
         if total == 0:
             return np.zeros(6)
         _, middle, half = windows
@@ -120,8 +135,9 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
 
         kept, error, rounding = [], 8 * left + 2 * EPS * total, DOUBLE
         while True:
-            done = (deviation <= rounding) | (off <= SHARE * total)
-            done |= (windows[2] <= _narrowest(windows)) | ~np.isfinite(off)
+            done = (off <= SHARE * total) & (slope_part <= SLOPE_SHARE * slope_total)
+            done |= (deviation <= rounding) | (windows[2] <= _narrowest(windows))
+            done |= ~np.isfinite(off)
             if np.count_nonzero(~done) > BUDGET:
                 if rounding == SINGLE:
                     return np.full(6, np.nan)
@@ -132,7 +148,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             if done.all():
                 break
             windows = _halves(windows[:, ~done])
-            _, off, deviation = _examine(forward, std, windows)
+            _, off, deviation, slope_part = _examine(forward, std, windows)
         return _from_windows(forward, derivative, std, np.concatenate(kept, axis=1), error)
 
 
@@ -141,34 +157,33 @@ def _from_windows(
 ) -> FloatArray:
     """The moments by the Gauss-Legendre rule in each window."""
     sign, middle, half = windows[:, :, None]
-    points, weights, _ = _window()
+    points, weights, *_ = _window()
     z = np.exp(middle + half * points[:NODES])
     x = sign * std * z
     root_weight = _density_root(z) * np.sqrt(half * weights)
     narrow = windows[:, windows[2] < NARROW]
-    breaks = narrow[0] * std * np.exp(narrow[1])
     phi = forward(x)
-    slope = differences.derivative(forward, x, breaks) if derivative is None else derivative(x)
+    if derivative is None:
+        breaks = narrow[0] * std * np.exp(narrow[1])
+        slope, slope_error = differences.derivative(forward, x, STEP * half * np.abs(x), breaks)
+        slope_error = np.where(np.isfinite(slope_error), slope_error, np.abs(slope))
+    else:
+        slope, slope_error = derivative(x), np.zeros_like(x)
     parts = weighted_sums(phi, slope, z, root_weight)
     second, stretched, slope_second, mean = parts.sum(axis=-1)
     centred = (phi - mean) * root_weight
+    doubt = (slope_error * (2 * np.abs(slope) + slope_error) * root_weight**2).sum()
     reach = 2 * np.maximum(narrow[2], 1e4 * _narrowest(narrow))
     below, above = (narrow[0] * std * np.exp(narrow[1] + s * reach) for s in (-1, 1))
     near_0 = windows[1] < windows[1].min() + WIDTH
-    if differences.jumps_between(forward, below, above, JUMP * math.sqrt(second)):
+    if differences.jumps_between(forward, below, above, JUMP * math.sqrt(second)).any():
         slope_second = np.nan
     elif (
-        parts[2, windows[2] < NARROW].sum() > 0.01 * slope_second
+        parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second
         or parts[2, near_0].sum() > HEAVY * slope_second
     ):
         slope_second = np.inf
-    return np.array(
-        [
-            mean,
-            second,
-            (centred * centred).sum(),
-            (stretched / second - 1) / 2,
-            slope_second,
-            error,
-        ]
-    )
+    elif not doubt <= DOUBT * slope_second:
+        slope_second = np.nan
+    variance, variance_slope = (centred * centred).sum(), (stretched / second - 1) / 2
+    return np.array([mean, second, variance, variance_slope, slope_second, error])

@@ -9,52 +9,52 @@ import numpy as np
 from gainreg.moments import FloatArray, Function
 
 
-def derivative(forward: Function, x: FloatArray, breaks: Sequence[float] = ()) -> FloatArray:
-    """φ′(x) by finite differences that reach neither across 0 nor across a break.
+def derivative(
+    forward: Function, x: FloatArray, step: FloatArray, breaks: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """φ′(x) by finite differences that reach neither across 0 nor across a break, and their error.
 
     Args:
         forward: φ, vectorised.
         x: where, any shape.
+        step: over what distance φ is smooth around each x.
         breaks: where φ or φ′ jumps.
     """
     from scipy import differentiate  # slow to import, and not needed for what is declared
 
-    edges = np.array(sorted({-np.inf, 0.0, *breaks, np.inf}))
-    flat = x.ravel()
-    after = np.searchsorted(edges, flat)
+    edges = np.unique(np.concatenate([breaks, [-np.inf, 0.0, np.inf]]))
+    flat, steps = x.ravel(), np.broadcast_to(step, x.shape).ravel()
+    after = np.searchsorted(edges, flat).clip(1, len(edges) - 1)
     left, right = flat - edges[after - 1], edges[after] - flat
-    # a step that fits both the distance from 0 and, at 0, features of size 1 and of size std
-    size = np.abs(flat)
-    step = 0.1 * size + 1e-3 * min(size.max(initial=0.0), 1.0)
-    sideways = np.minimum(left, right) <= step
+    sideways = np.minimum(left, right) <= steps
     found = differentiate.derivative(
         forward,
         flat,
-        initial_step=np.where(sideways, np.minimum(step, 0.9 * np.maximum(left, right)), step),
+        initial_step=np.where(sideways, np.minimum(steps, 0.9 * np.maximum(left, right)), steps),
         step_direction=np.where(sideways, np.where(left > right, -1, 1), 0),
         order=8,
-        maxiter=12,
+        maxiter=8,
         tolerances={"rtol": 1e-13, "atol": 0},
     )
-    return np.asarray(found.df).reshape(x.shape)
+    return np.asarray(found.df).reshape(x.shape), np.asarray(found.error).reshape(x.shape)
 
 
 def jumps_at(forward: Function, points: Sequence[float]) -> bool:
     """Whether φ jumps at one of the points: between the doubles next to it as much as around it."""
     at = np.array(points)
     with np.errstate(all="ignore"):
-        around = np.where(at == 0, 1e-200, 1e-13 * np.abs(at))
-        x = np.array(
-            [np.nextafter(at, -np.inf), np.nextafter(at, np.inf), at - around, at + around]
-        )
+        # at 0 far enough that x² is still a double
+        next_to = np.where(at == 0, 1e-150, np.spacing(np.abs(at)))
+        around = np.where(at == 0, 1e-140, 1e-13 * np.abs(at))
+        x = np.array([at - next_to, at + next_to, at - around, at + around])
         left, right, far_left, far_right = forward(x)
         change = np.abs(right - left)
         size = np.maximum(np.abs(left), np.abs(right))
         return bool(((change > 0.5 * np.abs(far_right - far_left)) & (change > 1e-13 * size)).any())
 
 
-def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float) -> bool:
-    """Whether φ jumps between an a and its b: its change does not die out as they close in.
+def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float) -> np.ndarray:
+    """Whether φ jumps between each a and its b: its change does not die out as they close in.
 
     Changes below ``least`` may be the rounding of a φ computed in single precision.
     """
@@ -68,7 +68,7 @@ def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float)
             a, at_a = np.where(left, a, middle), np.where(left, at_a, at_middle)
             b, at_b = np.where(left, middle, b), np.where(left, at_middle, at_b)
             changes.append(np.abs(at_b - at_a))
-        return bool(((changes[-1] > 0.5 * changes[9]) & (changes[-1] > least)).any())
+        return np.asarray((changes[-1] > 0.5 * changes[9]) & (changes[-1] > least))
 
 
 def wrong_slope(
@@ -95,7 +95,9 @@ def wrong_slope(
         resolved = np.abs(claimed - means[0]) <= 0.01 * largest
         rounding = 1e-12 * (1 + np.abs(forward(b)) / (b - a))
         wrong = resolved & (np.abs(true - claimed) > 0.1 * largest + rounding)
-    # an undeclared kink or jump makes one interval wrong; a wrong derivative, most of a region
+    if wrong.any():
+        wrong[wrong] = ~jumps_between(forward, a[wrong], b[wrong], 0.0)
+    # an undeclared kink makes one interval wrong; a wrong derivative, most of a region
     run = wrong[1:-1] & wrong[:-2] & wrong[2:]
     if not run.any():
         return None

@@ -239,16 +239,16 @@ class Piecewise:
         # the pieces that touch 0 and end at ±∞ can be expanded in std if they hold exponentials
         rates = [abs(a) for p in squares for _, a in p.terms]
         rate = _double(max(rates, default=Fraction(0)))
+        # a kink far away is where little is left of large terms
+        self._cancels = any(self.kinks)
         self._bounds: list[float] = []
         self._methods: list[Callable[[FloatArray], Sequence[FloatArray]]] = []
         if rate and not any(self.kinks):
             for reach, terms in SERIES:
                 self._bounds.append(reach / rate)
-                coefficients = [self._expand(pieces, terms) for pieces in half_lines]
-                self._methods.append(partial(self._power_series, coefficients))
+                series = np.array([self._expand(pieces, terms) for pieces in half_lines])
+                self._methods.append(partial(self._power_series, series))
         self._methods.append(self._closed_forms)
-        # around 0 the series sees to it; a kink far away is where little is left of large terms
-        self._cancels = any(self.kinks)
         self._last: tuple[FloatArray, list[FloatArray]] | None = None
 
     def _half_lines(self, pieces: Sequence[ExpPoly]) -> list[tuple[ExpPoly, float, float]]:
@@ -310,7 +310,7 @@ class Piecewise:
         are asked for one after the other.
         """
         last = self._last
-        if last is not None and last[0] is std:
+        if last is not None and last[0] is std and not std.flags.writeable:
             return last[1]
         result = [np.empty_like(std) for _ in range(4)]
         with np.errstate(all="ignore"):
@@ -339,28 +339,24 @@ class Piecewise:
                     size += np.abs(factor) * its_size
             values.append(value)
             sizes.append(size)
-        found = self._with_slope(std, *values)
-        if self._cancels:
-            scales = np.array([np.sqrt(values[1]), *values[1:]])
-            lost = np.array(sizes) > CANCELLED * scales
+        return self._kept(std, np.array(values), np.array(sizes) if self._cancels else None)
+
+    @staticmethod
+    def _kept(
+        std: FloatArray, values: FloatArray, sizes: FloatArray | None = None
+    ) -> list[FloatArray]:
+        """Mean, second moment, E[φ′²] and variance slope, NaN where they have cancelled."""
+        mean, second, slope_second, stretched = values
+        found = [mean, second, slope_second, (stretched / (second * std * std) - 1) / 2]
+        if sizes is not None:
+            lost = ~(sizes <= CANCELLED * np.array([np.sqrt(second), *np.abs(values[1:])]))
             lost[3] |= lost[1]
             for value, where in zip(found, lost, strict=True):
                 value[where] = np.nan
         return found
 
-    @staticmethod
-    def _with_slope(
-        std: FloatArray,
-        mean: FloatArray,
-        second: FloatArray,
-        derivative: FloatArray,
-        stretched: FloatArray,
-    ) -> list[FloatArray]:
-        return [mean, second, derivative, (stretched / (second * std * std) - 1) / 2]
-
-    @staticmethod
-    def _power_series(series: Sequence[FloatArray], std: FloatArray) -> list[FloatArray]:
-        return Piecewise._with_slope(std, *_polynomial(np.array(series), std))
+    def _power_series(self, series: FloatArray, std: FloatArray) -> list[FloatArray]:
+        return self._kept(std, _polynomial(series, std))
 
 
 def _polynomial(coefficients: FloatArray, x: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +22,6 @@ from gainreg.moments import (
     EPS,
     FloatArray,
     Function,
-    differences,
     weighted_sums,
 )
 from gainreg.moments.extended import gaussian_factor
@@ -35,7 +34,6 @@ KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 tim
 # that, or is too lively for the step, the second is where the density leaves a double's range.
 RULES = ((10.5, 1 / 16), (38.5, 1 / 64))
 SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
-SETTLED_NUMERICAL = 1e-7  # the same for E[φ′²] with a numerically differentiated φ′
 BEYOND_ALL = 60.0  # standard deviations: where the density is less than the least double
 CUT_OFF = 1e-8  # of the root of the sum, for the roots of the outermost terms
 RUN = 400_000  # nodes evaluated at once
@@ -114,7 +112,7 @@ def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) ->
 
 def fixed_moments(
     forward: Function,
-    derivative: Function | None,
+    derivative: Function,
     std: FloatArray,
     kinks: Sequence[float] = (),
 ) -> FloatArray:
@@ -122,7 +120,7 @@ def fixed_moments(
 
     Args:
         forward: φ, vectorised.
-        derivative: φ′, vectorised; None to take it by finite differences.
+        derivative: φ′, vectorised.
         std: stds of the pre-activation, a 1-D array.
         kinks: where φ or φ′ jumps.
 
@@ -130,23 +128,33 @@ def fixed_moments(
         The moments as in ``Moments``, a row each; NaN where the rule has not settled, and for
         ``derivative_second_moment`` where its own sum has not.
     """
-    slope_settled = SETTLED
-    if derivative is None:
-        derivative = partial(differences.derivative, forward, breaks=kinks)
-        slope_settled = SETTLED_NUMERICAL
     nodes_a_std = 1500 * (1 if not any(kinks) else 3 + 3 * len(kinks))
     run = max(1, RUN // nodes_a_std)
     parts = []
     for i in range(0, len(std), run):
         part = std[i : i + run]
-        found = _apply(part, kinks, RULES[0], forward, derivative, slope_settled)
+        found = _apply(part, kinks, RULES[0], forward, derivative)
         if np.isnan(found.sum()):
             again = np.isnan(found).any(axis=0)
-            found[:, again] = _apply(
-                part[again], kinks, RULES[1], forward, derivative, slope_settled
-            )
+            found[:, again] = _apply(part[again], kinks, RULES[1], forward, derivative)
         parts.append(found)
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def slope_mismatch(
+    forward: Function, derivative: Function, std: float, kinks: Sequence[float]
+) -> float:
+    """How far φ′ is from being the slope of a φ without jumps, relative to its size, on average.
+
+    By parts, E[z·φ] = std·E[φ′] and E[(z² − 1)·φ] = std·E[z·φ′] (Stein's lemma).
+    """
+    x, _, root_weight, _ = _rule(np.array([std]), kinks, *RULES[0])
+    weight, z = root_weight * root_weight, x / std
+    phi, slope = forward(x), derivative(x)
+    size = std * (np.abs(slope) * weight).sum() + (np.abs(phi - phi.mean()) * weight).sum() * 1e-6
+    first = (z * phi * weight).sum() - std * (slope * weight).sum()
+    second = ((z * z - 1) * phi * weight).sum() - std * (z * slope * weight).sum()
+    return float(max(abs(first), abs(second)) / size)
 
 
 def _apply(
@@ -155,7 +163,6 @@ def _apply(
     reach_and_step: tuple[float, float],
     forward: Function,
     derivative: Function,
-    slope_settled: float,
 ) -> FloatArray:
     """The moments by one rule."""
     x, z, root_weight, far = _rule(std, kinks, *reach_and_step)
@@ -165,9 +172,7 @@ def _apply(
     ends = [(values[..., :2] * root_weight[..., :1]).tolist() for values in (phi, slope)]
     last = (phi[..., -1] * root_weight[..., -1]).tolist()
     sums = rows.transpose(1, 0, 2).tolist()
-    m = np.array(
-        [_settle(*each, slope_settled) for each in zip(sums, ends[0], ends[1], last, strict=True)]
-    ).T
+    m = np.array([_settle(*each) for each in zip(sums, ends[0], ends[1], last, strict=True)]).T
     if far is not None:
         m[5] += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * far, 0.0).sum(axis=-1)
     mean, second, variance = m[0], m[1], m[2]
@@ -182,7 +187,6 @@ def _settle(
     phi_ends: list[list[float]],
     slope_ends: list[list[float]],
     phi_last: list[float],
-    slope_settled: float,
 ) -> list[float]:
     """The moments at one std from the sums of its rows and the roots of their outermost terms."""
     half = len(phi_last) // 2
@@ -202,7 +206,7 @@ def _settle(
         return [math.nan] * 6
     if _singular(slope_ends, math.sqrt(slope_second)):
         slope_second = math.inf
-    elif not off[2] <= slope_settled * slope_second:
+    elif not off[2] <= SETTLED * slope_second:
         slope_second = math.nan
     variance_slope = (stretched / second - 1) / 2 if second else math.nan
     error = off[0] + 2 * EPS * second

@@ -10,9 +10,7 @@ import numpy as np
 from gainreg.moments import EPS, FloatArray
 
 REPLICATES = 16
-LOG2_POINTS = (
-    15  # of a replicate's Sobol' points; 16 replicates on both sides are a million of them
-)
+LOG2_POINTS = 16  # of a replicate's Sobol' points
 LOW, HIGH = -38.0, math.log(38.5)  # of ln|z|: beyond them nothing is left in a double
 DRAWS = 1 << 16  # a replicate's draws from a sampler
 RELATIVE_STEP = 1e-3  # in ln std, for the slope of what only a sampler is known of
@@ -64,7 +62,8 @@ def sampled_moments(sample: Sampler, std: float, seed: int) -> FloatArray:
     mean, second = np.array([(np.mean(y), np.mean(y * y)) for y in draws]).T
     step = np.exp(RELATIVE_STEP)
     above, below = (_mean_squares(sample, at, seed).mean() for at in (std * step, std / step))
-    slope = np.log(above / below) / (4 * RELATIVE_STEP)
+    # (z² − 1)/2 is at least −½, whatever the samples
+    slope = max(np.log(above / below) / (4 * RELATIVE_STEP), -0.5)
     found = _from_replicates(mean, second, slope, np.nan)
     found[-1] += second.mean() / TOTAL  # what all draws agree on may still be rare to miss
     return found
@@ -73,6 +72,14 @@ def sampled_moments(sample: Sampler, std: float, seed: int) -> FloatArray:
 def second_moment(sample: Sampler, std: float, seed: int) -> tuple[float, float]:
     """E[φ²] by a sampler, quickly, and its standard error."""
     replicates = _mean_squares(sample, std, seed, DRAWS // 16)
+    return float(replicates.mean()), _standard_error(replicates)
+
+
+def mean(sample: Sampler, std: float, seed: int) -> tuple[float, float]:
+    """E[φ] likewise."""
+    replicates = np.array(
+        [np.mean(_draw(sample, std, seed, i, DRAWS // 16)) for i in range(REPLICATES)]
+    )
     return float(replicates.mean()), _standard_error(replicates)
 
 
@@ -95,7 +102,6 @@ def _from_replicates(
     mean: FloatArray, second: FloatArray, slope: float, slope_second: float
 ) -> FloatArray:
     total = second.mean()
-    # a variance far below the second moment: from deviations, replicate by replicate
-    variance = max(float(np.mean(second - mean**2)), 0.0)
+    variance = max(float(total - mean.mean() ** 2), 0.0)
     error = _standard_error(second) + 4 * EPS * total
     return np.array([mean.mean(), total, variance, slope, slope_second, error])
