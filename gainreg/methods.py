@@ -7,7 +7,7 @@ quadrature at stds small and large, refused where it is wrong, and used only whe
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -190,21 +190,29 @@ def _look_at(host: Host, activation: Activation) -> bool:
     jumps = differences.jumps_at(forward, kinks)
     if activation.derivative is not None:
         derivative = partial(host.derivative, activation)
-        wrong = differences.wrong_slope(forward, derivative, kinks)
-        if wrong is not None:
-            x, claimed, true = wrong
+        fault = fault_of_derivative(forward, derivative, kinks, jumps)
+        if fault:
             raise PluginError(
-                f"the derivative of {activation.name!r} is wrong: around x = {x:.6g} it gives "
-                f"{claimed:.10g} where φ has the slope {true:.10g}; correct it, or leave it out"
+                f"the derivative of {activation.name!r} is wrong: {fault}; correct it, or leave it "
+                "out"
             )
-        for std in () if jumps else (0.1, 1.0, 10.0):
-            off = quadrature.slope_mismatch(forward, derivative, std, kinks)
-            if off > MISMATCH and _has_slope(forward, std):
-                raise PluginError(
-                    f"the derivative of {activation.name!r} is wrong: at std = {std:g} its mean is "
-                    f"{off:.2g} off, relative, what E[z·φ] says; correct it, or leave it out"
-                )
     return jumps
+
+
+def fault_of_derivative(
+    forward: Function, derivative: Function, kinks: Sequence[float] = (), jumps: bool = False
+) -> str:
+    """In what φ′ is not the slope of φ, "" if nothing is found."""
+    wrong = differences.wrong_slope(forward, derivative, kinks)
+    if wrong is not None:
+        x, claimed, true = wrong
+        return f"around x = {x:.6g} it gives {claimed:.10g} where φ has the slope {true:.10g}"
+    for std in () if jumps else (0.1, 1.0, 10.0):
+        with np.errstate(all="ignore"):
+            off = quadrature.slope_mismatch(forward, derivative, std, kinks)
+        if off > MISMATCH and _has_slope(forward, std):
+            return f"at std = {std:g} its mean is {off:.2g} off, relative, what E[z·φ] says"
+    return ""
 
 
 def _has_slope(forward: Function, std: float) -> bool:

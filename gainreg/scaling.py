@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gainreg.activation import Activation
 from gainreg.entry import GainEntry
-from gainreg.errors import MomentError, ParameterError
+from gainreg.errors import ParameterError
 from gainreg.table import entry_for
 
 if TYPE_CHECKING:
-    from gainreg.activation import Activation
     from gainreg.table import GainTable
 
     Table = GainTable | str | os.PathLike[str] | None
@@ -96,10 +96,6 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         raise ParameterError(f"fans must be above 0, got fan_in {fan_in}, fan_out {fan_out}")
     if mode == "fan_in":
         return float(entry.gain) ** 2 / fan_in
-    if entry.derivative_second_moment == 0:
-        raise MomentError(
-            f"{entry.activation!r} has no backward gain: E[φ′²] is 0, or below all doubles"
-        )
     backward = float(entry.backward_gain) ** 2
     if mode == "fan_out":
         return backward / fan_out
@@ -218,7 +214,7 @@ class Framework:
                     "a GainEntry has its std, params and constants already; give it alone"
                 )
             return activation
-        if isinstance(activation, str) or _is_activation(activation):
+        if isinstance(activation, (str, Activation)):
             return entry_for(activation, std, params, table)
         if isinstance(activation, type) or not callable(activation):
             raise ParameterError(
@@ -263,7 +259,7 @@ class Framework:
         except TypeError as error:
             reason = str(error).partition("() ")[2] or str(error)
             raise ParameterError(f"{activation!r} cannot be read: {reason}") from None
-        return named, named[1].keys() if named and keywords else set()
+        return named, named[1].keys() if named and keywords.keys() - SAY_NOTHING else set()
 
 
 def elementwise(
@@ -275,19 +271,33 @@ def elementwise(
 
     Args:
         function: the callable, for its name.
-        forward, derivative: φ and φ′ on float64 numpy arrays. A derivative that fails, or gives
-            NaN, is left out: φ′ is then taken by finite differences.
+        forward, derivative: φ and φ′ on float64 numpy arrays. A derivative that fails, gives NaN,
+            or is not the slope of φ (a straight-through estimator) is left out: φ′ is then taken
+            by finite differences.
     """
     import numpy as np
 
-    from gainreg.activation import Activation
+    from gainreg.methods import fault_of_derivative
 
-    points = np.array([-1.7, -0.4, -1e-9, 1e-9, 0.6, 1.9])
-    try:
-        if derivative is not None and not np.isfinite(derivative(points)).all():
+    def flat(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """``f`` on one axis, whatever the shape."""
+
+        def on_one_axis(x: Any) -> Any:
+            y = f(x.ravel())
+            return np.reshape(y, x.shape) if np.shape(y) == (x.size,) else y
+
+        return on_one_axis
+
+    forward = flat(forward)
+    if derivative is not None:
+        derivative = flat(derivative)
+        try:
+            points = np.array([-1.7, -0.4, -1e-9, 1e-9, 0.6, 1.9])
+            known = np.isfinite(derivative(points)).all()
+            if not known or fault_of_derivative(forward, derivative):
+                derivative = None
+        except Exception:  # whatever it is, forward says it better if it is at fault too
             derivative = None
-    except Exception:  # whatever it is, forward says it better if it is at fault too
-        derivative = None
     name = getattr(function, "__name__", type(function).__name__)
     return Activation(name, forward, kinks=None, derivative=derivative)
 
@@ -311,9 +321,3 @@ def missing(framework: str, extra: str, error: ImportError, hint: str = "") -> I
         f"install it with: pip install 'gainreg[{extra}]'{hint}",
         name=error.name,
     )
-
-
-def _is_activation(value: Any) -> bool:
-    from gainreg.activation import Activation
-
-    return isinstance(value, Activation)

@@ -286,6 +286,8 @@ def entry_for(
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
+    if not isinstance(path, (str, os.PathLike)):  # open() would take a number for a file at hand
+        raise TableError(f"a table is a GainTable or the path of a file, got {path!r}")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -98,6 +98,9 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             fan_in, fan_out, axes = scaling.fans(
                 shape, self.input_axes, self.output_axes, tuple(others)
             )
+        wanted = keras.backend.standardize_dtype(dtype)
+        if "float" not in wanted:
+            raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
         variance = scaling.variance(self.entry, self.mode, fan_in, fan_out)
         if self.distribution != "orthogonal":
             scale = variance * math.prod(shape[:-1])  # Keras divides by this fan_in of its own
@@ -112,7 +115,6 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         draw = keras.initializers.Orthogonal(
             scaling.orthogonal_scale(math.sqrt(variance), rows, columns), seed=self.seed
         )
-        wanted = keras.backend.standardize_dtype(dtype)
         # half precision has no QR factorisation
         halves = wanted in ("float16", "bfloat16")
         matrix = draw((rows, columns), "float32" if halves else wanted)
@@ -162,6 +164,11 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
 
 def _wrap(function: Callable[..., Any]) -> Activation:
     """A callable on the backend's tensors as an ``Activation``, evaluated in float64."""
+    if isinstance(function, keras.layers.Activation):
+        function = function.activation
+    elif isinstance(function, keras.layers.Layer) and not function.built:
+        # the user's own must not be built with the shape that it is evaluated with
+        function = type(function).from_config(function.get_config())
     backend = keras.backend.backend()
     if backend in ("jax", "torch"):
         wrapped: Activation = importlib.import_module(f"gainreg.adapters.{backend}").wrap(function)

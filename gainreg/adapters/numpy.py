@@ -138,9 +138,9 @@ def _weight_std(
     params: dict[str, float],
 ) -> tuple[float, int]:
     """Standard deviation of the weights, and the number of output channels."""
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ParameterError(f"layout is one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    if not np.issubdtype(dtype, np.inexact):
+    if not np.dtype(dtype).name.startswith(("float", "bfloat")):
         raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
     fan_in, fan_out, (*_, outputs) = scaling.fans(shape, *LAYOUTS[layout])
     entry = _NUMPY.entry(activation, std, params, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gainreg.entry import GainEntry
 
 _LINEAR = ("linear", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PASSED = (nn.Identity, nn.Flatten, nn.Unflatten)  # φ(x) = x, and what only moves numbers
@@ -239,10 +241,13 @@ def _fault_of(module: Any, before: list[Any]) -> str:
     weight = module._parameters.get("weight")
     if weight is None:
         return "computes its weight from others (weight_norm, pruning or a parametrization)"
-    if any(weight is layer.weight for layer in before):
-        return "has the weight of a layer before it"
     if nn.parameter.is_lazy(weight):
         return "has no weights before its first call"
+    storages = [layer.weight.untyped_storage().data_ptr() for layer in before]
+    if weight.untyped_storage().data_ptr() in storages and not weight.is_meta:
+        return "has the weight of a layer before it"
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        return "was made in inference mode"
     if not any(type(module).forward is kind.forward for kind in (nn.Linear, *_CONVS, *_TRANSPOSED)):
         return "computes something else than its kind of layer"
     return ""
@@ -291,8 +296,15 @@ def _fans(tensor: Tensor, transposed: bool, groups: int) -> tuple[float, float]:
     if nn.parameter.is_lazy(tensor):
         raise ParameterError("a lazy layer has no weights before its first call")
     scaling.fans(tensor.shape, 1, 0)  # refuses what is no shape of weights
-    if not tensor.is_floating_point():
+    if tensor.dtype not in _DTYPES:
         raise ParameterError(f"weights are floating-point numbers, got dtype {tensor.dtype}")
+    overlap = any(
+        n > 1 and not stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    if tensor.layout != torch.strided or overlap:
+        raise ParameterError(
+            "weights must have memory of their own, got a sparse or expanded tensor"
+        )
     if not isinstance(groups, int) or groups < 1 or tensor.shape[0] % groups:
         raise ParameterError(f"groups must divide the first axis {tensor.shape[0]}, got {groups}")
     fan_in, fan_out = init._calculate_fan_in_and_fan_out(tensor)
@@ -302,6 +314,10 @@ def _fans(tensor: Tensor, transposed: bool, groups: int) -> tuple[float, float]:
 
 def wrap(function: Callable[..., Any]) -> Activation:
     """A callable on tensors as an ``Activation``, evaluated in float64, φ′ through autograd."""
+
+    if isinstance(function, nn.Module):
+        # a copy, which evaluation may change, and in double precision, if it has parameters
+        function = copy.deepcopy(function).to("cpu", torch.float64)
 
     def tensor(x: Any, **options: Any) -> Tensor:
         return torch.tensor(x, dtype=torch.float64, device="cpu", **options)

@@ -176,7 +176,8 @@ def _from_windows(
     reach = 2 * np.maximum(narrow[2], 1e4 * _narrowest(narrow))
     below, above = (narrow[0] * std * np.exp(narrow[1] + s * reach) for s in (-1, 1))
     near_0 = windows[1] < windows[1].min() + WIDTH
-    if differences.jumps_between(forward, below, above, JUMP * math.sqrt(second)).any():
+    least = JUMP * math.sqrt(second)
+    if narrow.size and differences.jumps_between(forward, below, above, least).any():
         slope_second = np.nan
     elif (
         parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second

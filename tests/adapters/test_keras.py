@@ -92,6 +92,22 @@ def test_layers_without_a_name_in_gainreg_are_resolved_as_functions() -> None:
     )
 
 
+@keras.saving.register_keras_serializable()
+class Shifted(layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.shift = self.add_weight(shape=(), initializer="zeros")
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return x * keras.ops.sigmoid(x + self.shift)
+
+
+def test_a_layer_of_ones_own_is_resolved_and_left_unbuilt() -> None:
+    layer = Shifted()
+    assert VarianceScaling(layer).entry.gain == pytest.approx(gainreg.gain("silu"), rel=1e-5)
+    assert not layer.built
+
+
 @pytest.mark.parametrize("distribution", ["truncated_normal", "uniform", "orthogonal"])
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
 def test_attention_and_einsum_layers_have_the_variance_that_keras_gives_them(
