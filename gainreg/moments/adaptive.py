@@ -77,10 +77,10 @@ def _density_root(z: FloatArray) -> FloatArray:
 
 
 def _examine(
-    forward: Function, std: float, windows: FloatArray
+    forward: Function, std: float, windows: FloatArray, rms: float
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Of each window: its part of E[φ²], how far off that may be, the relative deviation of φ from
-    a polynomial, and its part of E[φ′²], roughly.
+    """Of each window: its part of E[φ²], how far off that may be, the deviation of φ from a
+    polynomial, relative to its size there or to ``rms``, and its part of E[φ′²], roughly.
     """
     points, weights, predict, slopes = _window()
     sign, middle, half = windows[:, :, None]
@@ -93,10 +93,11 @@ def _examine(
     deviation = np.abs(at_checks - at_nodes @ predict.T).max(axis=1)
     largest = np.abs(root).max(axis=1)
     off = 2 * windows[2] * deviation * (2 * largest + deviation)
-    relative = np.divide(deviation, largest, where=largest > 0, out=np.zeros_like(largest))
+    # where φ passes through 0 its rounding errors do not
+    size = largest + rms * density_root[:, NODES // 2] + np.finfo(float).tiny
     slope = phi[:, :NODES] @ slopes.T / (half * std * z[:, :NODES])
     slope_part = windows[2] * ((slope * density_root[:, :NODES]) ** 2 @ weights)
-    return part, off, relative, slope_part
+    return part, off, deviation / size, slope_part
 
 
 def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> FloatArray:
@@ -113,7 +114,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
     """
     with np.errstate(all="ignore"):
         windows = np.concatenate([_cut(LOW, MIDDLE, WIDTH), _cut(MIDDLE, HIGH, CLOSE)], axis=1)
-        part, off, deviation, slope_part = _examine(forward, std, windows)
+        part, *_ = _examine(forward, std, windows, 0.0)
         lowest = max(LOWEST, math.log(SMALLEST_X) - math.log(std))
         low, high = LOW, HIGH
         beyond = []
@@ -123,7 +124,9 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             beyond.append(_cut(HIGH, high := HIGHEST, CLOSE))
         if beyond:
             windows = np.concatenate([windows, *beyond], axis=1)
-            part, off, deviation, slope_part = _examine(forward, std, windows)
+            part, *_ = _examine(forward, std, windows, 0.0)
+        rms = math.sqrt(part.sum()) if part.sum() < math.inf else 0.0
+        part, off, deviation, slope_part = _examine(forward, std, windows, rms)
         total, slope_total = part.sum(), slope_part.sum()
         if total == 0:
             return np.zeros(6)
@@ -148,7 +151,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             if done.all():
                 break
             windows = _halves(windows[:, ~done])
-            _, off, deviation, slope_part = _examine(forward, std, windows)
+            _, off, deviation, slope_part = _examine(forward, std, windows, rms)
         return _from_windows(forward, derivative, std, np.concatenate(kept, axis=1), error)
 
 
@@ -165,7 +168,10 @@ def _from_windows(
     phi = forward(x)
     if derivative is None:
         breaks = narrow[0] * std * np.exp(narrow[1])
-        slope, slope_error = differences.derivative(forward, x, STEP * half * np.abs(x), breaks)
+        # towards 0, where a window is much narrower than φ is smooth, rounding asks for more
+        nearest = min(np.abs(breaks).min(initial=np.inf), std * math.exp(MIDDLE))
+        step = np.maximum(STEP * half * np.abs(x), 0.05 * nearest)
+        slope, slope_error = differences.derivative(forward, x, step, breaks)
         slope_error = np.where(np.isfinite(slope_error), slope_error, np.abs(slope))
     else:
         slope, slope_error = derivative(x), np.zeros_like(x)

@@ -35,7 +35,7 @@ SERIES = ((0.001, 9), (0.0625, 14), (1.0, 36))
 # Terms of the series of E[zᵏ; 0 < z < h], enough for h² < k + 1 and k up to 12.
 NEAR_TERMS = 40
 # A sum whose terms are so many times larger has lost too many digits.
-CANCELLED = 64
+CANCELLED = 16
 # Long arrays of stds are worked through in runs that stay in the processor's cache.
 RUN = 32768
 

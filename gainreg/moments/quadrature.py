@@ -154,6 +154,8 @@ def slope_mismatch(
     size = std * (np.abs(slope) * weight).sum() + (np.abs(phi - phi.mean()) * weight).sum() * 1e-6
     first = (z * phi * weight).sum() - std * (slope * weight).sum()
     second = ((z * z - 1) * phi * weight).sum() - std * (z * slope * weight).sum()
+    if size < 1e-250:  # a φ that is nothing here: what is left has no digits
+        return 0.0
     return float(max(abs(first), abs(second)) / size)
 
 
