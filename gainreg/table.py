@@ -323,8 +323,8 @@ def _body(data: bytes, where: str, verify: bool) -> str:
 
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(r"-?[0-9]{1,400}\.[0-9]{0,1100}(e[-+][0-9]{1,5})?")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"[-+]?([0-9]{1,400}\.[0-9]{0,1100}|\.[0-9]{1,1100})([eE][-+][0-9]{1,5})?")
 
 
 def _parse(body: str, where: str) -> Any:

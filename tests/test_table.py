@@ -103,6 +103,21 @@ def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
     assert len(gainreg.load_table(tmp_path / "t.yaml")) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", 1), ("-0", 0), ("+1.5", 1.5), (".5", 0.5), ("2.", 2.0), ("1.0e-06", 1e-6)]
+    + [
+        (text, text)
+        for text in ("1e-06", "1_0", "0x1f", "1:30", "017", ".inf", ".nan", "2020-01-01")
+    ]
+    + [("null", None), ("'1'", "1"), ("true", "true")],
+)
+def test_numbers_are_what_yaml_1_1_and_1_2_agree_on(text: str, value: object) -> None:
+    found = table._parse(f"a: {text}", "t")["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
 # --- damage ---
 
 
