@@ -40,7 +40,8 @@ SMALLEST = float(np.finfo(float).tiny)  # below it doubles lose digits
 A_DECADE = 4
 PROBES = 10.0 ** (np.arange(-8 * A_DECADE, 8 * A_DECADE + 1) / A_DECADE)
 PROBES.flags.writeable = False
-ORDINARY = (1e-2, 1e2)  # … and in between whatever it takes to find the moments by quadrature
+# … and in between whatever it takes to find the moments by quadrature; φ′ may take long
+ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # Relative difference from quadrature up to which a closed form is used between two probes …
 TRUSTED = 4e-14
 # … and, times max(std², 1/std²), from which on it is called wrong rather than rounded badly. In
@@ -75,8 +76,8 @@ def moments(
         MomentError: that method does not apply.
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
-    elementwise = activation.forward is not None
     facts = _facts(host, activation)
+    integrable = activation.forward is not None and not facts.random
     found = None
     used = np.zeros(len(std), dtype=np.intp)  # 0: not found yet
 
@@ -92,7 +93,7 @@ def moments(
                 f"std = {std[used == 0][0]:.6g}; use method='auto' or method='quadrature'"
             )
 
-    if elementwise and method != "sampling":
+    if integrable and method != "sampling":
         if found is None:
             found = _integrated(host, activation, facts.jumps, std)
             used[:] = QUADRATURE
@@ -106,7 +107,7 @@ def moments(
     if method == "quadrature" and not used.all():
         why = (
             f"quadrature does not settle at std = {std[used == 0][0]:.6g}"
-            if elementwise
+            if integrable
             else "it is random or not elementwise, so that quadrature does not apply"
         )
         raise MomentError(
@@ -122,7 +123,7 @@ def moments(
             found[:, i] = _either(found[:, i], _sampled(host, activation, float(std[i]), seed))
             used[i] = used[i] or SAMPLING
         m = Moments(*found)
-        if not elementwise:  # one may have a closed form and the other not: let them agree
+        if not integrable:  # one may have a closed form and the other not: let them agree
             m.variance[:] = np.maximum(m.second_moment - m.mean**2, 0.0)
     if facts.jumps:
         found[SLOPE] = np.inf
@@ -139,13 +140,14 @@ def _either(old: FloatArray, new: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Facts:
-    """Whether φ jumps, and how far each closed form is from quadrature.
+    """Whether φ jumps or is random, and how far each closed form is from quadrature.
 
     ``off[name][i]`` is the worse of the relative differences at PROBES[i − 1] and PROBES[i];
     infinite beyond the first and the last.
     """
 
     jumps: bool
+    random: bool
     off: Mapping[str, FloatArray]
 
 
@@ -154,38 +156,52 @@ _known: weakref.WeakKeyDictionary[Activation, _Facts] = weakref.WeakKeyDictionar
 
 def _facts(host: Host, activation: Activation) -> _Facts:
     if activation not in _known:
-        elementwise = activation.forward is not None
-        jumps = False
-        if elementwise:
-            jumps = _look_at(host, activation)
+        integrable, jumps = activation.forward is not None, False
+        random = integrable and _is_random(host, activation)
+        if integrable := integrable and not random:
+            jumps = _jumps(host, activation)
         closed = _closed_forms(host, activation, PROBES)
-        if elementwise and closed:
+        if integrable and closed:
             off = _compare_with_quadrature(host, activation, jumps, closed)
         else:
             off = _compare_with_samples(host, activation, closed)
         between = {name: np.maximum(v[:-1], v[1:]) for name, v in off.items()}
         _known[activation] = _Facts(
-            jumps, {name: np.pad(v, 1, constant_values=np.inf) for name, v in between.items()}
+            jumps,
+            random,
+            {name: np.pad(v, 1, constant_values=np.inf) for name, v in between.items()},
         )
     return _known[activation]
 
 
-def _look_at(host: Host, activation: Activation) -> bool:
-    """Whether φ jumps at 0 or at a declared kink.
+def _is_random(host: Host, activation: Activation) -> bool:
+    """Whether φ, asked twice, answers differently.
 
     Raises:
-        PluginError: φ is not elementwise, or its derivative is wrong.
+        PluginError: φ is not elementwise.
     """
     forward = partial(host.forward, activation)
     points = np.random.default_rng(0).normal(size=2000)
     whole = forward(points)
     parts = np.concatenate([forward(points[:1:-1]), forward(points[1::-1])])[::-1]
     close = partial(np.allclose, whole, rtol=1e-6, atol=1e-9)
-    if not close(parts) and close(forward(points)):  # what differs from itself is random
-        raise PluginError(
-            f"activation {activation.name!r} is not elementwise: φ at one point depends on the "
-            "other points; declare it with a sample function in place of forward"
-        )
+    if close(parts):
+        return False
+    if not close(forward(points)):
+        return True
+    raise PluginError(
+        f"activation {activation.name!r} is not elementwise: φ at one point depends on the "
+        "other points; declare it with a sample function in place of forward"
+    )
+
+
+def _jumps(host: Host, activation: Activation) -> bool:
+    """Whether φ jumps at 0 or at a declared kink.
+
+    Raises:
+        PluginError: the derivative is wrong.
+    """
+    forward = partial(host.forward, activation)
     kinks = [0.0, *(host.kinks(activation) or ())]
     jumps = differences.jumps_at(forward, kinks)
     if activation.derivative is not None:
@@ -239,7 +255,8 @@ def _compare_with_quadrature(
     """
     # φ′ is not looked at where nothing depends on it, as finding it may take long
     slope_counts = "derivative_second_moment" in closed and not jumps
-    exact = Moments(*_integrated(host, activation, not slope_counts, PROBES, ORDINARY))
+    hard = ORDINARY if activation.derivative is not None or not slope_counts else NEAR
+    exact = Moments(*_integrated(host, activation, not slope_counts, PROBES, hard))
     second = exact.second_moment
     typical = second[len(PROBES) // 2]
     allowed = np.maximum(PROBES**2, PROBES**-2)
@@ -287,6 +304,9 @@ def _compare_with_samples(
 ) -> dict[str, FloatArray]:
     """The same for what is random or not elementwise, by sampling mean and second moment."""
     sampler = host.sampler(activation)
+    if sampler is None and activation.forward is not None:
+        forward = partial(host.forward, activation)
+        sampler = lambda std, size, rng: forward(std * rng.standard_normal(size))  # noqa: E731
     ways = {"second_moment": sampling.second_moment, "mean": sampling.mean}
     for name in ways.keys() & closed.keys():
         for std in (0.1, 1.0, 10.0) if sampler is not None else ():
