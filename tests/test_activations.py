@@ -441,3 +441,30 @@ def test_a_curve_over_all_stds_is_complete(name: str) -> None:
     assert np.isfinite(curve.gain).all()
     assert (curve.error <= 1e-13 * curve.second_moment).all()
     assert set(curve.method) <= {"analytic", "quadrature"}
+
+
+@pytest.mark.parametrize(
+    ("alpha_p", "alpha_n", "beta", "std"),
+    [
+        (-1.3894302891246098, 217.0941224313749, -0.6748766358785889, 0.7108466193608723),
+        (-0.300015, 451.55, 2.7779, 0.72882),
+        (-0.00126, 0.015, 0.0024, 1.01),
+        (0.457461, -2.371895, -0.0193463, 0.0308823),
+    ],
+)
+def test_pieces_that_nearly_cancel_keep_their_digits(
+    alpha_p: float, alpha_n: float, beta: float, std: float
+) -> None:
+    entry = resolve("xielu", std, alpha_p=alpha_p, alpha_n=alpha_n, beta=beta)
+    with mpmath.workdps(40):
+        up, down, slope, s = map(mpf, (alpha_p, alpha_n, beta, std))
+
+        def both_sides(z: Any) -> Any:
+            x = s * z
+            right, left = up * x * x + slope * x, down * (mpmath.exp(-x) - 1 + x) - slope * x
+            return (right**2 + left**2) * mpmath.npdf(z)
+
+        exact = mpmath.quad(both_sides, [0, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16, 25])
+        off = float(abs(entry.second_moment - exact))
+    assert off <= entry.error + 4 * math.ulp(entry.second_moment)
+    assert off <= 1e-14 * entry.second_moment

@@ -34,8 +34,9 @@ DENSITY0 = 1 / math.sqrt(2 * math.pi)
 SERIES = ((0.001, 9), (0.0625, 14), (1.0, 36))
 # Terms of the series of E[zᵏ; 0 < z < h], enough for h² < k + 1 and k up to 12.
 NEAR_TERMS = 40
-# A sum whose terms are so many times larger has lost too many digits.
-CANCELLED = 16
+# A sum whose terms are so many times larger has lost too many digits: for a far kink, where it gets
+# worse quickly, and with exponentials at 0, where any ELU stays below.
+CANCELLED, CANCELLED_AT_0 = 16.0, 32.0
 # Long arrays of stds are worked through in runs that stay in the processor's cache.
 RUN = 32768
 
@@ -240,7 +241,7 @@ class Piecewise:
         rates = [abs(a) for p in squares for _, a in p.terms]
         rate = _double(max(rates, default=Fraction(0)))
         # a kink far away is where little is left of large terms
-        self._cancels = any(self.kinks)
+        self._limit = CANCELLED if any(self.kinks) else math.inf
         self._bounds: list[float] = []
         self._methods: list[Callable[[FloatArray], Sequence[FloatArray]]] = []
         if rate and not any(self.kinks):
@@ -250,6 +251,10 @@ class Piecewise:
                 self._methods.append(partial(self._power_series, series))
         self._methods.append(self._closed_forms)
         self._last: tuple[FloatArray, list[FloatArray]] | None = None
+        if self._bounds:  # look once whether digits cancel anywhere, lest each answer look for it
+            self._limit = CANCELLED_AT_0
+            if not np.isnan(self.moments(np.geomspace(1e-3, 1e3, 121) / rate)[1]).any():
+                self._limit = math.inf
 
     def _half_lines(self, pieces: Sequence[ExpPoly]) -> list[tuple[ExpPoly, float, float]]:
         """The pieces as functions of x > 0 on (lo, hi): those on x < 0 reflected."""
@@ -330,33 +335,32 @@ class Piecewise:
         values, sizes = [], []
         for polynomial, terms in self._sums:
             value = _polynomial(polynomial, std)
-            size = _polynomial(np.abs(polynomial), std) if self._cancels else value
+            size = _polynomial(np.abs(polynomial), std) if self._limit < math.inf else value
             for c, k, rate, lo, hi in terms:
                 moment, its_size = truncated.moment(k, rate, lo, hi)
                 factor = c * truncated.power(k)
                 value += factor * moment
-                if self._cancels:
+                if self._limit < math.inf:
                     size += np.abs(factor) * its_size
             values.append(value)
             sizes.append(size)
-        return self._kept(std, np.array(values), np.array(sizes) if self._cancels else None)
+        return self._kept(std, np.array(values), np.array(sizes))
 
-    @staticmethod
-    def _kept(
-        std: FloatArray, values: FloatArray, sizes: FloatArray | None = None
-    ) -> list[FloatArray]:
+    def _kept(self, std: FloatArray, values: FloatArray, sizes: FloatArray) -> list[FloatArray]:
         """Mean, second moment, E[φ′²] and variance slope, NaN where they have cancelled."""
         mean, second, slope_second, stretched = values
         found = [mean, second, slope_second, (stretched / (second * std * std) - 1) / 2]
-        if sizes is not None:
-            lost = ~(sizes <= CANCELLED * np.array([np.sqrt(second), *np.abs(values[1:])]))
+        if self._limit < math.inf:
+            lost = ~(sizes <= self._limit * np.array([np.sqrt(second), *np.abs(values[1:])]))
             lost[3] |= lost[1]
             for value, where in zip(found, lost, strict=True):
                 value[where] = np.nan
         return found
 
     def _power_series(self, series: FloatArray, std: FloatArray) -> list[FloatArray]:
-        return self._kept(std, _polynomial(series, std))
+        values = _polynomial(series, std)
+        sizes = _polynomial(np.abs(series), std) if self._limit < math.inf else values
+        return self._kept(std, values, sizes)
 
 
 def _polynomial(coefficients: FloatArray, x: FloatArray) -> FloatArray:
