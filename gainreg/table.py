@@ -414,10 +414,8 @@ def _short(value: Any) -> str:
 
 def _number(value: Any, where: str) -> float:
     if not isinstance(value, (int, float)) or not math.isfinite(value):
-        _require(
-            False,
-            where,
-            f"expected a finite number such as 0.5 or 1.0e-06, got {_short(value)}",
+        raise TableError(
+            f"{where}: expected a finite number such as 0.5 or 1.0e-06, got {_short(value)}"
         )
     return float(value)
 

@@ -77,10 +77,10 @@ def _density_root(z: FloatArray) -> FloatArray:
 
 
 def _examine(
-    forward: Function, std: float, windows: FloatArray, rms: float
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Of each window: its part of E[φ²], how far off that may be, the deviation of φ from a
-    polynomial, relative to its size there or to ``rms``, and its part of E[φ′²], roughly.
+    forward: Function, std: float, windows: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Of each window: its part of E[φ²], how far off that may be, its part of E[φ′²], roughly; and
+    the deviation of φ from a polynomial, its size, and that of 1, times the root of the density.
     """
     points, weights, predict, slopes = _window()
     sign, middle, half = windows[:, :, None]
@@ -93,11 +93,9 @@ def _examine(
     deviation = np.abs(at_checks - at_nodes @ predict.T).max(axis=1)
     largest = np.abs(root).max(axis=1)
     off = 2 * windows[2] * deviation * (2 * largest + deviation)
-    # where φ passes through 0 its rounding errors do not
-    size = largest + rms * density_root[:, NODES // 2] + np.finfo(float).tiny
     slope = phi[:, :NODES] @ slopes.T / (half * std * z[:, :NODES])
     slope_part = windows[2] * ((slope * density_root[:, :NODES]) ** 2 @ weights)
-    return part, off, deviation / size, slope_part
+    return part, off, slope_part, deviation, largest, density_root[:, NODES // 2]
 
 
 def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> FloatArray:
@@ -114,7 +112,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
     """
     with np.errstate(all="ignore"):
         windows = np.concatenate([_cut(LOW, MIDDLE, WIDTH), _cut(MIDDLE, HIGH, CLOSE)], axis=1)
-        part, *_ = _examine(forward, std, windows, 0.0)
+        part, *rest = _examine(forward, std, windows)
         lowest = max(LOWEST, math.log(SMALLEST_X) - math.log(std))
         low, high = LOW, HIGH
         beyond = []
@@ -124,9 +122,8 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             beyond.append(_cut(HIGH, high := HIGHEST, CLOSE))
         if beyond:
             windows = np.concatenate([windows, *beyond], axis=1)
-            part, *_ = _examine(forward, std, windows, 0.0)
-        rms = math.sqrt(part.sum()) if part.sum() < math.inf else 0.0
-        part, off, deviation, slope_part = _examine(forward, std, windows, rms)
+            part, *rest = _examine(forward, std, windows)
+        off, slope_part, deviation, largest, density_root = rest
         total, slope_total = part.sum(), slope_part.sum()
         if total == 0:
             return np.zeros(6)
@@ -136,10 +133,12 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
         if not left <= HEAVY * total < math.inf:  # or total is no number
             return np.full(6, np.inf)
 
-        kept, error, rounding = [], 8 * left + 2 * EPS * total, DOUBLE
+        kept, error, rounding, rms = [], 8 * left + 2 * EPS * total, DOUBLE, math.sqrt(total)
         while True:
+            # where φ passes through 0 its rounding errors do not
+            size = largest + rms * density_root + np.finfo(float).tiny
             done = (off <= SHARE * total) & (slope_part <= SLOPE_SHARE * slope_total)
-            done |= (deviation <= rounding) | (windows[2] <= _narrowest(windows))
+            done |= (deviation / size <= rounding) | (windows[2] <= _narrowest(windows))
             done |= ~np.isfinite(off)
             if np.count_nonzero(~done) > BUDGET:
                 if rounding == SINGLE:
@@ -151,7 +150,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             if done.all():
                 break
             windows = _halves(windows[:, ~done])
-            _, off, deviation, slope_part = _examine(forward, std, windows, rms)
+            _, off, slope_part, deviation, largest, density_root = _examine(forward, std, windows)
         return _from_windows(forward, derivative, std, np.concatenate(kept, axis=1), error)
 
 
