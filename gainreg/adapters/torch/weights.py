@@ -1,4 +1,4 @@
-"""PyTorch: in-place initialisers as in ``torch.nn.init``."""
+"""In-place initialisers of PyTorch weights, as in ``torch.nn.init``."""
 
 from __future__ import annotations
 
