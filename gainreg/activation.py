@@ -15,9 +15,9 @@ from gainreg.params import NAME, TAKEN, finite_float
 class Activation:
     """An activation function φ and whatever is known exactly about it.
 
-    Only ``name`` and one of ``forward`` and ``sample`` are needed. z is standard normal and a
-    pre-activation is x = std·z; every closed form takes std as a float64 array, returns an array
-    of the same shape, and returns NaN where it has no accurate value (quadrature then answers).
+    Only ``name`` and one of ``forward``, ``sample`` and ``gate`` are needed. z is standard normal
+    and a pre-activation is x = std·z; every closed form takes std as a float64 array, returns an
+    array of the same shape, and returns NaN where it has no accurate value (quadrature answers).
 
     Attributes:
         name: lower_snake_case, as in ``torch.nn.functional`` where it exists there.
@@ -34,10 +34,14 @@ class Activation:
         mean: closed form of E[φ(std·z)].
         derivative_second_moment: closed form of E[φ′(std·z)²].
         variance_slope: closed form of d ln E[φ(std·z)²] / d ln std².
+        by_quadrature: True if the closed forms are integrals, evaluated numerically: entries then
+            say "quadrature", not "analytic".
         sample: ``sample(std, size, rng, **params)``, an array of ``size`` draws of φ(std·z); for
             what is not elementwise or not deterministic. ``rng`` is a ``numpy.random.Generator``.
-        width: outputs for each pre-activation: ½ for gated units, 2 for crelu. A layer's mean
-            squared gradient is multiplied by gradient_factor/width.
+        gate: φ of a gated unit a·φ(b), in place of forward and sample. a and b are two independent
+            halves of the pre-activations with the same std, and all moments follow from φ's:
+            E[(a·φ)²] = std²·E[φ²]; its E[φ′²] is by a pre-activation, averaged over a and b.
+        width: outputs for each pre-activation: ½ for gated units, 2 for crelu.
         constraints: what the params must satisfy, as ``{"beta > 0": lambda beta: beta > 0}``; the
             key is shown to the user whose params fail the test.
         reference: the paper or definition.
@@ -56,7 +60,9 @@ class Activation:
     mean: Callable[..., Any] | None = None
     derivative_second_moment: Callable[..., Any] | None = None
     variance_slope: Callable[..., Any] | None = None
+    by_quadrature: bool = False
     sample: Callable[..., Any] | None = None
+    gate: Activation | None = None
     width: float = 1.0
     constraints: Mapping[str, Callable[..., bool]] = field(default_factory=dict)
     reference: str = ""

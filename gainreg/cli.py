@@ -236,7 +236,7 @@ def _list(options: argparse.Namespace) -> int:
     _load(options.plugin)
     families: dict[str, list[dict[str, Any]]] = {}
     for activation in host().activations():
-        families.setdefault(host().owner(activation), []).append(_row(activation))
+        families.setdefault(host().owner(activation.name), []).append(_row(activation))
     if options.json:
         _print_json(families)
         return 0

@@ -8,7 +8,8 @@ A plugin is a module (or any object) with one or more of these functions, marked
     def gainreg_activations():
         return [Activation("my_act", forward=lambda x: x * abs(x))]
 
-The ``activation`` handed to a hook carries the values of its params in ``activation.params``.
+Plugins are asked in turn, the last one loaded first, and then the Activation's own fields. The
+``activation`` handed to a hook carries the values of its params in ``activation.params``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ def gainreg_activations() -> Iterable[Activation]:  # type: ignore[empty-body]
 @hookspec(firstresult=True)
 def gainreg_forward(activation: Activation, x: np.ndarray) -> np.ndarray | None:
     """φ(x), the same shape as x, float64; None to leave it to the next plugin."""
+
+
+@hookspec(firstresult=True)
+def gainreg_moment(activation: Activation, name: str, std: np.ndarray) -> Any:
+    """Closed form of the moment ``name`` of an Activation: "mean", "second_moment",
+    "derivative_second_moment" or "variance_slope"; as ``gainreg_second_moment``.
+    """
 
 
 @hookspec(firstresult=True)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gainreg.activation import Activation
+from gainreg.bound import Bound
 from gainreg.entry import GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
+from gainreg.evaluate import Names, moments
 from gainreg.host import host
-from gainreg.methods import NAMES, SMALLEST, moments
 from gainreg.moments import EPS, FloatArray, Moments
 from gainreg.params import METHODS, check_seed, check_std
+from gainreg.verify import SMALLEST
 
 CONSTANT = (8 * EPS) ** 2
 
@@ -145,14 +146,14 @@ def curve(
         )
     return GainCurve(
         activation=bound.name,
-        params=dict(bound.params),  # type: ignore[arg-type]
+        params=dict(bound.params),
         std=std,
         mean=m.mean,
         second_moment=m.second_moment,
         derivative_second_moment=None if np.isnan(slopes).all() else slopes,
         centered_gain=centered,
         variance_slope=m.variance_slope,
-        method=np.array(NAMES)[used],
+        method=used,
         error=m.error,
     )
 
@@ -167,7 +168,9 @@ def entries(
     """``resolve`` at several stds that were checked, with the params in a mapping."""
     bound, std, m, used = _find(activation, stds, params, method, seed)
     found = []
-    rows = zip(std.tolist(), *(row.tolist() for row in m), used.tolist(), strict=True)
+    rows = zip(
+        std.tolist(), *(row.tolist() for row in vars(m).values()), used.tolist(), strict=True
+    )
     for at, mean, second, variance, variance_slope, slope_second, error, way in rows:
         if not _in_range(second, mean):
             raise _out_of_range(bound.name, at, second)
@@ -175,14 +178,14 @@ def entries(
         found.append(
             _entry(
                 bound.name,
-                bound.params,  # type: ignore[arg-type]
+                bound.params,
                 at,
                 mean,
                 second,
                 slope_second,
                 centered,
                 variance_slope,
-                NAMES[way],
+                way,
                 error,
             )
         )
@@ -200,7 +203,7 @@ def _find(
     params: Mapping[str, Any],
     method: str,
     seed: int,
-) -> tuple[Activation, FloatArray, Moments, NDArray[np.intp]]:
+) -> tuple[Bound, FloatArray, Moments, Names]:
     """The activation with its params, the stds, and what ``moments`` finds there."""
     std = np.array(stds, dtype=np.float64)
     std.flags.writeable = False  # closed forms are handed this very array
@@ -211,7 +214,7 @@ def _find(
     the_host = host()
     bound = the_host.bind(as_activation(activation), params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
-        m, used = moments(the_host, bound, std, method, seed)
+        m, used = moments(bound, std, method, seed)
     return bound, std, m, used
 
 

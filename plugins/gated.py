@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gainreg import Activation, hookimpl
-from gainreg.moments import FloatArray, Moments
+from gainreg.moments import FloatArray
 from gainreg.moments.quadrature import fixed_moments
 
 from . import rectifiers, self_gated, sigmoids
@@ -41,7 +41,7 @@ def gated(name: str, gate: Activation, source: str) -> Activation:
 
     def moment(of: str) -> Callable[[FloatArray], FloatArray]:
         def by_quadrature(std: FloatArray) -> FloatArray:
-            found: FloatArray = getattr(Moments(*fixed_moments(phi, derivative, std)), of)
+            found: FloatArray = getattr(fixed_moments(phi, derivative, std), of)
             return found
 
         return getattr(gate, of) or by_quadrature

@@ -34,8 +34,7 @@ def named_by_gainreg(name: str) -> str | None:
 
 
 def phi(name: str, **params: float) -> np.ndarray:
-    the_host = host()
-    return the_host.forward(the_host.bind(name, params | FREE.get(name, {})), GRID)
+    return host().bind(name, params | FREE.get(name, {})).forward(GRID)
 
 
 def assert_same(ours: np.ndarray, theirs: Any, tolerance: float = 2e-14) -> None:

@@ -171,8 +171,8 @@ def test_a_plugin_may_add_a_closed_form_to_anothers_activation() -> None:
             return 15 * std**6 if activation.name == "cube" else None
 
     found = Host()
-    found._load("owner", Owner, "test")
-    found._load("adder", Adder, "test")
+    found.load("owner", Owner)
+    found.load("adder", Adder)
     gainreg.host._host = found
     entry = gainreg.resolve("cube", 2.0)
     assert entry.method == "analytic"
@@ -185,7 +185,7 @@ def test_a_wrong_closed_form_for_anothers_activation_is_refused_and_its_plugin_n
         def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
             return std**2 if activation.name == "tanh" else None
 
-    host()._load("adder", Adder, "test")
+    host().load("adder", Adder)
     with pytest.raises(PluginError, match=r"of 'tanh', from plugin 'adder', is wrong: .*gives 1 "):
         gainreg.resolve("tanh")
 
@@ -204,8 +204,8 @@ def test_a_plugin_may_add_a_sampler_to_anothers_activation() -> None:
             return (std * rng.standard_normal(size)) ** 3
 
     found = Host()
-    found._load("owner", Owner, "test")
-    found._load("adder", Adder, "test")
+    found.load("owner", Owner)
+    found.load("adder", Adder)
     gainreg.host._host = found
     entry = gainreg.resolve("cube", method="sampling")
     assert abs(entry.second_moment - 15) < 4 * entry.error
@@ -328,7 +328,7 @@ def test_a_plugin_whose_hook_fails_for_anothers_activation_is_named_and_left_out
         def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
             return activation.params["no_such_param"] * std
 
-    host()._load("foreign", Foreign, "test")
+    host().load("foreign", Foreign)
     with pytest.warns(RuntimeWarning, match=r"'foreign' raised KeyError.*left out"):
         assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
     assert gainreg.resolve("tanh", 3.0).gain > 0  # and no second warning
@@ -340,7 +340,7 @@ def test_a_foreign_forward_of_the_wrong_shape_is_named_and_left_out() -> None:
         def gainreg_forward(self, activation: Activation, x: np.ndarray) -> object:
             return np.zeros(3) if activation.name == "gelu" else None
 
-    host()._load("foreign", Foreign, "test")
+    host().load("foreign", Foreign)
     with pytest.warns(RuntimeWarning, match=r"'foreign' returned shape.*'gelu'.*left out"):
         assert gainreg.resolve("gelu", 3.0).gain > 0
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.polynomial import legendre
 
-from gainreg.moments import EPS, FloatArray, Function, differences, weighted_sums
+from gainreg.moments import EPS, FloatArray, Function, Moments, differences, weighted_sums
 
 NODES, CHECKS, BEYOND = 16, 34, 1.02
 # ln|z| at first: below it 1e-16 of all is left if φ is bounded, above it of all that grows slowly;
@@ -98,7 +98,7 @@ def _examine(
     return part, off, slope_part, deviation, largest, density_root[:, NODES // 2]
 
 
-def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> FloatArray:
+def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> Moments:
     """The moments of any φ at one std.
 
     Args:
@@ -107,8 +107,8 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
         std: standard deviation of the pre-activation.
 
     Returns:
-        The moments as in ``Moments``, one each. All are infinite where the terms of E[φ²] do not
-        die out, and NaN where φ is too lively or random.
+        The moments at that one std. All are infinite where the terms of E[φ²] do not die out, and
+        NaN where φ is too lively or random.
     """
     with np.errstate(all="ignore"):
         windows = np.concatenate([_cut(LOW, MIDDLE, WIDTH), _cut(MIDDLE, HIGH, CLOSE)], axis=1)
@@ -126,12 +126,12 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
         off, slope_part, deviation, largest, density_root = rest
         total, slope_total = part.sum(), slope_part.sum()
         if total == 0:
-            return np.zeros(6)
+            return Moments.all(0.0)
         _, middle, half = windows
         outermost = (middle - half < low + 1e-6) | (middle + half > high - 1e-6)
         left = part[outermost].max()
         if not left <= HEAVY * total < math.inf:  # or total is no number
-            return np.full(6, np.inf)
+            return Moments.all(math.inf)
 
         kept, error, rounding, rms = [], 8 * left + 2 * EPS * total, DOUBLE, math.sqrt(total)
         while True:
@@ -142,7 +142,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
             done |= ~np.isfinite(off)
             if np.count_nonzero(~done) > BUDGET:
                 if rounding == SINGLE:
-                    return np.full(6, np.nan)
+                    return Moments.all(math.nan)
                 rounding = SINGLE
                 continue
             kept.append(windows[:, done])
@@ -156,7 +156,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
 
 def _from_windows(
     forward: Function, derivative: Function | None, std: float, windows: FloatArray, error: float
-) -> FloatArray:
+) -> Moments:
     """The moments by the Gauss-Legendre rule in each window."""
     sign, middle, half = windows[:, :, None]
     points, weights, *_ = _window()
@@ -182,9 +182,7 @@ def _from_windows(
     below, above = (narrow[0] * std * np.exp(narrow[1] + s * reach) for s in (-1, 1))
     near_0 = windows[1] < windows[1].min() + WIDTH
     least = JUMP * math.sqrt(second)
-    if narrow.size and differences.jumps_between(forward, below, above, least).any():
-        slope_second = np.nan
-    elif (
+    if (narrow.size and differences.jumps_between(forward, below, above, least).any()) or (
         parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second
         or parts[2, near_0].sum() > HEAVY * slope_second
     ):
@@ -192,4 +190,5 @@ def _from_windows(
     elif not doubt <= DOUBT * slope_second:
         slope_second = np.nan
     variance, variance_slope = (centred * centred).sum(), (stretched / second - 1) / 2
-    return np.array([mean, second, variance, variance_slope, slope_second, error])
+    found = (mean, second, variance, variance_slope, slope_second, error)
+    return Moments(*np.array(found)[:, None])

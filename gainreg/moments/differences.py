@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from gainreg.moments import FloatArray, Function
+from gainreg.moments import BoolArray, FloatArray, Function
 
 
 def derivative(
@@ -53,7 +54,7 @@ def jumps_at(forward: Function, points: Sequence[float]) -> bool:
         return bool(((change > 0.5 * np.abs(far_right - far_left)) & (change > 1e-13 * size)).any())
 
 
-def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float) -> np.ndarray:
+def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float) -> BoolArray:
     """Whether φ jumps between each a and its b: its change does not die out as they close in.
 
     Changes below ``least`` may be the rounding of a φ computed in single precision.
@@ -71,35 +72,100 @@ def jumps_between(forward: Function, a: FloatArray, b: FloatArray, least: float)
         return np.asarray((changes[-1] > 0.5 * changes[9]) & (changes[-1] > least))
 
 
-def wrong_slope(
-    forward: Function, derivative: Function, breaks: Sequence[float]
-) -> tuple[float, float, float] | None:
-    """Where φ′ is not the slope of φ: x, what φ′ says there, and what φ says; None if nowhere.
+# --- whether a derivative is the slope of its function ---
 
-    The change of φ over each of many intervals is held against the integral of φ′ over it.
+# Where a derivative is looked at: intervals between so many points from 1e-3 to 30 on both sides.
+LOOKED_AT = np.geomspace(1e-3, 30, 40)
+# A mean of φ′ over an interval is believed if one Gauss-Legendre rule and two of them on its halves
+# agree to this part of the largest |φ′| there. An unresolved oscillation makes them differ at
+# random, by about that largest, so that one interval in a million is believed by chance.
+NODES, SETTLED = 12, 1e-6
+# Otherwise it is cut into so many, this many times: to a millionth of its length. Of what is then
+# still open no more than so many are kept, evenly chosen: evidence is wanted, not all of it.
+CUTS, DEPTH, KEPT = 4, 10, 2000
+# A settled mean of φ′ is wrong if it is off by this part of the largest |φ′|, beyond what single
+# precision makes of the change of φ: right ones are off by 1e-6, and 2 % has to be noticed.
+OFF, SINGLE = 5e-3, 2e-6
+# Of the largest |φ′|: slopes below it may have underflown, in single precision at 1e-38.
+NOTHING = 1e-30
+# φ may have a jump or a narrow step in one place, which φ′ does not show: only where the mean is
+# wrong in most of so many parts of an interval is φ′ itself wrong there.
+PARTS = 16
+
+
+@dataclass(frozen=True)
+class SlopeCheck:
+    """What comparing φ′ with φ has shown.
+
+    Attributes:
+        settled: whether φ′ could be compared with φ anywhere.
+        wrong: an x around which φ′ is not the slope of φ, what φ′ says there and what φ says.
     """
-    sizes = np.geomspace(1e-3, 30, 40)
-    edges = np.unique(np.concatenate([-sizes, [0.0], sizes, np.asarray(breaks, float)]))
-    edges = edges[np.abs(edges) <= 30]
-    a, b = edges[:-1], edges[1:]
+
+    settled: bool
+    wrong: tuple[float, float, float] | None = None
+
+
+def check_slope(forward: Function, derivative: Function, breaks: Sequence[float]) -> SlopeCheck:
+    """Hold the change of φ over many intervals against the integral of φ′ over them.
+
+    Intervals in which that integral has not converged are cut until it has; where it does not,
+    nothing is said.
+
+    Args:
+        forward: φ, vectorised.
+        derivative: what is said to be φ′, vectorised.
+        breaks: where φ or φ′ jumps.
+    """
+    edges = np.unique(np.concatenate([-LOOKED_AT, [0.0], LOOKED_AT, np.asarray(breaks, float)]))
+    edges = edges[np.abs(edges) <= LOOKED_AT[-1]]
+    a, b, anything = edges[:-1], edges[1:], False
     with np.errstate(all="ignore"):
-        # at the ends as seen from within, for φ may jump there
-        true = (forward(np.nextafter(b, a)) - forward(np.nextafter(a, b))) / (b - a)
-        means, largest = [], np.abs(true)
-        for count in (8, 12):
-            nodes, weights = np.polynomial.legendre.leggauss(count)
-            slopes = derivative((a + b)[:, None] / 2 + (b - a)[:, None] / 2 * nodes)
-            means.append(slopes @ weights / 2)
-            largest = np.maximum(largest, np.abs(slopes).max(axis=1))
-        claimed = means[1]
-        resolved = np.abs(claimed - means[0]) <= 0.01 * largest
-        rounding = 1e-12 * (1 + np.abs(forward(b)) / (b - a))
-        wrong = resolved & (np.abs(true - claimed) > 0.1 * largest + rounding)
-    if wrong.any():
-        wrong[wrong] = ~jumps_between(forward, a[wrong], b[wrong], 0.0)
-    # an undeclared kink makes one interval wrong; a wrong derivative, most of a region
-    run = wrong[1:-1] & wrong[:-2] & wrong[2:]
-    if not run.any():
-        return None
-    i = int(np.argmax(run)) + 1
-    return float((a[i] + b[i]) / 2), float(claimed[i]), float(true[i])
+        nothing = NOTHING * float(np.abs(derivative((a + b) / 2)).max())
+        for _ in range(DEPTH):
+            settled, wrong, claimed, true = _compare(forward, derivative, a, b, nothing)
+            anything |= bool(settled.any())
+            for i in np.flatnonzero(wrong):
+                parts = np.linspace(a[i], b[i], PARTS + 1)
+                in_parts = _compare(forward, derivative, parts[:-1], parts[1:], nothing)[1]
+                jumps = jumps_between(forward, parts[:-1][in_parts], parts[1:][in_parts], 0.0)
+                if np.count_nonzero(~jumps) > PARTS / 2:
+                    where = float((a[i] + b[i]) / 2)
+                    return SlopeCheck(True, (where, float(claimed[i]), float(true[i])))
+            a, b = _cut(a[~settled], b[~settled])
+            if not a.size:
+                break
+    return SlopeCheck(anything)
+
+
+def _cut(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Each interval in ``CUTS`` parts, or evenly chosen ones if that makes too many."""
+    edges = np.linspace(a, b, CUTS + 1, axis=-1)
+    low, high = edges[:, :-1].ravel(), edges[:, 1:].ravel()
+    chosen = np.unique(np.linspace(0, max(len(low) - 1, 0), min(len(low), KEPT)).astype(int))
+    return low[chosen], high[chosen]
+
+
+def _compare(
+    forward: Function, derivative: Function, a: FloatArray, b: FloatArray, nothing: float
+) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray]:
+    """Of each interval: whether the mean of φ′ is settled, whether it is then wrong (by more than
+    ``nothing``), that mean, and the mean slope of φ.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    middle = (a + b) / 2
+    means, largest = [], np.zeros(len(a))
+    for low, high in ((a, b), (a, middle), (middle, b)):
+        points = ((low + high)[:, None] + (high - low)[:, None] * nodes) / 2
+        slopes = derivative(points)
+        means.append(slopes @ weights / 2)
+        largest = np.maximum(largest, np.abs(slopes).max(axis=1))
+    claimed = (means[1] + means[2]) / 2
+    # at the ends as seen from within, for φ may jump there
+    left, right = forward(np.nextafter(a, b)), forward(np.nextafter(b, a))
+    true = (right - left) / (b - a)
+    settled = np.abs(claimed - means[0]) <= SETTLED * largest
+    rounding = SINGLE * np.maximum(np.abs(left), np.abs(right)) / (b - a)
+    allowed = OFF * np.maximum(largest, np.abs(true)) + rounding + nothing
+    wrong = settled & (np.abs(true - claimed) > allowed)
+    return settled, wrong, claimed, true

@@ -18,12 +18,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from gainreg.moments import (
-    EPS,
-    FloatArray,
-    Function,
-    weighted_sums,
-)
+from gainreg.moments import EPS, FloatArray, Function, Moments, weighted_sums
+from gainreg.moments.adaptive import adaptive_moments
 from gainreg.moments.extended import gaussian_factor
 
 # In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step
@@ -37,6 +33,9 @@ SETTLED = 5e-14  # relative difference of the two rules at which the finer one i
 BEYOND_ALL = 60.0  # standard deviations: where the density is less than the least double
 CUT_OFF = 1e-8  # of the root of the sum, for the roots of the outermost terms
 RUN = 400_000  # nodes evaluated at once
+# Relative error from which on the search's answer gives way to sampling: quasi-random points reach
+# 1e-6 for what is smooth, so that a search that ends above 1e-5 has met what it cannot resolve.
+USEFUL = 1e-5
 
 
 # x = std·z, z and the roots of the weights, in rows (std, row, node), half of them those of twice
@@ -110,53 +109,69 @@ def _rule(std: FloatArray, kinks: Sequence[float], reach: float, step: float) ->
     return parts[0], parts[1], parts[2], np.array(far * 2).T
 
 
+def integrated(
+    forward: Function,
+    derivative: Function | None,
+    std: FloatArray,
+    kinks: Sequence[float] | None,
+    searched: tuple[float, float] = (0.0, math.inf),
+) -> Moments:
+    """The moments of an elementwise φ: by the fixed rule, and where it does not settle by search.
+
+    Args:
+        forward: φ, vectorised.
+        derivative: φ′, vectorised; None to have it found by finite differences where φ is searched.
+        std: stds of the pre-activation, a 1-D array.
+        kinks: where φ or φ′ jumps; None if that is not known, so that φ is searched at every std.
+        searched: the stds between which φ is searched for what nobody declared.
+    """
+    if kinks is None:
+        found = Moments.all(math.nan, len(std))
+    else:
+        found = fixed_moments(forward, derivative, std, kinks)
+    lacking = found.missing() | np.isnan(found.derivative_second_moment)
+    if lacking.any():
+        for i in np.flatnonzero(lacking & (std >= searched[0]) & (std <= searched[1])):
+            at = np.arange(len(std)) == i
+            found.fill(at, adaptive_moments(forward, derivative, float(std[i])))
+        unsettled = found.error > USEFUL * found.second_moment
+        if unsettled.any():
+            found = Moments(*np.where(unsettled, math.nan, list(vars(found).values())))
+    return found
+
+
 def fixed_moments(
     forward: Function,
-    derivative: Function,
+    derivative: Function | None,
     std: FloatArray,
     kinks: Sequence[float] = (),
-) -> FloatArray:
+) -> Moments:
     """All moments by the fixed rule, for all stds at once; numpy may warn of what φ does far out.
 
     Args:
         forward: φ, vectorised.
-        derivative: φ′, vectorised.
+        derivative: φ′, vectorised; None if it is not known.
         std: stds of the pre-activation, a 1-D array.
         kinks: where φ or φ′ jumps.
 
     Returns:
-        The moments as in ``Moments``, a row each; NaN where the rule has not settled, and for
-        ``derivative_second_moment`` where its own sum has not.
+        The moments, NaN where the rule has not settled; E[φ′²] where its own sum has not.
     """
+    slope = derivative or np.zeros_like
     nodes_a_std = 1500 * (1 if not any(kinks) else 3 + 3 * len(kinks))
     run = max(1, RUN // nodes_a_std)
     parts = []
     for i in range(0, len(std), run):
         part = std[i : i + run]
-        found = _apply(part, kinks, RULES[0], forward, derivative)
-        if np.isnan(found.sum()):
-            again = np.isnan(found).any(axis=0)
-            found[:, again] = _apply(part[again], kinks, RULES[1], forward, derivative)
-        parts.append(found)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def slope_mismatch(
-    forward: Function, derivative: Function, std: float, kinks: Sequence[float]
-) -> float:
-    """How far φ′ is from being the slope of a φ without jumps, relative to its size, on average.
-
-    By parts, E[z·φ] = std·E[φ′] and E[(z² − 1)·φ] = std·E[z·φ′] (Stein's lemma).
-    """
-    x, _, root_weight, _ = _rule(np.array([std]), kinks, *RULES[0])
-    weight, z = root_weight * root_weight, x / std
-    phi, slope = forward(x), derivative(x)
-    size = std * (np.abs(slope) * weight).sum() + (np.abs(phi - phi.mean()) * weight).sum() * 1e-6
-    first = (z * phi * weight).sum() - std * (slope * weight).sum()
-    second = ((z * z - 1) * phi * weight).sum() - std * (z * slope * weight).sum()
-    if size < 1e-250:  # a φ that is nothing here: what is left has no digits
-        return 0.0
-    return float(max(abs(first), abs(second)) / size)
+        rows = _apply(part, kinks, RULES[0], forward, slope)
+        if np.isnan(rows.sum()):
+            again = np.isnan(rows).any(axis=0)
+            rows[:, again] = _apply(part[again], kinks, RULES[1], forward, slope)
+        parts.append(rows)
+    found = Moments(*np.concatenate(parts, axis=1)) if parts else Moments.all(math.nan, 0)
+    if derivative is None:
+        found.derivative_second_moment[:] = math.nan
+    return found
 
 
 def _apply(
@@ -166,7 +181,7 @@ def _apply(
     forward: Function,
     derivative: Function,
 ) -> FloatArray:
-    """The moments by one rule."""
+    """The moments by one rule, a row each in the order of ``Moments``."""
     x, z, root_weight, far = _rule(std, kinks, *reach_and_step)
     phi, slope = forward(x), derivative(x)
     rows = weighted_sums(phi, slope, z, root_weight)
@@ -175,9 +190,9 @@ def _apply(
     last = (phi[..., -1] * root_weight[..., -1]).tolist()
     sums = rows.transpose(1, 0, 2).tolist()
     m = np.array([_settle(*each) for each in zip(sums, ends[0], ends[1], last, strict=True)]).T
+    mean, second, variance, *_, error = m
     if far is not None:
-        m[5] += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * far, 0.0).sum(axis=-1)
-    mean, second, variance = m[0], m[1], m[2]
+        error += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * far, 0.0).sum(axis=-1)
     if (variance < 0.1 * second).any():
         centred = (phi - mean[:, None, None]) * root_weight
         variance[:] = (centred * centred).sum(axis=(-1, -2))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gainreg.moments import EPS, FloatArray
+from gainreg.moments import EPS, FloatArray, Moments
 
 REPLICATES = 16
 LOG2_POINTS = 16  # of a replicate's Sobol' points
@@ -25,7 +25,7 @@ def elementwise_moments(
     derivative: Callable[[FloatArray], FloatArray] | None,
     std: float,
     seed: int,
-) -> FloatArray:
+) -> Moments:
     """Moments of an elementwise φ by randomised quasi-Monte Carlo (Owen 1997).
 
     Points are drawn evenly in ln|z| and weighted by the density, so that features of φ of any size
@@ -53,7 +53,7 @@ def _total(terms: FloatArray) -> float:
     return float(terms.sum() * 2 / len(terms))
 
 
-def sampled_moments(sample: Sampler, std: float, seed: int) -> FloatArray:
+def sampled_moments(sample: Sampler, std: float, seed: int) -> Moments:
     """Moments of whatever ``sample(std, size, rng)`` draws.
 
     The slope is a difference quotient over the same random numbers; E[φ′²] is unknown (NaN).
@@ -65,7 +65,7 @@ def sampled_moments(sample: Sampler, std: float, seed: int) -> FloatArray:
     # (z² − 1)/2 is at least −½, whatever the samples
     slope = max(np.log(above / below) / (4 * RELATIVE_STEP), -0.5)
     found = _from_replicates(mean, second, slope, np.nan)
-    found[-1] += second.mean() / TOTAL  # what all draws agree on may still be rare to miss
+    found.error[:] += second.mean() / TOTAL  # what all draws agree on may still be rare to miss
     return found
 
 
@@ -100,8 +100,9 @@ def _standard_error(replicates: FloatArray) -> float:
 
 def _from_replicates(
     mean: FloatArray, second: FloatArray, slope: float, slope_second: float
-) -> FloatArray:
+) -> Moments:
     total = second.mean()
     variance = max(float(total - mean.mean() ** 2), 0.0)
     error = _standard_error(second) + 4 * EPS * total
-    return np.array([mean.mean(), total, variance, slope, slope_second, error])
+    found = (mean.mean(), total, variance, slope, slope_second, error)
+    return Moments(*np.array(found)[:, None])

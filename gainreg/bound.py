@@ -1,0 +1,249 @@
+"""An activation with the values of its params: its functions as the plugins give them, checked.
+
+Whatever a plugin's function does wrong (raises, returns NaN, another shape, something else) becomes
+a PluginError that names the activation and the plugin. If the plugin does not own the activation,
+it is left out of that hook with a warning, and the next one is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gainreg.activation import Activation
+from gainreg.errors import ParameterError, PluginError
+from gainreg.moments import FloatArray
+
+if TYPE_CHECKING:
+    from gainreg.host import Host
+    from gainreg.verify import Facts
+
+FAULTS = (Exception, SystemExit)  # what a plugin's own code may raise without taking others down
+
+
+class Bound:
+    """An activation with the values of its params.
+
+    Attributes:
+        activation: the declaration, with these values as its params; what hooks receive.
+        name, params, width: of the activation.
+        owner: the plugin that declares it; "" for one that nobody registered.
+        gate: φ of a gated unit, bound likewise.
+        providers: the plugin, if another than the owner, that answers for a part.
+    """
+
+    def __init__(self, activation: Activation, owner: str, host: Host) -> None:
+        self.activation = activation
+        self.name, self.width = activation.name, activation.width
+        self.params: Mapping[str, float] = activation.params  # type: ignore[assignment]
+        self.owner = owner
+        self.gate = host.bind(activation.gate, {}) if activation.gate is not None else None
+        self.providers: dict[str, str] = {}
+        self._host = host
+
+    def check_constraints(self) -> None:
+        """Refuse params that the activation's constraints exclude.
+
+        Raises:
+            ParameterError: one is not satisfied; the message states it.
+        """
+        for text, holds in self.activation.constraints.items():
+            if not self._own(f"constraint {text!r}", holds, lambda found, _: bool(found)):
+                given = ", ".join(f"{name}={value:g}" for name, value in self.params.items())
+                raise ParameterError(f"{self.name!r} needs {text}, got {given}")
+
+    @property
+    def has_forward(self) -> bool:
+        """Whether φ is a function of one number, as far as is declared."""
+        return self.activation.forward is not None
+
+    def forward(self, x: FloatArray) -> FloatArray:
+        """φ(x), float64, any shape.
+
+        Raises:
+            PluginError: φ raises, or returns NaN, complex numbers or another shape.
+        """
+        # a copy of x each time: φ may work in place, and φ′ is evaluated at the same points
+        found = self._first("gainreg_forward", "forward", _like(x), x=x.copy())
+        if found is None:
+            found = self._own("forward", self.activation.forward, _like(x), x.copy())
+        if found is None:
+            raise self._fault("returned None from its forward, expected float64 numbers")
+        return np.asarray(found)
+
+    def derivative(self, x: FloatArray) -> FloatArray:
+        """φ′(x) as it is declared; same checks as ``forward``."""
+        return np.asarray(self._own("derivative", self.activation.derivative, _like(x), x))
+
+    @cached_property
+    def kinks(self) -> tuple[float, ...] | None:
+        """Where φ or φ′ jumps, as it is declared; None if that is not known."""
+        kinks = self.activation.kinks
+        if kinks is None:
+            return None
+
+        def accept(found: Any, _: str) -> tuple[float, ...]:
+            points = tuple(float(k) for k in found)
+            if not all(map(math.isfinite, points)):
+                raise _JunkError(f"has kinks that are not finite: {points}")
+            return points
+
+        return tuple(self._own("kinks", kinks if callable(kinks) else lambda **_: kinks, accept))
+
+    def closed_form(self, name: str, std: FloatArray) -> FloatArray | None:
+        """A moment's closed form at ``std``, NaN where it has none, or None if there is no such.
+
+        Args:
+            name: "mean", "second_moment", "derivative_second_moment" or "variance_slope".
+        """
+
+        def accept(value: Any, what: str) -> FloatArray:
+            try:
+                if np.iscomplexobj(value):
+                    raise TypeError
+                found = np.array(value, dtype=np.float64)  # a copy, to be worked on
+                return found if found.shape == std.shape else np.full(std.shape, found)
+            except (TypeError, ValueError):
+                raise _JunkError(f"returned no array of shape {std.shape} as {what}") from None
+
+        with np.errstate(all="ignore"):
+            found = self._first("gainreg_moment", name, accept, name=name, std=std)
+            if found is None and name == "second_moment":
+                found = self._first("gainreg_second_moment", name, accept, std=std)
+            if found is None:
+                found = self._own(name, getattr(self.activation, name), accept, std)
+            return None if found is None else np.asarray(found)
+
+    @cached_property
+    def sampler(self) -> Callable[[float, int, np.random.Generator], FloatArray] | None:
+        """``sample(std, size, rng)``, or None where nobody has a sampler."""
+        if self.gate is not None:
+            return self._sample_gated
+
+        def sample(std: float, size: int, rng: np.random.Generator) -> Any:
+            accept = _like(np.empty(size))
+            found = self._first("gainreg_sample", "sample", accept, std=std, size=size, rng=rng)
+            if found is None:
+                found = self._own("sample", self.activation.sample, accept, std, size, rng)
+            return found
+
+        return None if sample(1.0, 16, np.random.default_rng(0)) is None else sample
+
+    def _sample_gated(self, std: float, size: int, rng: np.random.Generator) -> FloatArray:
+        """Draws of a·φ(b)."""
+        assert self.gate is not None
+        a: FloatArray = std * rng.standard_normal(size)
+        return a * self.gate.forward(std * rng.standard_normal(size))
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What was found out about the declaration, once, before its first use.
+
+        Raises:
+            PluginError: φ is not elementwise, or a derivative or closed form is wrong.
+        """
+        from gainreg import verify
+
+        return verify.facts(self)
+
+    # --- asking, and what is said of those who answer wrongly ---
+
+    def _first(self, hook: str, what: str, accept: Accept, **arguments: Any) -> Any:
+        """The first answer of the plugins to a hook, as ``accept`` takes it; None if none answers.
+
+        Args:
+            hook: its name.
+            what: the part of the activation that it answers for, for messages.
+            accept: makes the answer what it must be, or raises.
+            **arguments: of the hook, besides the activation.
+        """
+        for plugin, function in self._host.implementations(hook):
+            try:
+                found = function({"activation": self.activation, **arguments})
+                if found is not None:
+                    found = accept(found, what)
+                    self.providers[what] = "" if plugin == self.owner else plugin
+                    return found
+            except FAULTS as error:
+                fault = _in_words(error, what)
+                if plugin == self.owner:
+                    raise self._fault(fault) from error
+                self._host.leave_out(hook, plugin)
+                warnings.warn(
+                    f"plugin {plugin!r} {fault} for activation {self.name!r}, which is not its "
+                    f"own; its {hook} is left out",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return None
+
+    def _own(
+        self, what: str, function: Callable[..., Any] | None, accept: Accept, *arguments: Any
+    ) -> Any:
+        """The answer of one of the activation's own functions, None if it has no such."""
+        if function is None:
+            return None
+        try:
+            found = function(*arguments, **self.params)
+            return None if found is None else accept(found, what)
+        except FAULTS as error:
+            raise self._fault(_in_words(error, what)) from error
+
+    def _fault(self, what: str) -> PluginError:
+        by = f" (plugin {self.owner})" if self.owner else ""
+        return PluginError(f"activation {self.name!r}{by} {what}")
+
+
+# Takes an answer and the name of the part that gave it.
+Accept = Callable[[Any, str], Any]
+
+
+class _JunkError(Exception):
+    """What a function of a plugin returned is not what it must return."""
+
+
+def _in_words(error: BaseException, what: str) -> str:
+    if isinstance(error, _JunkError):
+        return str(error)
+    return f"raised {reason(error)} in its {what}"
+
+
+def _like(x: FloatArray) -> Accept:
+    """Accepts what a vectorised real function of x returns, as a float64 array."""
+
+    def accept(y: Any, what: str) -> FloatArray:
+        y = np.asarray(y)
+        if y.dtype.kind not in "biuf":
+            raise _JunkError(f"returned {y.dtype} numbers from its {what}, expected float64")
+        if y.shape != x.shape:
+            raise _JunkError(
+                f"returned shape {y.shape} from its {what} for input of shape {x.shape}; "
+                "it must be vectorised, element by element"
+            )
+        if np.isnan(y.sum()) and np.isnan(y).any():  # the sum is quicker, and NaN if one of them is
+            at = "" if what == "sample" else f" at x = {float(x[np.isnan(y)][0]):.6g}"
+            raise _JunkError(
+                f"returned NaN from its {what}{at}; use a form that does not overflow (expm1, "
+                "log1p, logaddexp, scipy.special.expit)"
+            )
+        return np.asarray(y, dtype=np.float64)
+
+    return accept
+
+
+def reason(error: BaseException) -> str:
+    """An exception in a line."""
+    if isinstance(error, PluginError):
+        return str(error)
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} (line {error.lineno})"
+    try:
+        text = str(error)
+    except FAULTS:
+        text = "(an error that cannot be shown)"
+    return " ".join(f"{type(error).__name__}: {text}".split())

@@ -1,0 +1,136 @@
+"""No right declaration is refused, however lively; no wrong one has any effect."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gainreg
+from gainreg import Activation, PluginError
+
+# φ, φ′ and E[φ(std·z)²], where it has a simple closed form, at a rate a
+LIVELY: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]] = {
+    "sin(ax)": (
+        lambda x, a: np.sin(a * x),
+        lambda x, a: a * np.cos(a * x),
+        lambda std, a: -np.expm1(-2 * (a * std) ** 2) / 2,
+    ),
+    "x·sin(ax)": (
+        lambda x, a: x * np.sin(a * x),
+        lambda x, a: np.sin(a * x) + a * x * np.cos(a * x),
+        lambda std, a: (
+            std**2 * (1 - (1 - 4 * (a * std) ** 2) * np.exp(-2 * (a * std) ** 2)) / 2
+            if a * std > 0.1
+            else np.nan * std  # the difference loses digits
+        ),
+    ),
+    "x + sin²(ax)/a": (
+        lambda x, a: x + np.sin(a * x) ** 2 / a,
+        lambda x, a: 1 + np.sin(2 * a * x),
+        None,
+    ),
+    "sinc(ax)": (
+        lambda x, a: np.sinc(a * x / np.pi),
+        lambda x, a: np.where(
+            np.abs(a * x) < 1e-4,
+            -(a**2) * x / 3,
+            (np.cos(a * x) - np.sinc(a * x / np.pi)) / np.where(x == 0, 1, x),
+        ),
+        None,
+    ),
+}
+rates = st.floats(np.log(0.03), np.log(50)).map(np.exp)
+stds = st.floats(np.log(0.05), np.log(20)).map(np.exp)
+
+
+@given(st.sampled_from(sorted(LIVELY)), rates, stds)
+@settings(max_examples=60, deadline=None)
+def test_a_right_derivative_is_accepted_at_any_scale(kind: str, a: float, std: float) -> None:
+    forward, derivative, _ = LIVELY[kind]
+    declared = Activation(
+        "lively", forward, params={"a": 1.0}, derivative=derivative, reference=kind
+    )
+    entry = gainreg.resolve(declared, std, a=a)
+    bare = gainreg.resolve(Activation("bare", lambda x: forward(x, a)), std)
+    allowed = 4 * (entry.error + bare.error) + 1e-13 * entry.second_moment
+    assert abs(entry.second_moment - bare.second_moment) <= allowed
+
+
+@given(st.sampled_from(sorted(LIVELY)), rates, stds, st.sampled_from([0.98, 1.02]))
+@settings(max_examples=60, deadline=None)
+def test_a_derivative_2_percent_off_is_refused_at_any_scale(
+    kind: str, a: float, std: float, factor: float
+) -> None:
+    forward, derivative, _ = LIVELY[kind]
+    wrong = Activation(
+        "lively", lambda x: forward(x, a), derivative=lambda x: factor * derivative(x, a)
+    )
+    with pytest.raises(PluginError, match="derivative of 'lively' is wrong"):
+        gainreg.resolve(wrong, std)
+
+
+@given(st.sampled_from(["sin(ax)", "x·sin(ax)"]), rates, stds, st.sampled_from([0.98, 1.02]))
+@settings(max_examples=30, deadline=None)
+def test_a_closed_form_is_believed_if_right_and_refused_if_2_percent_off(
+    kind: str, a: float, std: float, factor: float
+) -> None:
+    forward, derivative, second = LIVELY[kind]
+    assert second is not None
+    right, wrong = (
+        Activation(
+            "lively",
+            lambda x: forward(x, a),
+            derivative=lambda x: derivative(x, a),
+            second_moment=lambda std, f=f: f * np.array([second(s, a) for s in std]),
+        )
+        for f in (1.0, factor)
+    )
+    entry = gainreg.resolve(right, std)
+    if np.isfinite(second(std, a)):
+        assert entry.second_moment == pytest.approx(second(std, a), rel=1e-12)
+    with pytest.raises(PluginError, match="closed form for the second_moment of 'lively' is wrong"):
+        gainreg.resolve(wrong, std)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0, 40.0])
+def test_snake_is_accepted_at_any_alpha(alpha: float) -> None:
+    # gain² = std²/(std² + …): the closed form is snake's own; what counts is that it is believed
+    assert gainreg.resolve("snake", 3.0, alpha=alpha).method == "analytic"
+
+
+def test_a_siren_may_declare_its_derivative() -> None:
+    siren = Activation("siren", lambda x: np.sin(30 * x), derivative=lambda x: 30 * np.cos(30 * x))
+    entry = gainreg.resolve(siren)
+    assert entry.second_moment == pytest.approx(0.5, rel=1e-12)
+    assert entry.derivative_second_moment == pytest.approx(450, rel=1e-12)
+
+
+def test_a_narrow_step_with_its_derivative_is_accepted() -> None:
+    for width in (1e-2, 1e-4, 1e-6):
+        step = Activation(
+            "step_like",
+            lambda x, w=width: np.tanh((x - 0.7) / w),
+            derivative=lambda x, w=width: 1 / np.cosh(np.clip((x - 0.7) / w, -300, 300)) ** 2 / w,
+        )
+        entry = gainreg.resolve(step)
+        assert abs(entry.second_moment - 1) < 2 * width
+
+
+def test_rounding_that_a_lively_function_magnifies_is_no_dependence_on_other_points() -> None:
+    entry = gainreg.resolve(lambda x: np.sin(1e9 * np.exp(x)))
+    assert abs(entry.second_moment - 0.5) <= 6 * entry.error
+
+
+def test_a_heavy_tailed_random_function_may_have_its_closed_form() -> None:
+    # e^x times a random sign: E[e^{2x}] = e^{2·std²}, which no number of samples shows at std 10
+    def sample(std: float, size: int, rng: np.random.Generator) -> np.ndarray:
+        return np.exp(std * rng.standard_normal(size)) * rng.choice([-1.0, 1.0], size)
+
+    flip = Activation("flip", sample=sample, second_moment=lambda std: np.exp(2 * std**2))
+    assert gainreg.resolve(flip).second_moment == np.exp(2.0)
+    wrong = Activation("flip", sample=sample, second_moment=lambda std: 1.1 * np.exp(2 * std**2))
+    with pytest.raises(PluginError, match=r"is wrong: at std = 0\.1"):
+        gainreg.resolve(wrong)
