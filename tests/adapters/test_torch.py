@@ -90,8 +90,7 @@ def test_modules_have_the_gain_of_what_they_compute(
     x = torch.linspace(-4, 4, 401, dtype=torch.float64)
     with torch.no_grad():
         y = module.double()(x).numpy()
-    host = gainreg.host.host()
-    ours = host.forward(host.bind(name, params), x.numpy())
+    ours = gainreg.host.host().bind(name, params).forward(x.numpy())
     np.testing.assert_allclose(y, ours, rtol=1e-12, atol=1e-9)
 
 
