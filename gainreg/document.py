@@ -19,10 +19,10 @@ import yaml
 
 from gainreg.errors import TableError
 
-# Bounds that keep a hostile file from taking all time or memory. 16 MiB hold 30,000 entries of a
-# table, in 900,000 events of the YAML parser; entries of a table lie five deep.
+# Bounds that keep a hostile file from taking all time or memory. 16 MiB hold 37,000 entries of a
+# table, in 1.2 million events of the YAML parser; the params of an entry lie five deep.
 MAX_BYTES = 16 * 2**20
-MAX_EVENTS = 3_000_000
+MAX_EVENTS = 1_500_000
 MAX_DEPTH = 8
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
