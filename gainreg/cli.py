@@ -202,7 +202,7 @@ def _print_json(data: Any) -> None:
 
 
 def _gain(options: argparse.Namespace) -> int:
-    from gainreg.table import entry_for
+    from gainreg.lookup import entry_for
 
     _load(options.plugin)
     print(entry_for(options.name, options.std, _params(options)).gain_for(options.mode))
@@ -210,7 +210,8 @@ def _gain(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from gainreg.table import entry_for, to_dict
+    from gainreg.entry import to_dict
+    from gainreg.lookup import entry_for
 
     _load(options.plugin)
     entries = [entry_for(name, options.std, _params(options)) for name in options.names]
@@ -263,7 +264,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _row(activation: Any) -> dict[str, Any]:
     """What ``list`` says of one activation."""
-    from gainreg.table import entry_for
+    from gainreg.lookup import entry_for
 
     row: dict[str, Any] = {
         "name": activation.name,
@@ -330,7 +331,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gainreg.build import differences
+    from gainreg.check import differences
     from gainreg.table import load_table
 
     _load(options.plugin)

@@ -341,3 +341,10 @@ def host() -> Host:
         if _host is None:  # or another thread was quicker
             _host = found
         return _host
+
+
+def forget() -> None:
+    """Forget the process's host; the next call of ``host`` finds plugins anew."""
+    global _host
+    with _lock:
+        _host = None

@@ -1,4 +1,4 @@
-"""From an activation and a std to its gains: checks what is asked, turns moments into gains."""
+"""From an activation and its stds to their moments, as a GainCurve or a GainEntry: live answers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from typing import Any
 import numpy as np
 
 from gainreg.activation import Activation
-from gainreg.bound import Bound
-from gainreg.entry import GainEntry, Gains
+from gainreg.entry import SMALLEST, GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
-from gainreg.evaluate import Names, moments
+from gainreg.evaluate import moments
 from gainreg.host import host
-from gainreg.moments import EPS, FloatArray, Moments
+from gainreg.moments import FloatArray
 from gainreg.params import METHODS, check_seed, check_std
-from gainreg.verify import SMALLEST
-
-CONSTANT = (8 * EPS) ** 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GainCurve(Gains):
-    """The gains and moments of one activation at an array of stds: ``GainEntry`` with arrays.
+    """The moments of one activation at an array of stds: a ``GainEntry`` with arrays.
 
-    ``curve[i]`` is the GainEntry at the i-th std. ``derivative_second_moment`` is None where φ
-    jumps, NaN at a std where it could not be found; ``centered_gain`` is infinite where φ is
-    constant.
+    ``curve[i]`` is the GainEntry at the i-th std. What is None in an entry is NaN in an array;
+    ``backward_gain`` too is NaN where there is none.
     """
 
     activation: str
@@ -36,11 +31,17 @@ class GainCurve(Gains):
     std: FloatArray
     mean: FloatArray
     second_moment: FloatArray
-    derivative_second_moment: FloatArray | None
-    centered_gain: FloatArray
+    variance: FloatArray
+    derivative_second_moment: FloatArray
     variance_slope: FloatArray
+    width: float
     method: np.ndarray[Any, np.dtype[np.str_]]
     error: FloatArray
+
+    def _where(self, holds: Any, value: Callable[[], Any]) -> Any:
+        """``value()`` where it holds, NaN elsewhere."""
+        with np.errstate(all="ignore"):
+            return np.where(holds, value(), np.nan)
 
     def __len__(self) -> int:
         return len(self.std)
@@ -49,50 +50,20 @@ class GainCurve(Gains):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> GainEntry:
-        slopes = self.derivative_second_moment
-        return _entry(
-            self.activation,
-            self.params,
-            float(self.std[i]),
-            float(self.mean[i]),
-            float(self.second_moment[i]),
-            math.nan if slopes is None else float(slopes[i]),
-            float(self.centered_gain[i]),
-            float(self.variance_slope[i]),
-            str(self.method[i]),
-            float(self.error[i]),
+        slope = self.derivative_second_moment.item(i)
+        return GainEntry(
+            activation=self.activation,
+            params=dict(self.params),
+            std=self.std.item(i),
+            mean=self.mean.item(i),
+            second_moment=self.second_moment.item(i),
+            variance=self.variance.item(i),
+            derivative_second_moment=None if math.isnan(slope) else slope,
+            variance_slope=self.variance_slope.item(i),
+            width=self.width,
+            method=self.method.item(i),
+            error=self.error.item(i),
         )
-
-
-def _entry(
-    activation: str,
-    params: Mapping[str, float],
-    std: float,
-    mean: float,
-    second: float,
-    slope_second: float,
-    centered: float,
-    variance_slope: float,
-    method: str,
-    error: float,
-) -> GainEntry:
-    return GainEntry(
-        activation=activation,
-        params=dict(params),
-        std=std,
-        mean=mean,
-        second_moment=second,
-        # below the least normal double there are digits missing
-        derivative_second_moment=None
-        if not math.isfinite(slope_second)
-        else slope_second
-        if slope_second >= SMALLEST
-        else 0.0,
-        centered_gain=centered if math.isfinite(centered) else None,
-        variance_slope=variance_slope,
-        method=method,
-        error=error,
-    )
 
 
 def resolve(
@@ -106,7 +77,8 @@ def resolve(
     """The gains and moments of an activation at one std.
 
     Args:
-        activation: a registered name or alias, an ``Activation``, or any vectorised callable.
+        activation: a registered name or alias; an ``Activation``; any vectorised callable; or a
+            function or module of a framework that is imported already.
         std: standard deviation of the pre-activation (not its variance).
         method: "auto" tries a closed form, then quadrature, then sampling; "analytic",
             "quadrature" and "sampling" each insist on one.
@@ -119,7 +91,7 @@ def resolve(
         MomentError: the second moment is zero, infinite or out of a double's range.
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
-    return entries(activation, [check_std(std)], params, method, seed)[0]
+    return find(activation, [check_std(std)], params, method, seed)[0]
 
 
 def curve(
@@ -134,100 +106,76 @@ def curve(
 
     Arguments and errors are those of ``resolve``, with a 1-D array of stds.
     """
-    bound, std, m, used = _find(activation, check_stds(stds), params, method, seed)
-    good = _in_range(m.second_moment, m.mean)
-    if not good.all():
-        i = np.argmin(good)
-        raise _out_of_range(bound.name, float(std[i]), float(m.second_moment[i]))
-    slopes = np.where(np.isinf(m.derivative_second_moment), np.nan, m.derivative_second_moment)
-    with np.errstate(all="ignore"):
-        centered = np.where(
-            _constant(m.variance, m.second_moment), np.inf, std / np.sqrt(m.variance)
-        )
-    return GainCurve(
-        activation=bound.name,
-        params=dict(bound.params),
-        std=std,
-        mean=m.mean,
-        second_moment=m.second_moment,
-        derivative_second_moment=None if np.isnan(slopes).all() else slopes,
-        centered_gain=centered,
-        variance_slope=m.variance_slope,
-        method=used,
-        error=m.error,
-    )
+    return find(activation, check_stds(stds), params, method, seed)
 
 
-def entries(
+def find(
     activation: str | Activation | Callable[..., Any],
     stds: Sequence[float] | FloatArray,
     params: Mapping[str, Any],
     method: str = "auto",
     seed: int = 0,
-) -> list[GainEntry]:
-    """``resolve`` at several stds that were checked, with the params in a mapping."""
-    bound, std, m, used = _find(activation, stds, params, method, seed)
-    found = []
-    rows = zip(
-        std.tolist(), *(row.tolist() for row in vars(m).values()), used.tolist(), strict=True
-    )
-    for at, mean, second, variance, variance_slope, slope_second, error, way in rows:
-        if not _in_range(second, mean):
-            raise _out_of_range(bound.name, at, second)
-        centered = math.inf if _constant(variance, second) else at / math.sqrt(variance)
-        found.append(
-            _entry(
-                bound.name,
-                bound.params,
-                at,
-                mean,
-                second,
-                slope_second,
-                centered,
-                variance_slope,
-                way,
-                error,
-            )
-        )
-    return found
-
-
-def _constant(variance: Any, second: Any) -> Any:
-    """Whether a variance is no larger than rounding makes it: φ is constant, in doubles."""
-    return variance <= CONSTANT * second
-
-
-def _find(
-    activation: str | Activation | Callable[..., Any],
-    stds: Sequence[float] | FloatArray,
-    params: Mapping[str, Any],
-    method: str,
-    seed: int,
-) -> tuple[Bound, FloatArray, Moments, Names]:
-    """The activation with its params, the stds, and what ``moments`` finds there."""
+) -> GainCurve:
+    """``curve`` at stds that were checked, with the params in a mapping."""
     std = np.array(stds, dtype=np.float64)
     std.flags.writeable = False  # closed forms are handed this very array
     if method != "auto" and method not in METHODS:
         known = ", ".join(map(repr, ("auto", *METHODS)))
         raise ParameterError(f"method is one of {known}, got {method!r}")
     seed = check_seed(seed)
-    the_host = host()
-    bound = the_host.bind(as_activation(activation), params)
+    activation, params = as_activation(activation, params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
+        bound = host().bind(activation, params)
         m, used = moments(bound, std, method, seed)
-    return bound, std, m, used
+        good = (m.second_moment >= SMALLEST) & (abs(m.second_moment + m.mean) < math.inf)
+    if not good.all():
+        i = np.argmin(good)
+        raise _out_of_range(bound.name, float(std[i]), float(m.second_moment[i]))
+    # Here E[φ′²] gets its meaning for users: unknown or not existing is NaN, and what is below the
+    # least normal double has lost its digits and is 0.
+    slope = m.derivative_second_moment
+    slope = np.where(np.isfinite(slope), slope * (slope >= SMALLEST), np.nan)
+    return GainCurve(
+        activation=bound.name,
+        params=dict(bound.params),
+        std=std,
+        mean=m.mean,
+        second_moment=m.second_moment,
+        variance=m.variance,
+        derivative_second_moment=slope,
+        variance_slope=m.variance_slope,
+        width=bound.width,
+        method=used,
+        error=m.error,
+    )
 
 
-def as_activation(activation: str | Activation | Callable[..., Any]) -> str | Activation:
-    """A name or Activation as it is; any other callable as an Activation that nobody registered."""
+def as_activation(
+    activation: str | Activation | Callable[..., Any], params: Mapping[str, Any]
+) -> tuple[str | Activation, Mapping[str, Any]]:
+    """A name or an Activation for whatever stands for an activation, and its params.
+
+    What belongs to a framework that is imported is read as that framework's adapter reads it; any
+    other callable becomes an Activation that nobody registered.
+
+    Raises:
+        ParameterError: it stands for none.
+    """
     if isinstance(activation, (str, Activation)):
-        return activation
+        return activation, params
+    from gainreg import scaling
+
+    # until scaling has this function, frameworks' objects are callables like any other
+    understood = getattr(scaling, "understood", lambda activation, params: None)
+    found: tuple[str | Activation, Mapping[str, Any]] | None = understood(activation, params)
+    if found is not None:
+        return found
     if not callable(activation):
         raise ParameterError(
             f"an activation is a name, a gainreg.Activation or a callable, got {activation!r}"
         )
     name = getattr(activation, "__name__", type(activation).__name__)
-    return Activation(name, activation, kinks=None)
+    return Activation(name, activation, kinks=None), params
 
 
 def check_stds(stds: Any) -> FloatArray:
@@ -249,10 +197,6 @@ def check_stds(stds: Any) -> FloatArray:
     if bad.any():
         raise ParameterError(f"std must be finite and above 0, got {std[bad][0]}")
     return std
-
-
-def _in_range(second: Any, mean: Any) -> Any:
-    return (second >= SMALLEST) & (abs(second + mean) < math.inf)
 
 
 def _out_of_range(activation: str, std: float, second: float) -> MomentError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gainreg.activation import Activation
 from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError
-from gainreg.table import entry_for
+from gainreg.lookup import entry_for
 
 if TYPE_CHECKING:
     from gainreg.table import GainTable

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gainreg.bound import Bound
+from gainreg.entry import SMALLEST
 from gainreg.errors import PluginError
 from gainreg.moments import EPS, FloatArray, Function, differences, quadrature, sampling
 
 CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
-SMALLEST = float(np.finfo(float).tiny)  # below it doubles lose digits
 
 # Closed forms are compared with quadrature at these stds before their first use, …
 A_DECADE = 4

@@ -1,12 +1,13 @@
+from collections.abc import Iterator
+
 import pytest
 
 import gainreg
-import gainreg.host
 
 
 @pytest.fixture
-def fresh_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh_host() -> Iterator[None]:
     """The registry as a new process finds it; whatever the test registers is forgotten."""
-    monkeypatch.setattr(gainreg.host, "_host", None)
-    monkeypatch.setattr(gainreg, "_usual", {})
-    monkeypatch.setattr(gainreg, "_remembered", {})
+    gainreg.reload_plugins()
+    yield
+    gainreg.reload_plugins()

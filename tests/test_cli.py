@@ -74,8 +74,7 @@ def test_check_lists_what_differs_and_exits_1(
 ) -> None:
     entry = gainreg.resolve("elu")
     # consistent in itself, and wrong in the fourth digit
-    variance = 0.645 - entry.mean**2
-    wrong = dataclasses.replace(entry, second_moment=0.645, centered_gain=variance**-0.5)
+    wrong = dataclasses.replace(entry, second_moment=0.645, variance=0.645 - entry.mean**2)
     listing = gainreg.build_table(["elu"]).listings["elu"]._replace(entries=(wrong,))
     gainreg.GainTable({"elu": listing}).write(tmp_path / "t.yaml")
     code, out, _ = run(capsys, "check", str(tmp_path / "t.yaml"))

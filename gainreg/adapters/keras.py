@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gainreg import scaling
+from gainreg.entry import to_dict
 from gainreg.errors import ParameterError
 from gainreg.scaling import always
-from gainreg.table import from_dict, to_dict
+from gainreg.schema import from_dict
 
 try:
     import keras
