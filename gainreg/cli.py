@@ -222,13 +222,12 @@ def _cell(value: float | None) -> str:
 
 def _progress(what: str) -> Any:
     """A progress bar for what takes more than a second, on a terminal, if tqdm is installed."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        return iter
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return iter
-    return lambda work: tqdm(work, desc=what, delay=1.0, leave=False, file=sys.stderr)
+    if sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            return lambda work: tqdm(work, desc=what, delay=1.0, leave=False, file=sys.stderr)
+    return iter
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -312,6 +311,8 @@ def _show(options: argparse.Namespace) -> int:
                 entry.gain_for(mode)
             except MomentError as error:
                 reasons.append(str(error))
+        if facts.get("critical_bias_std", 0) is None and entry.gradient_factor is not None:
+            reasons.append(f"{entry.activation!r} has no critical biases: gradient_factor < 1")
         _print_facts(facts, {"std": entry.std, **entry.params}, *reasons)
     return 0
 
