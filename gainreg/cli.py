@@ -6,17 +6,31 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
 from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
 
 if TYPE_CHECKING:
-    from gainreg.entry import GainEntry
+    from gainreg.activation import Activation
 
-# A slope or a factor this close to 1 is marked as neither growing nor shrinking.
+# `list` marks a slope or factor that is further than this from 1. What it leaves unmarked
+# changes a mean square by no more than a quarter in 50 layers: 1.005⁵⁰ = 1.28.
 LEVEL = 5e-3
+
+FACTORS = ("gain", "variance_slope", "gradient_factor")  # the columns of `list`
+
+PLAIN, BOLD, DIM, YELLOW = 0, 1, 2, 33  # of a terminal
+
+# What each kind of critical point means for a deep stack with these weights and biases.
+STACKS = {
+    "scale_invariant": "signals and gradients of any size keep it through any depth",
+    "half_stable": "both keep this size; small errors drift by a power of depth, not exponentially",
+    "origin": "the smaller, the more level are both; they shrink by a power of depth only",
+    "none": "no std keeps both level: a deep stack needs norms, residual sums, another activation",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(argv)
-        _warnings_in_a_line()
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
         code: int = options.run(options)
@@ -70,97 +84,64 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gainreg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+    def shared(*flags: str, **settings: Any) -> _Parser:
+        """An argument that several commands take."""
+        parent = _Parser(add_help=False)
+        parent.add_argument(*flags, **settings)
+        return parent
+
+    named = "activations, aliases or families"
+    some = shared("names", nargs="+", metavar="NAME", help=named)
+    any_ = shared("names", nargs="*", metavar="NAME", help=f"{named} (default: all)")
+    std = shared("--std", type=float, default=1.0, help="std of the pre-activation (1)")
+    as_json = shared("--json", action="store_true", help="print JSON")
+    repeated: Any = {"action": "append", "default": []}
+    text = "a param, for those that have it; may be given more than once"
+    param = shared("-p", "--param", metavar="NAME=VALUE", **repeated, help=text)
+    text = "load a plugin file first; may be given more than once"
+    plugin = shared("--plugin", metavar="FILE.py", **repeated, help=text)
+
+    def command(run: Any, text: str, example: str, *parents: _Parser) -> _Parser:
         sub = commands.add_parser(
-            name,
+            example.split()[0],
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example: {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=text,
+            epilog=f"example: gainreg {example}",
+            parents=[*parents, plugin],
         )
         sub.set_defaults(run=run)
-        sub.add_argument(
-            "--plugin",
-            metavar="FILE.py",
-            action="append",
-            default=[],
-            help="load a plugin file first; may be given more than once",
-        )
         return sub
 
-    def with_params(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "-p",
-            "--param",
-            metavar="NAME=VALUE",
-            action="append",
-            default=[],
-            help="a parameter of the activation; may be given more than once",
-        )
+    text = "list activations with their gains, by family"
+    command(_list, text, "list sigmoids gelu --std 0.5", any_, std, param, as_json)
 
-    sub = command("list", _list, "list all activations with their gains at std 1", "gainreg list")
-    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub = command(_gain, "print one gain", "gain elu -p alpha=0.5 --mode backward", std, param)
+    sub.add_argument("name", metavar="NAME", help="an activation or alias")
+    text = "forward or fan_in (default), backward or fan_out, or centered; see the README"
+    sub.add_argument("--mode", default="forward", help=text)
 
-    sub = command(
-        "gain", _gain, "print one gain", "gainreg gain elu --std 2 -p alpha=0.5 --mode backward"
-    )
-    sub.add_argument("name", help="an activation or alias")
-    sub.add_argument("--std", type=_number, default=1.0, help="std of the pre-activation (1)")
-    sub.add_argument(
-        "--mode",
-        choices=("forward", "centered", "backward"),
-        default="forward",
-        help="what the gain keeps: the forward variance (default), that of the activation "
-        "itself, or the gradient's",
-    )
-    with_params(sub)
+    text = "print whole entries"
+    command(_show, text, "show gelu silu --std 0.5 --json", some, std, param, as_json)
 
-    sub = command("show", _show, "print whole entries", "gainreg show gelu silu --std 0.5 --json")
-    sub.add_argument("names", nargs="+", metavar="NAME", help="activations or aliases")
-    sub.add_argument("--std", type=_number, default=1.0, help="std of the pre-activation (1)")
-    sub.add_argument("--json", action="store_true", help="print JSON")
-    with_params(sub)
+    text = "print the std, gain and biases with which signals and gradients are level together"
+    command(_critical, text, "critical gelu tanh", some, param, as_json)
 
-    sub = command(
-        "build", _build, "build a gain table", "gainreg build elu tanh --std 0.5,1,2 -o gains.yaml"
-    )
-    sub.add_argument(
-        "names", nargs="*", metavar="NAME", help="activations (default: all that are registered)"
-    )
-    sub.add_argument("--std", type=_numbers, default=[1.0], help="stds, as in 0.5,1,2 (1)")
-    sub.add_argument(
-        "-o", "--output", metavar="FILE", help="the file to write (standard output: -)"
-    )
-    with_params(sub)
+    sub = command(_build, "build a gain table", "build elu --std 0.5,1,2 -o my.yaml", any_, param)
+    sub.add_argument("--std", type=numbers, default=[1.0], help="stds, as in 0.5,1,2 (1)")
+    text = "the file to write (default: -, standard output)"
+    sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
-    sub = command(
-        "check",
-        _check,
-        "recompute every entry of a table; exit 1 if any differs",
-        "gainreg check gains.yaml",
-    )
+    text = "recompute every entry of a table; exit 1 if any differs"
+    sub = command(_check, text, "check my.yaml", as_json)
     sub.add_argument("file", metavar="FILE", help="a table")
-    sub.add_argument("--json", action="store_true", help="print JSON")
 
-    sub = command(
-        "plugins",
-        _plugins,
-        "show every plugin, its hooks and activations, and what is broken",
-        "gainreg plugins --plugin my_activations.py",
-    )
-    sub.add_argument("--json", action="store_true", help="print JSON")
+    text = "show every plugin, its hooks and activations, and what is broken"
+    command(_plugins, text, "plugins --plugin my_activations.py", as_json)
     return parser
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _numbers(text: str) -> list[float]:
-    return [_number(part) for part in text.split(",")]
+def numbers(text: str) -> list[float]:  # argparse shows this name where it raises a ValueError
+    return [float(part) for part in text.split(",")]
 
 
 def _params(options: argparse.Namespace) -> dict[str, float]:
@@ -170,41 +151,145 @@ def _params(options: argparse.Namespace) -> dict[str, float]:
         try:
             params[name] = float(value)
         except ValueError:
-            equals = ""
-        if not equals:
-            raise ParameterError(f"a param is given as NAME=VALUE, as in alpha=0.5; got {text!r}")
+            fault = f"{value!r} is not a number" if equals else "it has no '='"
+            raise ParameterError(f"-p {text}: {fault}; write NAME=VALUE, as in alpha=0.5") from None
     return params
 
 
-def _load(files: Iterable[str]) -> None:
-    for file in files:
+def _load(options: argparse.Namespace) -> None:
+    for file in options.plugin:
         from gainreg.host import host
 
         host().load_file(file)
 
 
-def _warnings_in_a_line() -> None:
-    import warnings
+def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, float]]]:
+    """The activations named, all if none is, each with those of the params that it has."""
+    from gainreg.host import host
 
-    def show(message: Warning | str, *_: Any) -> None:
-        _say(f"warning: {message}")
+    _load(options)
+    known = host().activations()
+    found = [] if options.names else known
+    for name in options.names:
+        family = [activation for activation in known if host().owner(activation.name) == name]
+        found += family or [host().activation(name)]
+    params = _params(options)
+    for key in params:
+        if not any(key in activation.params for activation in found):
+            takes = (f"{a.name} takes {', '.join(a.params) or 'none'}" for a in found[:3])
+            raise ParameterError(f"-p {key}: no such param; {'; '.join(takes)}")
+    return [(a, {key: params[key] for key in a.params if key in params}) for a in found]
 
-    warnings.showwarning = show  # type: ignore[assignment]
 
-
-def _print_json(data: Any) -> None:
+def _print_json(data: Any) -> int:
     import json
 
     print(json.dumps(data, indent=2))
+    return 0
 
 
-# --- the commands ---
+def _print(text: str, style: int = PLAIN, indent: int = 0, hanging: int = 0) -> None:
+    """Print a paragraph as wide as the terminal; in a style if it is one and NO_COLOR is unset."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    first, others = " " * indent, " " * (indent + hanging)
+    text = textwrap.TextWrapper(width, first, others, break_long_words=False).fill(text)
+    if style and sys.stdout and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        text = f"\033[{style}m{text}\033[0m"
+    print(text)
+
+
+def _print_facts(facts: dict[str, Any], given: dict[str, float], *sentences: str) -> None:
+    """What is known of an activation under what was given, and sentences below it."""
+    title = ", ".join(f"{key}={value:g}" for key, value in given.items())
+    _print(f"{facts['activation']}({title})", BOLD)
+    for key, value in facts.items():
+        if key not in ("activation", "params", *given) and value not in ("", []):
+            shown = ", ".join(value) if isinstance(value, list) else value
+            _print(f"{key:<26}{'none' if value is None else shown}", indent=2, hanging=26)
+    for sentence in sentences:
+        _print(sentence)
+    print()
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if 1e-3 < abs(value) < 1e3 or value == 0 else f"{value:.2e}"
+
+
+def _progress(what: str) -> Any:
+    """A progress bar for what takes more than a second, on a terminal, if tqdm is installed."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            return lambda work: tqdm(work, desc=what, delay=1.0, leave=False, file=sys.stderr)
+    return iter
+
+
+def _list(options: argparse.Namespace) -> int:
+    from gainreg.host import host
+
+    named = _named(options)
+    width = max(len(activation.name) for activation, _ in named) + 2
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for activation, params in named:
+        row = _row(activation, options.std, params)
+        rows.setdefault(host().owner(activation.name), []).append(row)
+    if options.json:
+        return _print_json(rows)
+    _print(f"{'':{width}}{'gain':>9}{'slope':>9}{'gradient':>9}  method", DIM, 2, 2)
+    for family, members in rows.items():
+        _print(family, BOLD)
+        for row in members:
+            cells = "".join(f"{_cell(row[key]):>9}" for key in FACTORS)
+            marks = f"{row['method'] or '':<11} {'; '.join(row['marks'])}"
+            style = YELLOW if row["marks"] else PLAIN
+            _print(f"{row['name']:{width}}{cells}  {marks}", style, 2, 2)
+            aliases = f"also {', '.join(row['aliases'])}" if row["aliases"] else ""
+            _print("; ".join(filter(None, (row["reference"], aliases))), DIM, 6)
+        print()
+    _print(
+        f"gain: at std {options.std:g}. slope: variance_slope, what a layer multiplies a small "
+        "error in the variance by. gradient: gradient_factor, what it multiplies the mean squared "
+        "gradient by. A plain deep stack wants both at 1 or just below."
+    )
+    return 0
+
+
+def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[str, Any]:
+    """What ``list`` says of one activation."""
+    from gainreg.lookup import entry_for
+
+    entry, marks = None, []
+    try:
+        entry = entry_for(activation.name, std, params)
+        factor = entry.gradient_factor
+        if entry.variance_slope > 1 + LEVEL:
+            marks.append("unstable forward")
+        if factor is None:
+            marks.append("no gradient")
+        elif abs(factor - 1) > LEVEL:
+            marks.append(f"gradients {'grow' if factor > 1 else 'vanish'}")
+    except GainregError as error:  # it needs a param, say
+        marks.append(str(error))
+    return {
+        "name": activation.name,
+        "aliases": list(activation.aliases),
+        "params": {**activation.params, **params},
+        "reference": activation.reference,
+        **{key: getattr(entry, key, None) for key in (*FACTORS, "method")},
+        "marks": marks,
+    }
 
 
 def _gain(options: argparse.Namespace) -> int:
     from gainreg.lookup import entry_for
 
-    _load(options.plugin)
+    _load(options)
     print(entry_for(options.name, options.std, _params(options)).gain_for(options.mode))
     return 0
 
@@ -213,116 +298,49 @@ def _show(options: argparse.Namespace) -> int:
     from gainreg.entry import to_dict
     from gainreg.lookup import entry_for
 
-    _load(options.plugin)
-    entries = [entry_for(name, options.std, _params(options)) for name in options.names]
+    found = []
+    for activation, params in _named(options):
+        entry = entry_for(activation.name, options.std, params)
+        facts = {"activation": activation.name, "reference": activation.reference}
+        found.append((facts | {"aliases": list(activation.aliases)} | to_dict(entry), entry))
     if options.json:
-        _print_json([{"activation": e.activation, **to_dict(e)} for e in entries])
-        return 0
-    for i, entry in enumerate(entries):
-        rows = to_dict(entry)
-        params = "".join(f", {key}={value:g}" for key, value in rows.pop("params").items())
-        print(
-            *([""] if i else []), f"{entry.activation}(std={rows.pop('std'):g}{params})", sep="\n"
-        )
-        for key, value in rows.items():
-            print(
-                f"  {key:<26}{'none: φ jumps or is not differentiable' if value is None else value}"
-            )
+        return _print_json([facts for facts, _ in found])
+    for facts, entry in found:
+        reasons = []
+        for mode in ("centered", "backward"):
+            try:
+                entry.gain_for(mode)
+            except MomentError as error:
+                reasons.append(str(error))
+        if facts.get("critical_bias_std", 0) is None and entry.gradient_factor is not None:
+            reasons.append(f"{entry.activation!r} has no critical biases: gradient_factor < 1")
+        _print_facts(facts, {"std": entry.std, **entry.params}, *reasons)
     return 0
 
 
-def _list(options: argparse.Namespace) -> int:
-    from gainreg.host import host
+def _critical(options: argparse.Namespace) -> int:
+    import dataclasses
 
-    _load(options.plugin)
-    families: dict[str, list[dict[str, Any]]] = {}
-    for activation in host().activations():
-        families.setdefault(host().owner(activation.name), []).append(_row(activation))
+    import gainreg
+
+    found = [gainreg.critical(activation, **params) for activation, params in _named(options)]
     if options.json:
-        _print_json(families)
-        return 0
-    rows = [row for family in families.values() for row in family]
-    width = max((len(row["name"]) for row in rows), default=4) + 2
-    head = f"{'':{width}}{'gain':>10} {'slope':>8} {'gradient':>9}  method"
-    for family, members in families.items():
-        print(f"{family}\n{head}" if family == next(iter(families)) else family)
-        for row in members:
-            cells = [_cell(row[key]) for key in ("gain", "variance_slope", "gradient")]
-            print(
-                f"  {row['name']:{width - 2}}{cells[0]:>10} {cells[1]:>8} {cells[2]:>9}  "
-                f"{row['method'] or '':<11} {'; '.join(row['marks'])}".rstrip()
-            )
-        print()
-    print("gain at std 1 and the default params; slope: variance_slope, what a small error in the")
-    print("variance is multiplied by a layer; gradient: what the mean squared gradient is")
-    print(
-        "multiplied by a layer, gradient_factor by pre-activations per output. A plain deep stack"
-    )
-    print("wants both at 1 or just below.")
+        return _print_json([dataclasses.asdict(point) for point in found])
+    for point in found:
+        _print_facts(dataclasses.asdict(point), point.params, STACKS[point.kind])
     return 0
-
-
-def _row(activation: Any) -> dict[str, Any]:
-    """What ``list`` says of one activation."""
-    from gainreg.lookup import entry_for
-
-    row: dict[str, Any] = {
-        "name": activation.name,
-        "aliases": list(activation.aliases),
-        "params": dict(activation.params),
-        "reference": activation.reference,
-        "gain": None,
-        "variance_slope": None,
-        "gradient_factor": None,
-        "gradient": None,
-        "method": None,
-        "marks": [],
-    }
-    needed = [name for name, value in activation.params.items() if value is None]
-    if needed:
-        row["marks"].append(f"needs {', '.join(needed)}")
-        return row
-    try:
-        entry: GainEntry = entry_for(activation.name, 1.0, {})
-        width = activation.width
-    except GainregError as error:
-        row["marks"].append(str(error))
-        return row
-    row |= {
-        "gain": entry.gain,
-        "variance_slope": entry.variance_slope,
-        "gradient_factor": entry.gradient_factor,
-        "gradient": None if entry.gradient_factor is None else entry.gradient_factor / width,
-        "method": entry.method,
-    }
-    if entry.variance_slope > 1 + LEVEL:
-        row["marks"].append("unstable forward")
-    factor = row["gradient"]
-    if factor is None:
-        row["marks"].append("no gradient")
-    elif abs(factor - 1) > LEVEL:
-        row["marks"].append(f"gradients {'grow' if factor > 1 else 'vanish'}")
-    return row
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if 1e-3 < abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def _build(options: argparse.Namespace) -> int:
     from gainreg.build import build_table
 
-    _load(options.plugin)
-    params = _params(options)
-    names = [(name, params) for name in options.names] or None
-    if params and not names:
+    if options.param and not options.names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
-    table = build_table(names, options.std, _progress("building"))
-    if names and not len(table):
+    items = [(activation.name, params) for activation, params in _named(options)]
+    table = build_table(items if options.names else None, options.std, _progress("building"))
+    if options.names and not len(table):
         raise MomentError("nothing is left to write: none of these activations has a gain there")
-    if options.output in (None, "-"):
+    if options.output == "-":
         print(table.to_yaml(), end="")
     else:
         table.write(options.output)
@@ -334,32 +352,19 @@ def _check(options: argparse.Namespace) -> int:
     from gainreg.check import differences
     from gainreg.table import load_table
 
-    _load(options.plugin)
+    _load(options)
     table = load_table(options.file)
     found = differences(table, _progress("checking"))
     if options.json:
         _print_json({"file": options.file, "entries": len(table), "differences": found})
-        return 1 if found else 0
-    for line in found:
-        print(line)
-    count = f"{len(table)} entries"
-    print(f"{options.file}: {f'{len(found)} differences in ' if found else 'all right, '}{count}")
+    else:
+        verdict = f"{len(found)} differences in" if found else "all right,"
+        print(*found, f"{options.file}: {verdict} {len(table)} entries", sep="\n")
     return 1 if found else 0
 
 
-def _progress(what: str) -> Any:
-    """A progress bar for what takes more than a second, on a terminal, if tqdm is installed."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        return iter
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return iter
-    return lambda work: tqdm(work, desc=what, delay=1.0, leave=False, file=sys.stderr)
-
-
 def _plugins(options: argparse.Namespace) -> int:
-    import warnings
+    import dataclasses
 
     from gainreg.host import host
 
@@ -367,15 +372,10 @@ def _plugins(options: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")  # the broken ones are listed below
         the_host = host()
     for file in options.plugin:
-        try:
+        with contextlib.suppress(PluginError):  # listed below
             the_host.load_file(file)
-        except PluginError:
-            continue  # listed below
     if options.json:
-        import dataclasses
-
-        _print_json([dataclasses.asdict(info) for info in the_host.plugins()])
-        return 0
+        return _print_json([dataclasses.asdict(info) for info in the_host.plugins()])
     for info in the_host.plugins():
         print(f"{info.name}  ({' '.join(filter(None, (info.distribution, info.version)))})")
         if info.error:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -45,17 +46,89 @@ def test_show_prints_whole_entries_for_people_and_for_programs(
     assert sign["backward_gain"] is None
 
 
+def test_show_gives_formula_and_aliases(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "show", "swish")
+    silu = gainreg.load_table().lookup("silu")
+    assert out.startswith("silu(std=1)\n  reference                 x·sigmoid(x); Elfwing")
+    assert "\n  aliases                   swish\n" in out
+    assert f"\n  gradient_factor           {silu.gradient_factor}\n" in out
+    _, out, _ = run(capsys, "show", "swish", "--json")
+    assert json.loads(out)[0]["aliases"] == ["swish"]
+
+
+def test_show_says_why_a_number_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "show", "sign", "step")
+    sign, step = out.split("\n\n")[:2]
+    assert "  backward_gain             none\n" in sign
+    assert "'sign' has no backward gain" in sign
+    assert "'step' has no backward gain" in step
+    _, out, _ = run(capsys, "show", "threshold", "-p", "threshold=1000", "-p", "value=1")
+    assert "'threshold' has no centered gain: φ is constant" in out
+
+
+def test_each_activation_gets_the_params_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "show", "gelu", "leaky_relu", "-p", "negative_slope=0.2", "--json")
+    gelu, leaky_relu = json.loads(out)
+    assert gelu["gain"] == gainreg.gain("gelu")
+    assert leaky_relu["gain"] == gainreg.gain("leaky_relu", negative_slope=0.2)
+    code, _, err = run(capsys, "show", "gelu", "leaky_relu", "-p", "slope=0.2")
+    assert code == 2
+    assert "no such param; gelu takes none; leaky_relu takes negative_slope" in err
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The rows of ``list`` by name."""
+    lines = [line.split() for line in out.splitlines() if re.match(r"  \S", line)]
+    return {words[0]: words for words in lines}
+
+
 def test_list_shows_each_activation_with_its_family_method_and_marks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, out, _ = run(capsys, "list")
     assert code == 0
-    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
-    assert lines["relu"].split() == ["relu", "1.4142", "1.0000", "1.0000", "analytic"]
-    assert lines["tanh"].endswith("gradients grow")
+    assert rows(out)["relu"] == ["relu", "1.4142", "1.0000", "1.0000", "analytic"]
+    assert rows(out)["tanh"][-2:] == ["gradients", "grow"]
     assert out.index("\nrectifiers") < out.index("  relu ") < out.index("\nsigmoids")
+    assert "\n      x·sigmoid(x); Elfwing et al. 2017, arXiv:1702.03118; also swish\n" in out
     code, out, _ = run(capsys, "list", "--json")
     assert json.loads(out)["rectifiers"][0]["name"] == "identity"
+
+
+def test_list_takes_names_aliases_families_params_and_a_std(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["list", "waves", "swish", "maxout", "--std", "2", "-p", "k=3", "--json"]
+    _, out, _ = run(capsys, *words)
+    families = json.loads(out)
+    names = [row["name"] for members in families.values() for row in members]
+    assert names[:5] == ["sin", "cos", "snake", "gaussian", "square"]
+    assert names[5:] == ["silu", "maxout"]
+    assert families["self_gated"][0]["gain"] == gainreg.gain("silu", 2.0)
+    assert families["competitive"][0]["gain"] == gainreg.gain("maxout", 2.0, k=3)
+    code, _, err = run(capsys, "list", "wave")
+    assert code == 2
+    assert "no activation is called 'wave'" in err
+
+
+def test_list_and_show_give_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "list", "swiglu", "crelu", "--json")
+    listed = [row for members in json.loads(out).values() for row in members]
+    _, out, _ = run(capsys, "show", "swiglu", "crelu", "--json")
+    for row, shown in zip(listed, json.loads(out), strict=True):
+        for key in ("gain", "variance_slope", "gradient_factor"):
+            assert row[key] == shown[key]
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_lines_are_as_long_as_the_terminal_is_wide(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = run(capsys, command, "gelu", "sign", "relu_squared")
+    longest = max(map(len, out.splitlines()))
+    assert min(columns, 100) - 20 < longest <= columns
 
 
 def test_build_writes_a_table_that_check_finds_right(
@@ -65,8 +138,9 @@ def test_build_writes_a_table_that_check_finds_right(
     code, out, _ = run(capsys, "build", "elu", "tanh", "--std", "0.5,1", "-o", file)
     assert (code, out) == (0, f"{file}: 4 entries of 2 activations\n")
     assert run(capsys, "check", file) == (0, f"{file}: all right, 4 entries\n", "")
-    code, out, _ = run(capsys, "build", "elu", "tanh", "--std", "0.5,1")
-    assert out == Path(file).read_text()
+    for to_stdout in ([], ["-o", "-"]):
+        _, out, _ = run(capsys, "build", "elu", "tanh", "--std", "0.5,1", *to_stdout)
+        assert out == Path(file).read_text()
 
 
 def test_check_lists_what_differs_and_exits_1(
@@ -79,7 +153,7 @@ def test_check_lists_what_differs_and_exits_1(
     gainreg.GainTable({"elu": listing}).write(tmp_path / "t.yaml")
     code, out, _ = run(capsys, "check", str(tmp_path / "t.yaml"))
     assert code == 1
-    assert "elu at std = 1: second_moment is 0.645 in the table, 0.6449454174929239" in out
+    assert "elu at std = 1: second_moment is 0.645 in the table, 0.64494541749292" in out
 
 
 def test_check_says_so_if_an_activation_is_not_known(
@@ -135,6 +209,8 @@ def test_plugins_shows_every_plugin_and_why_one_is_broken(
         (["gain", "elu", "-p", "beta=1"], "no param 'beta'"),
         (["gain", "elu", "-p", "alpha"], "NAME=VALUE"),
         (["gain", "elu", "-p", "alpha=x"], "NAME=VALUE"),
+        (["show", "elu", "-p", "alpha=abc"], "'abc' is not a number"),
+        (["show", "elu", "-p", "beta=1"], "elu takes alpha"),
         (["gain", "sign", "--mode", "backward"], "no backward gain"),
         (["gain", "elu", "--plugin", "absent.py"], "no such file"),
         (["check", "absent.yaml"], "No such file"),
@@ -232,26 +308,45 @@ def test_a_closed_pipe_is_no_news() -> None:
         assert process.wait() == 0
 
 
+def on_a_terminal(
+    words: list[str], stream: str, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with one of its streams on a terminal; stdout is what stood there."""
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 80))
+    streams: dict[str, int] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    done = subprocess.run(
+        words, **streams | {stream: writer}, env=inherited | environment, check=True
+    )
+    os.close(writer)
+    done.stdout = b""
+    try:
+        while chunk := os.read(reader, 1000):
+            done.stdout += chunk
+    except OSError:  # the terminal is closed
+        pass
+    os.close(reader)
+    return done
+
+
 def test_a_long_build_shows_a_progress_bar_on_a_terminal_only(tmp_path: Path) -> None:
     pytest.importorskip("tqdm", reason="tqdm draws the bar")
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import time\n"
         + PLUGIN.replace("lambda x: x**3", "slow")
-        + "\ndef slow(x):\n    time.sleep(0.3)\n    return x\n"
+        + "\ndef slow(x):\n    time.sleep(waits.pop() if waits else 0)\n    return x\n"
+        + "\nwaits = [1.2]\n"  # the bar comes after a second
     )
     words = [*GAINREG, "build", "cube", "elu", "--plugin", str(slow), "-o", str(tmp_path / "t")]
     quiet = subprocess.run(words, capture_output=True)
     assert quiet.stderr == b""
-    reader, writer = pty.openpty()
-    termios.tcsetwinsize(writer, (24, 80))
-    subprocess.run(words, stderr=writer, stdout=subprocess.DEVNULL, check=True)
-    os.close(writer)
-    shown = b""
-    try:
-        while chunk := os.read(reader, 1000):
-            shown += chunk
-    except OSError:  # the terminal is closed
-        pass
-    os.close(reader)
-    assert b"building" in shown
+    assert b"building" in on_a_terminal(words, "stderr").stdout
+
+
+def test_colours_are_for_a_terminal_whose_user_has_not_refused_them() -> None:
+    words = [*GAINREG, "list", "tanh"]
+    assert b"\033[1msigmoids\033[0m" in on_a_terminal(words, "stdout").stdout
+    assert b"\033" not in on_a_terminal(words, "stdout", NO_COLOR="1").stdout
+    assert b"\033" not in subprocess.run(words, capture_output=True).stdout

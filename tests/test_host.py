@@ -13,9 +13,8 @@ from gainreg import (
     ParameterError,
     PluginError,
     UnknownActivationError,
-    hookimpl,
 )
-from gainreg.host import Host, host
+from gainreg.host import host
 
 pytestmark = pytest.mark.usefixtures("fresh_host")
 
@@ -159,54 +158,47 @@ def test_a_broken_plugin_in_the_environment_is_a_warning(
         gainreg.gain("cube")
 
 
-def test_a_plugin_may_add_a_closed_form_to_anothers_activation() -> None:
-    class Owner:
-        @hookimpl
-        def gainreg_activations(self) -> list[Activation]:
-            return [Activation("cube", lambda x: x**3)]
+HOOK = """
+import numpy as np
+from gainreg import hookimpl
 
-    class Adder:
-        @hookimpl
-        def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
-            return 15 * std**6 if activation.name == "cube" else None
+@hookimpl
+def {hook}:
+    return {answer}
+"""
 
-    found = Host()
-    found.load("owner", Owner)
-    found.load("adder", Adder)
-    gainreg.host._host = found
+
+def load(folder: Path, hook: str, answer: str) -> str:
+    """Load a plugin file, foreign.py, with one hook of one line; its path."""
+    file = write(folder, HOOK.format(hook=hook, answer=answer), "foreign.py")
+    host().load_file(file)
+    return file
+
+
+def test_a_plugin_may_add_a_closed_form_to_anothers_activation(tmp_path: Path) -> None:
+    host().load_file(write(tmp_path, CUBE))
+    answer = "15 * std**6 if activation.name == 'cube' else None"
+    load(tmp_path, "gainreg_second_moment(activation, std)", answer)
     entry = gainreg.resolve("cube", 2.0)
     assert entry.method == "analytic"
     assert entry.second_moment == 15 * 2.0**6
 
 
-def test_a_wrong_closed_form_for_anothers_activation_is_refused_and_its_plugin_named() -> None:
-    class Adder:
-        @hookimpl
-        def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
-            return std**2 if activation.name == "tanh" else None
-
-    host().load("adder", Adder)
-    with pytest.raises(PluginError, match=r"of 'tanh', from plugin 'adder', is wrong: .*gives 1 "):
+def test_a_wrong_closed_form_for_anothers_activation_is_refused_and_its_plugin_named(
+    tmp_path: Path,
+) -> None:
+    answer = "std**2 if activation.name == 'tanh' else None"
+    load(tmp_path, "gainreg_second_moment(activation, std)", answer)
+    with pytest.raises(
+        PluginError, match=r"of 'tanh', from plugin '.*foreign\.py', is wrong: .*1 "
+    ):
         gainreg.resolve("tanh")
 
 
-def test_a_plugin_may_add_a_sampler_to_anothers_activation() -> None:
-    class Owner:
-        @hookimpl
-        def gainreg_activations(self) -> list[Activation]:
-            return [Activation("cube", lambda x: x**3)]
-
-    class Adder:
-        @hookimpl
-        def gainreg_sample(
-            self, activation: Activation, std: float, size: int, rng: np.random.Generator
-        ) -> object:
-            return (std * rng.standard_normal(size)) ** 3
-
-    found = Host()
-    found.load("owner", Owner)
-    found.load("adder", Adder)
-    gainreg.host._host = found
+def test_a_plugin_may_add_a_sampler_to_anothers_activation(tmp_path: Path) -> None:
+    host().load_file(write(tmp_path, CUBE))
+    hook = "gainreg_sample(activation, std, size, rng)"
+    load(tmp_path, hook, "(std * rng.standard_normal(size)) ** 3")
     entry = gainreg.resolve("cube", method="sampling")
     assert abs(entry.second_moment - 15) < 4 * entry.error
     assert entry.error > 1e-3  # plain draws, not the host's own points
@@ -322,33 +314,30 @@ def test_broken_metadata_of_a_package_takes_nothing_down(
         assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
 
 
-def test_a_plugin_whose_hook_fails_for_anothers_activation_is_named_and_left_out() -> None:
-    class Foreign:
-        @hookimpl
-        def gainreg_second_moment(self, activation: Activation, std: np.ndarray) -> object:
-            return activation.params["no_such_param"] * std
-
-    host().load("foreign", Foreign)
-    with pytest.warns(RuntimeWarning, match=r"'foreign' raised KeyError.*left out"):
+def test_a_plugin_whose_hook_fails_for_anothers_activation_is_named_and_left_out(
+    tmp_path: Path,
+) -> None:
+    hook, answer = "gainreg_second_moment(activation, std)", "activation.params['no_such'] * std"
+    load(tmp_path, hook, answer)
+    with pytest.warns(RuntimeWarning, match=r"foreign\.py' raised KeyError.*left out"):
         assert gainreg.resolve("relu", 3.0).gain == pytest.approx(2**0.5)
     assert gainreg.resolve("tanh", 3.0).gain > 0  # and no second warning
 
 
-def test_a_foreign_forward_of_the_wrong_shape_is_named_and_left_out() -> None:
-    class Foreign:
-        @hookimpl
-        def gainreg_forward(self, activation: Activation, x: np.ndarray) -> object:
-            return np.zeros(3) if activation.name == "gelu" else None
-
-    host().load("foreign", Foreign)
-    with pytest.warns(RuntimeWarning, match=r"'foreign' returned shape.*'gelu'.*left out"):
+def test_a_foreign_forward_of_the_wrong_shape_is_named_and_left_out(tmp_path: Path) -> None:
+    answer = "np.zeros(3) if activation.name == 'gelu' else None"
+    load(tmp_path, "gainreg_forward(activation, x)", answer)
+    with pytest.warns(RuntimeWarning, match=r"foreign\.py' returned shape.*'gelu'.*left out"):
         assert gainreg.resolve("gelu", 3.0).gain > 0
 
 
 def test_an_interrupted_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr("gainreg.host._distributions", lambda: [][0])
-        with pytest.raises(IndexError):
+        patch.setattr("importlib.metadata.distributions", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             host()
     assert gainreg.gain("tanh", 3.0) > 0
 

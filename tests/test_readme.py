@@ -1,6 +1,7 @@
 """The README's code blocks run, in order, as a reader would paste them."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -15,24 +16,51 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"^(?:<!-- (.*?) -->\n)?```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_every_python_block_runs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader works, after the first command."""
+    folder = tmp_path_factory.mktemp("reader")
+    first = next(code for _, language, code in BLOCKS if language == "sh")
+    install, build = first.strip().split(" && ")
+    assert install == "pip install ."
+    subprocess.run([sys.executable, "-m", *build.split()], cwd=folder, check=True)
+    return folder
+
+
+# Runs blocks of code one after the other, each as if it stood alone, and says what each printed.
+READER = """
+import contextlib, io, json, sys
+shown = []
+for code in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, code, "exec"), {})
+    shown.append(out.getvalue())
+print(json.dumps(shown))
+"""
+
+
+def test_every_python_block_runs_and_prints_what_it_says(folder: Path) -> None:
     assert "export KERAS_BACKEND=torch" in README
     environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "2"}
     blocks = [code for mark, language, code in BLOCKS if language == "python" and not mark]
     assert len(blocks) >= 7
-    for code in blocks:
-        for module in re.findall(
-            r"^(?:import|from) (torch|jax|flax|keras|equinox)\b", code, re.MULTILINE
-        ):
-            if importlib.util.find_spec(module) is None:
-                pytest.skip(f"the README's block needs {module}")
-        words = [sys.executable, "-W", "ignore", "-c", code]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
-        for line, shown in zip(
-            re.findall(r"# (\d[\d.]*)…", code), done.stdout.split(), strict=False
-        ):
-            assert shown.startswith(line)
+    for module in ("torch", "jax", "flax", "keras", "equinox"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"the README's blocks need {module}")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", READER],
+        input=json.dumps(blocks),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    for code, shown in zip(blocks, printed, strict=True):
+        said = re.findall(r"# (\d[\d.]*)…", code)
+        for line, word in zip(said, shown.split(), strict=False):
+            assert word.startswith(line)
 
 
 def test_the_plugin_is_whole_and_its_command_runs(tmp_path: Path) -> None:
@@ -45,12 +73,8 @@ def test_the_plugin_is_whole_and_its_command_runs(tmp_path: Path) -> None:
     assert 1 / float(done.stdout) ** 2 == pytest.approx(1 + 6 * 0.2 + 15 * 0.2**2)
 
 
-def test_the_set_up_command_ends_in_a_table(tmp_path: Path) -> None:
-    first = next(code for _, language, code in BLOCKS if language == "sh")
-    install, build = first.strip().split(" && ")
-    assert install == "pip install ."
-    subprocess.run([sys.executable, "-m", *build.split()], cwd=tmp_path, check=True)
-    assert len(gainreg.load_table(tmp_path / "gains.yaml")) == len(gainreg.load_table())
+def test_the_set_up_command_ends_in_a_table(folder: Path) -> None:
+    assert len(gainreg.load_table(folder / "gains.yaml")) == len(gainreg.load_table())
 
 
 def test_the_numbers_in_the_depth_table_are_those_of_gainreg() -> None:
