@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,17 @@ from gainreg.entry import SMALLEST, GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
 from gainreg.host import host
 from gainreg.methods import NAMES, moments
-from gainreg.moments import FloatArray
+from gainreg.moments import FloatArray, Moments
 from gainreg.params import METHODS, check_seed, check_std
 
-_METHOD_NAMES = np.array(NAMES)
+_METHODS = np.array(NAMES)
 
 
-@dataclass(frozen=True, eq=False)
-class GainCurve(Gains):
-    """The moments of one activation at an array of stds: a ``GainEntry`` with arrays.
+class GainCurve(Gains[FloatArray]):
+    """The moments and gains of one activation at an array of stds: arrays, NaN where there is none.
 
-    ``curve[i]`` is the GainEntry at the i-th std. What is None in an entry is NaN in an array;
-    ``backward_gain`` too is NaN where there is none.
+    ``curve[i]`` is the GainEntry at the i-th std.
     """
-
-    activation: str
-    params: Mapping[str, float]
-    std: FloatArray
-    mean: FloatArray
-    second_moment: FloatArray
-    variance: FloatArray
-    derivative_second_moment: FloatArray
-    variance_slope: FloatArray
-    width: float
-    method: np.ndarray[Any, np.dtype[np.str_]]
-    error: FloatArray
 
     def _where(self, holds: Any, value: Callable[[], Any]) -> Any:
         """``value()`` where it holds, NaN elsewhere."""
@@ -52,20 +37,13 @@ class GainCurve(Gains):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> GainEntry:
-        slope = self.derivative_second_moment.item(i)
-        return GainEntry(
-            activation=self.activation,
-            params=dict(self.params),
-            std=self.std.item(i),
-            mean=self.mean.item(i),
-            second_moment=self.second_moment.item(i),
-            variance=self.variance.item(i),
-            derivative_second_moment=None if math.isnan(slope) else slope,
-            variance_slope=self.variance_slope.item(i),
-            width=self.width,
-            method=self.method.item(i),
-            error=self.error.item(i),
-        )
+        entry = {
+            name: value.item(i) if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+        }
+        if math.isnan(entry["derivative_second_moment"]):
+            entry["derivative_second_moment"] = None
+        return GainEntry(**{**entry, "params": dict(self.params)})
 
 
 def resolve(
@@ -124,15 +102,17 @@ def find(
     if method != "auto" and method not in METHODS:
         known = ", ".join(map(repr, ("auto", *METHODS)))
         raise ParameterError(f"method is one of {known}, got {method!r}")
-    seed = check_seed(seed)
-    activation, params = as_activation(activation, params)
-    with np.errstate(all="ignore"):  # what is out of range is found and said below
-        bound = host().bind(activation, params)
-        m, used = moments(host(), bound, std, method, seed)
-        good = (m.second_moment >= SMALLEST) & (abs(m.second_moment + m.mean) < math.inf)
+    bound, m, used = _moments(*as_activation(activation, params), std, method, check_seed(seed))
+    good = (m.second_moment >= SMALLEST) & (abs(m.second_moment + m.mean) < math.inf)
     if not good.all():
         i = np.argmin(good)
-        raise _out_of_range(bound.name, float(std[i]), float(m.second_moment[i]))
+        what = "is infinite, overflows a double, or has tails too heavy to integrate"
+        if m.second_moment[i] < SMALLEST:
+            what = "is zero or underflows a double, so that no gain exists"
+        raise MomentError(
+            f"the second moment of {bound.name!r} at std = {std[i]:.6g} {what}; "
+            "try another std or other params"
+        )
     # Here E[φ′²] gets its meaning for users: unknown or not existing is NaN, and what is below the
     # least normal double has lost its digits and is 0.
     slope = m.derivative_second_moment
@@ -147,9 +127,23 @@ def find(
         derivative_second_moment=slope,
         variance_slope=m.variance_slope,
         width=bound.width,
-        method=_METHOD_NAMES[used],
+        method=used,
         error=m.error,
     )
+
+
+def _moments(
+    activation: str | Activation,
+    params: Mapping[str, Any],
+    std: FloatArray,
+    method: str,
+    seed: int,
+) -> tuple[Activation, Moments, np.ndarray[Any, np.dtype[np.str_]]]:
+    """The activation with its params, its moments, and the method that found each second one."""
+    bound = host().bind(activation, params)
+    with np.errstate(all="ignore"):  # what is out of range is found and said by the caller
+        m, used = moments(host(), bound, std, method, seed)
+    return bound, m, _METHODS[used]
 
 
 def as_activation(
@@ -199,14 +193,3 @@ def check_stds(stds: Any) -> FloatArray:
     if bad.any():
         raise ParameterError(f"std must be finite and above 0, got {std[bad][0]}")
     return std
-
-
-def _out_of_range(activation: str, std: float, second: float) -> MomentError:
-    if second < SMALLEST:
-        what = "is zero or underflows a double, so that no gain exists"
-    else:
-        what = "is infinite, overflows a double, or has tails too heavy to integrate"
-    return MomentError(
-        f"the second moment of {activation!r} at std = {std:.6g} {what}; "
-        "try another std or other params"
-    )
