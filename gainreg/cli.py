@@ -112,8 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    text = "list activations with their gains, by family"
-    command(_list, text, "list sigmoids gelu --std 0.5", any_, std, param, as_json)
+    command(_list, "list activations and gains", "list sigmoids gelu", any_, std, param, as_json)
 
     sub = command(_gain, "print one gain", "gain elu -p alpha=0.5 --mode backward", std, param)
     sub.add_argument("name", metavar="NAME", help="an activation or alias")
@@ -246,9 +245,9 @@ def _list(options: argparse.Namespace) -> int:
         _print(family, BOLD)
         for row in members:
             cells = "".join(f"{_cell(row[key]):>9}" for key in FACTORS)
-            marks = f"{row['method'] or '':<11} {'; '.join(row['marks'])}"
-            style = YELLOW if row["marks"] else PLAIN
-            _print(f"{row['name']:{width}}{cells}  {marks}", style, 2, 2)
+            marks = "; ".join(row["marks"])
+            line = f"{row['name']:{width}}{cells}  {row['method'] or '':<11} {marks}"
+            _print(line, YELLOW if marks else PLAIN, 2, 2)
             aliases = f"also {', '.join(row['aliases'])}" if row["aliases"] else ""
             _print("; ".join(filter(None, (row["reference"], aliases))), DIM, 6)
         print()
@@ -301,8 +300,8 @@ def _show(options: argparse.Namespace) -> int:
     found = []
     for activation, params in _named(options):
         entry = entry_for(activation.name, options.std, params)
-        facts = {"activation": activation.name, "reference": activation.reference}
-        found.append((facts | {"aliases": list(activation.aliases)} | to_dict(entry), entry))
+        about = {"reference": activation.reference, "aliases": list(activation.aliases)}
+        found.append(({"activation": activation.name, **about, **to_dict(entry)}, entry))
     if options.json:
         return _print_json([facts for facts, _ in found])
     for facts, entry in found:
@@ -312,7 +311,7 @@ def _show(options: argparse.Namespace) -> int:
                 entry.gain_for(mode)
             except MomentError as error:
                 reasons.append(str(error))
-        if facts.get("critical_bias_std", 0) is None and entry.gradient_factor is not None:
+        if facts["critical_bias_std"] is None and entry.gradient_factor is not None:
             reasons.append(f"{entry.activation!r} has no critical biases: gradient_factor < 1")
         _print_facts(facts, {"std": entry.std, **entry.params}, *reasons)
     return 0

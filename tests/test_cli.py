@@ -29,6 +29,10 @@ def test_gain_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "gain", "elu", "--std", "2", "-p", "alpha=0.5", "--mode", "backward")
     assert code == 0
     assert float(out) == gainreg.gain("elu", 2.0, "backward", alpha=0.5)
+    for mode, fan in (("forward", "fan_in"), ("backward", "fan_out")):
+        assert run(capsys, "gain", "tanh", "--mode", mode) == run(
+            capsys, "gain", "tanh", "--mode", fan
+        )
 
 
 def test_show_prints_whole_entries_for_people_and_for_programs(
@@ -64,6 +68,10 @@ def test_show_says_why_a_number_is_missing(capsys: pytest.CaptureFixture[str]) -
     assert "'step' has no backward gain" in step
     _, out, _ = run(capsys, "show", "threshold", "-p", "threshold=1000", "-p", "value=1")
     assert "'threshold' has no centered gain: φ is constant" in out
+    assert "no backward gain: φ is constant, so that no gradient passes" in " ".join(out.split())
+    _, out, _ = run(capsys, "show", "gaussian")
+    assert "critical_bias_std         none\n" in out
+    assert "'gaussian' has no critical biases: gradient_factor < 1" in out
 
 
 def test_each_activation_gets_the_params_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +215,7 @@ def test_plugins_shows_every_plugin_and_why_one_is_broken(
         (["gain", "elu", "--std", "0"], "std must be above 0"),
         (["gain", "elu", "--std", "nan"], "std must be finite"),
         (["gain", "elu", "-p", "beta=1"], "no param 'beta'"),
+        (["gain", "elu", "--mode", "sideways"], "'fan_out'"),
         (["gain", "elu", "-p", "alpha"], "NAME=VALUE"),
         (["gain", "elu", "-p", "alpha=x"], "NAME=VALUE"),
         (["show", "elu", "-p", "alpha=abc"], "'abc' is not a number"),
