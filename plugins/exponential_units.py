@@ -75,7 +75,8 @@ def gainreg_activations() -> list[Activation]:
         Activation(
             "selu",
             **piecewise(
-                lambda: SELU_SCALE * Piecewise([0], [SELU_ALPHA * (exp(1) - 1), X]), forward=selu
+                lambda: Piecewise([0], [SELU_SCALE * (SELU_ALPHA * (exp(1) - 1)), SELU_SCALE * X]),
+                forward=selu,
             ),
             reference="scale·elu(x, alpha); Klambauer et al. 2017, arXiv:1706.02515",
         ),
