@@ -245,7 +245,7 @@ def test_arguments_that_the_function_does_not_take_are_refused(odd: Any) -> None
 
 @pytest.mark.parametrize(
     "weights",
-    [nn.Linear(4, 4), np.zeros((4, 4)), torch.empty(4, 4, dtype=torch.int8), torch.empty(4)],
+    [nn.LSTM(4, 4), np.zeros((4, 4)), torch.empty(4, 4, dtype=torch.int8), torch.empty(4)],
     ids=["layer", "array", "integers", "vector"],
 )
 def test_what_is_no_weight_is_refused(weights: Any) -> None:

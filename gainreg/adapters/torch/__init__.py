@@ -1,5 +1,6 @@
-"""PyTorch: initialisers of single weights and chains (weights.py)."""
+"""PyTorch: initialisers of weights, layers and chains (weights.py); what it calls an activation."""
 
+from gainreg.adapters.torch.activations import FRAMEWORK, wrap
 from gainreg.adapters.torch.weights import (
     calculate_gain,
     init_sequential_,
@@ -7,10 +8,10 @@ from gainreg.adapters.torch.weights import (
     orthogonal_,
     trunc_normal_,
     uniform_,
-    wrap,
 )
 
 __all__ = [
+    "FRAMEWORK",
     "calculate_gain",
     "init_sequential_",
     "normal_",
