@@ -123,10 +123,8 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         return self._draw(tuple(shape), dtype, kind, self.strides, self.groups)
 
     def _set(self, layer: Any) -> Any:
-        kind = next(
-            (KINDS[kind] for kind, kinds in LAYERS.items() if isinstance(layer, kinds)), None
-        )
-        if kind is None:
+        known = [kind for kind, kinds in LAYERS.items() if isinstance(layer, kinds)]
+        if not known:
             raise ParameterError(
                 f"{type(layer).__name__} is no Dense, Conv, DepthwiseConv or ConvTranspose layer; "
                 "give the initializer as its kernel_initializer"

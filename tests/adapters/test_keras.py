@@ -185,6 +185,43 @@ def test_conv_kernels_and_half_precision() -> None:
         assert keras.backend.standardize_dtype(draw((4, 4), "bfloat16").dtype) == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("kind", "layer", "channels"),
+    [
+        ("linear", layers.Dense(300), 300),
+        ("linear", layers.Conv2D(64, 3, groups=4), 64),
+        ("depthwise", layers.DepthwiseConv2D(5, depth_multiplier=2), 64),
+        ("transposed", layers.Conv2DTranspose(32, 4, strides=2), 64),
+    ],
+)
+def test_layers_and_their_kinds_tell_what_shapes_do_not(
+    kind: str, layer: Any, channels: int
+) -> None:
+    shape = (512, channels) if isinstance(layer, layers.Dense) else (4, 32, 32, channels)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+    def level() -> float:
+        y = keras.ops.convert_to_numpy(layer(x))
+        return float(y[:, 8:-8, 8:-8].std() if y.ndim == 4 else y.std())
+
+    strides = getattr(layer, "strides", 1)
+    layer.kernel_initializer = VarianceScaling("identity", kind=kind, strides=strides, seed=0)
+    if kind == "depthwise":
+        layer.depthwise_initializer = layer.kernel_initializer
+    assert level() == pytest.approx(1, rel=0.06)
+    layer.bias.assign(np.ones(layer.bias.shape))
+    for distribution in ("uniform", "orthogonal"):
+        assert VarianceScaling("identity", distribution=distribution, seed=1)(layer) is layer
+        assert level() == pytest.approx(1, rel=0.06)
+
+
+def test_a_layer_without_weights_is_refused() -> None:
+    with pytest.raises(gainreg.ParameterError, match="before it is built"):
+        VarianceScaling("relu")(layers.Dense(3))
+    with pytest.raises(gainreg.ParameterError, match="give the initializer as"):
+        VarianceScaling("relu")(layers.LSTM(3))
+
+
 SAVED = """
 import sys, numpy as np, keras
 from gainreg.adapters.keras import VarianceScaling
