@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gainreg.entry import GainEntry
-from gainreg.errors import ParameterError
+from gainreg.errors import MomentError, ParameterError
 from gainreg.lookup import entry_for
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 Axes = int | Sequence[int]
 
-MODES = ("fan_in", "fan_out", "fan_avg")
+MODES = ("fan_in", "fan_out", "fan_avg", "critical")
 
 # Standard deviation of a standard normal truncated at ±2: √(1 − 4·pdf(2)/P(|z| < 2))
 TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
@@ -160,7 +160,7 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         entry: of the activation whose output feeds the weights.
         mode: what to keep: "fan_in" the forward variance (He et al. 2015, arXiv:1502.01852,
             eq. 10), "fan_out" the gradient variance (eq. 14), "fan_avg" the compromise of Glorot
-            and Bengio (2010), for any φ.
+            and Bengio (2010), for any φ; "critical" both, together with biases of ``bias_std``.
         fan_in: number of inputs that one output sums over.
         fan_out: number of outputs that one input goes to.
 
@@ -177,7 +177,54 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
     backward = float(entry.backward_gain) ** 2
     if mode == "fan_out":
         return backward / fan_out
+    if mode == "critical":
+        bias_std(entry, mode)  # refuses what has none
+        return backward / fan_in
     return 2 / (fan_in / float(entry.gain) ** 2 + fan_out / backward)
+
+
+def bias_std(entry: GainEntry, mode: str) -> float:
+    """Standard deviation of the biases beside such weights: 0 but for the mode "critical".
+
+    Raises:
+        MomentError: no biases make the weights of that mode keep the variance.
+    """
+    if mode != "critical":
+        return 0.0
+    if entry.critical_bias_std is None:
+        raise MomentError(
+            f"{entry.activation!r} at std = {entry.std:.6g} has no critical initialisation: its "
+            "gradient_factor is below 1, or not known; use a mode that keeps one variance"
+        )
+    return float(entry.critical_bias_std)
+
+
+def critical_entry(
+    framework: Framework, activation: Any, std: float | None, params: Mapping[str, Any]
+) -> GainEntry:
+    """The entry of an activation where both its signals and its gradients keep their size.
+
+    Args:
+        framework, activation, params: as for ``entry_of``.
+        std: of the pre-activation; None for that of the critical point, or 1 where there is one at
+            every std or only as std goes to 0 (Roberts, Yaida and Hanin 2022, ch. 5).
+
+    Raises:
+        ParameterError: there is no critical point, and no std is given; as ``entry_of``.
+        MomentError, UnknownActivationError, PluginError: as ``entry_of``.
+    """
+    if std is None and not isinstance(activation, GainEntry):
+        from gainreg.critical import critical
+
+        found = framework.understood(activation, params)
+        point = critical(found[0], **found[1]) if isinstance(found, tuple) else critical(found)
+        if point.kind == "none":
+            raise ParameterError(
+                f"{point.activation!r} has no critical point: give the std of the pre-activations "
+                "as std=…, or keep one variance only, by mode"
+            )
+        std = point.std if point.kind == "half_stable" else 1.0
+    return entry_of(framework, activation, 1.0 if std is None else std, params, None)
 
 
 def uniform_bound(std: float) -> float:

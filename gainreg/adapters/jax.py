@@ -95,7 +95,8 @@ def normal(recipe: _Recipe) -> Callable[..., Any]:
             ``functools.partial`` of one, or any callable that JAX can trace. ``jax.nn.gelu`` is
             the tanh approximation by default, the name "gelu" the exact function.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
+            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
+            bias; see critical.
         std: standard deviation of the pre-activation, not its variance.
         table: a ``GainTable`` or its path: every constant comes from there.
         kind: of the layer: "linear" for Flax's dense and convolution kernels, (…, in, out),
@@ -143,6 +144,39 @@ def orthogonal(recipe: _Recipe) -> Callable[..., Any]:
     factorisation. Saxe et al. 2014, arXiv:1312.6120.
     """
     return _initializer(recipe, _orthogonal)
+
+
+def critical(
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    *,
+    std: float | None = None,
+    kind: str = "linear",
+    strides: Axes = 1,
+    groups: int = 1,
+    dtype: Any = None,
+    **params: float,
+) -> dict[str, Callable[..., Any]]:
+    """Initializers with which signals and gradients both keep their size, by Flax's names.
+
+    As in ``linen.Dense(64, **critical("tanh"))``: a normal "kernel_init" of variance
+    backward_gain²/fan_in, and a normal "bias_init" of standard deviation ``critical_bias_std``.
+    Called with a layer in place of a shape, "kernel_init" sets its weights and its bias. All must
+    be so throughout a stack, and what enters it have ``std``.
+
+    Args:
+        activation, kind, strides, groups, dtype, params: as for ``normal``.
+        std: of the pre-activations; None for the critical one, to which depth brings the signal
+            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
+
+    Raises:
+        ParameterError: there is no critical std and none is given; as ``normal``.
+        MomentError: gradients die out at that std, or φ jumps.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    kernel = normal(entry, "critical", kind=kind, strides=strides, groups=groups, dtype=dtype)
+    bias = initializers.normal(scaling.bias_std(entry, "critical"), _floating(dtype))
+    return {"kernel_init": kernel, "bias_init": bias}
 
 
 def _initializer(recipe: _Recipe, draw: Draw) -> Callable[..., Any]:
@@ -203,7 +237,7 @@ def _floating(dtype: Any) -> Any:
 
 
 def _layer(key: Any, layer: Any, recipe: _Recipe, draw: Draw) -> Any:
-    """A layer with weights drawn and its bias at 0: a new one of Equinox, the same one of NNX."""
+    """A layer with weights and bias drawn: a new one of Equinox, the same one of NNX."""
     equinox: Any = sys.modules.get("equinox")
     nnx: Any = sys.modules.get("flax.nnx")
     if equinox and isinstance(layer, (equinox.nn.Linear, equinox.nn.Conv)):
@@ -227,17 +261,25 @@ def _layer(key: Any, layer: Any, recipe: _Recipe, draw: Draw) -> Any:
         strides=getattr(layer, "stride", None) or getattr(layer, "strides", None) or 1,
         groups=getattr(layer, "groups", None) or getattr(layer, "feature_group_count", None) or 1,
     )
-    init = _initializer(recipe, draw)
+    spread = scaling.bias_std(recipe.entry, recipe.mode)
+    if spread and layer.bias is None:
+        raise ParameterError("the layer has no bias, without which weights are not critical")
+    init, bias_key = _initializer(recipe, draw), jax.random.fold_in(key, 1)
+
+    def bias() -> Any:
+        return spread * jax.random.normal(bias_key, layer.bias.shape, layer.bias.dtype)
+
     if hasattr(layer, "kernel"):
         layer.kernel[...] = init(key, layer.kernel.shape, layer.kernel.dtype)
         if layer.bias is not None:
-            layer.bias[...] = jnp.zeros_like(layer.bias[...])
+            layer.bias[...] = bias()
         return layer
-    weight = init(key, layer.weight.shape, layer.weight.dtype)
-    layer = equinox.tree_at(lambda new: new.weight, layer, weight)
+    new = equinox.tree_at(
+        lambda layer: layer.weight, layer, init(key, layer.weight.shape, layer.weight.dtype)
+    )
     if layer.bias is None:
-        return layer
-    return equinox.tree_at(lambda new: new.bias, layer, jnp.zeros_like(layer.bias))
+        return new
+    return equinox.tree_at(lambda layer: layer.bias, new, bias())
 
 
 # --- activations ---

@@ -57,7 +57,8 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             which leaves it 8 digits). A PReLU layer with several slopes counts with
             their root mean square, which gives the exact average over channels.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
+            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
+            bias; see critical.
         distribution: as in Keras "truncated_normal" (also called "normal"), "untruncated_normal"
             or "uniform"; or "orthogonal" (Saxe et al. 2014, arXiv:1312.6120). All have the same
             mean square.
@@ -105,7 +106,8 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         self.entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
         relative = scaling.variance(self.entry, mode, 1, 1)  # refuses a wrong mode
         drawn = "truncated_normal" if distribution == "orthogonal" else distribution
-        super().__init__(relative, mode, drawn, seed)
+        super().__init__(relative, "fan_in", drawn, seed)
+        self.mode = mode
         self.kind, self.strides, self.groups = kind, strides, groups
         self.input_axes, self.output_axes = input_axes, output_axes
         if distribution == "orthogonal":
@@ -134,8 +136,12 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         strides, groups = getattr(layer, "strides", 1), getattr(layer, "groups", 1)
         shape, dtype = tuple(layer.kernel.shape), layer.kernel.dtype
         layer.kernel.assign(self._draw(shape, dtype, KINDS[known[0]], strides, groups))
+        spread = scaling.bias_std(self.entry, self.mode)
         if layer.bias is not None:
-            layer.bias.assign(keras.ops.zeros_like(layer.bias))
+            normal = keras.initializers.RandomNormal(0.0, spread, self.seed)
+            layer.bias.assign(normal(layer.bias.shape, layer.bias.dtype))
+        elif spread:
+            raise ParameterError("the layer has no bias, without which weights are not critical")
         return layer
 
     def _draw(
@@ -203,6 +209,40 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
                 "change the activation, its std or params, leave the entry out"
             )
         return cls(entry, **config)
+
+
+def critical(
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    *,
+    std: float | None = None,
+    seed: int | None = None,
+    kind: str = "linear",
+    strides: Axes = 1,
+    groups: int = 1,
+    **params: float,
+) -> dict[str, Any]:
+    """Initializers with which signals and gradients both keep their size, by Keras's names.
+
+    As in ``Dense(64, **critical("tanh"))``: a normal "kernel_initializer" of variance
+    backward_gain²/fan_in, and a normal "bias_initializer" of standard deviation
+    ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
+
+    Args:
+        activation, seed, kind, strides, groups, params: as for ``VarianceScaling``.
+        std: of the pre-activations; None for the critical one, to which depth brings the signal
+            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
+
+    Raises:
+        ParameterError: there is no critical std and none is given; as ``VarianceScaling``.
+        MomentError: gradients die out at that std, or φ jumps.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    kernel = VarianceScaling(
+        entry, "critical", "untruncated_normal", seed, kind=kind, strides=strides, groups=groups
+    )
+    bias = keras.initializers.RandomNormal(0.0, scaling.bias_std(entry, "critical"), seed)
+    return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 
 # --- activations ---

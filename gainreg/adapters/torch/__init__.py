@@ -3,6 +3,7 @@
 from gainreg.adapters.torch.activations import FRAMEWORK, wrap
 from gainreg.adapters.torch.weights import (
     calculate_gain,
+    critical_,
     init_sequential_,
     normal_,
     orthogonal_,
@@ -13,6 +14,7 @@ from gainreg.adapters.torch.weights import (
 __all__ = [
     "FRAMEWORK",
     "calculate_gain",
+    "critical_",
     "init_sequential_",
     "normal_",
     "orthogonal_",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
 
+Layer = TypeVar("Layer", bound=nn.Module)
 Weights = TypeVar("Weights", bound=Tensor | nn.Module)
 
 _LINEAR = ("linear", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
@@ -43,13 +45,18 @@ class _Drawing(Generic[Weights]):
     given: Weights
     weight: Tensor
     std: float
+    bias_std: float
     generator: torch.Generator | None
 
+    def normal(self) -> Weights:
+        init.normal_(self.weight, 0.0, self.std, generator=self.generator)
+        return self.done()
+
     def done(self) -> Weights:
-        """What was given, with a layer's bias at 0."""
+        """What was given, with a layer's bias set too."""
         bias = getattr(self.given, "bias", None)  # a tensor has none
         if bias is not None:
-            init.zeros_(bias)
+            init.normal_(bias, 0.0, self.bias_std, generator=self.generator)
         return self.given
 
 
@@ -68,7 +75,10 @@ def _drawing(
     weight, found = _fans(tensor, transposed, groups)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scale = math.sqrt(scaling.variance(entry, mode, found.fan_in, found.fan_out))
-    return _Drawing(tensor, weight, scale, generator)
+    bias_std = scaling.bias_std(entry, mode)
+    if bias_std and isinstance(tensor, nn.Module) and tensor.bias is None:
+        raise ParameterError("the layer has no bias, without which weights are not critical")
+    return _Drawing(tensor, weight, scale, bias_std, generator)
 
 
 @scaling.takes(_drawing)
@@ -87,7 +97,8 @@ def normal_(drawing: _Drawing[Weights]) -> Weights:
             counts with their root mean square, which gives the exact average over channels; an
             RReLU in eval mode with its mean slope.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
+            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
+            bias; see critical_.
         std: standard deviation of the pre-activation, not its variance.
         table: a ``GainTable`` or its path: every constant comes from there.
         generator: the random numbers' source.
@@ -103,8 +114,7 @@ def normal_(drawing: _Drawing[Weights]) -> Weights:
         TableError: ``table`` lacks the entry.
         UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    init.normal_(drawing.weight, 0.0, drawing.std, generator=drawing.generator)
-    return drawing.done()
+    return drawing.normal()
 
 
 @scaling.takes(_drawing)
@@ -145,6 +155,37 @@ def orthogonal_(drawing: _Drawing[Weights]) -> Weights:
     return drawing.done()
 
 
+def critical_(
+    layer: Layer,
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    *,
+    std: float | None = None,
+    generator: torch.Generator | None = None,
+    **params: float,
+) -> Layer:
+    """Set a layer's weights and bias so that signals and gradients both keep their size.
+
+    Weights are normal with variance backward_gain²/fan_in, biases with standard deviation
+    ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
+
+    Args:
+        layer: a Linear, Conv or ConvTranspose.
+        activation: as for ``normal_``.
+        std: of the pre-activations; None for the critical one, to which depth brings the signal
+            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
+        generator: the random numbers' source.
+        **params: the activation's parameters, where they differ from the defaults.
+
+    Raises:
+        ParameterError: there is no critical std and none is given, or the layer has no bias; as
+            ``normal_``.
+        MomentError: gradients die out at that std, or φ jumps.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    return normal_(layer, entry, "critical", generator=generator)
+
+
 def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
     """The gain of a nonlinearity, a standard deviation, as ``torch.nn.init.calculate_gain``.
 
@@ -181,6 +222,7 @@ def init_sequential_(
     model: nn.Sequential,
     table: scaling.Table = None,
     *,
+    criterion: str = "forward",
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Initialise a chain of layers, each for the activation before it, and return the chain.
@@ -194,31 +236,50 @@ def init_sequential_(
     Args:
         model: a Sequential of Linear, Conv, ConvTranspose and activation modules.
         table: a ``GainTable`` or its path: every constant comes from there.
+        criterion: "forward"; or "critical" for weights and biases as by ``critical_``, where an
+            activation has a critical point and the layer behind it a bias. Pre-activations then
+            have the critical std of the activation that they enter; data and outputs have 1.
         generator: the random numbers' source.
 
     Raises:
-        ParameterError: what is not such a chain, naming the module.
+        ParameterError: what is not such a chain, naming the module; another criterion.
         TableError, MomentError: as ``normal_``.
     """
     from gainreg.table import GainTable, load_table
 
+    if criterion not in ("forward", "critical"):
+        raise ParameterError(f"criterion is 'forward' or 'critical', got {criterion!r}")
+    if criterion == "critical" and table is not None:
+        raise ParameterError("a table says nothing of critical points; leave table= out")
     if table is not None and not isinstance(table, GainTable):
         table = load_table(table)
-    scales: list[tuple[Any, float]] = []
+    drawings: list[_Drawing[Any]] = []
+    levels: list[float] = []  # the std of the pre-activations behind each layer's weights
     storages: set[int] = set()
     feeding: tuple[str, nn.Module] | None = None
     for where, module in _chain(model, "model"):
         if isinstance(module, _LAYERS):
+            fed_by = feeding[1] if feeding else "identity"
             try:
-                drawing = _drawing(module, feeding[1] if feeding else "identity", table=table)
+                mode, entry = "fan_in", None
+                if criterion == "critical" and module.bias is not None:
+                    with contextlib.suppress(ParameterError, MomentError):  # it has no such point
+                        mode, entry = (
+                            "critical",
+                            scaling.critical_entry(FRAMEWORK, fed_by, None, {}),
+                        )
+                if entry is None:
+                    entry = scaling.entry_of(FRAMEWORK, fed_by, 1.0, {}, table)
+                drawing = _drawing(module, entry, mode, generator=generator)
                 storage = drawing.weight.untyped_storage().data_ptr()
                 if storage in storages and not drawing.weight.is_meta:
                     raise ParameterError("it has the weight of a layer before it")
-                storages.add(storage)
-                scales.append((module, drawing.std))
             except (ParameterError, MomentError, PluginError) as error:
                 fed = f" after {_name(*feeding)}" if feeding else ""
                 raise ParameterError(f"{_name(where, module)}{fed}: {error}") from error
+            storages.add(storage)
+            drawings.append(drawing)
+            levels.append(entry.std)
             feeding = None
         elif type(module) in _ACTIVATIONS:
             if feeding:
@@ -233,10 +294,10 @@ def init_sequential_(
                 "Linear, Conv, ConvTranspose, activation modules, Identity, Flatten, Unflatten and "
                 "plain Sequential; initialise the layers yourself, with normal_"
             )
-    for layer, scale in scales:
-        init.normal_(layer.weight, 0.0, scale, generator=generator)
-        if layer.bias is not None:
-            init.zeros_(layer.bias)
+    # what a layer makes of a signal at its level must have the level of the next
+    for drawing, level, after in zip(drawings, levels, [*levels[1:], 1.0], strict=True):
+        ratio = after / level
+        replace(drawing, std=ratio * drawing.std, bias_std=ratio * drawing.bias_std).normal()
     return model
 
 
