@@ -22,6 +22,7 @@ from gainreg.errors import ParameterError
 from gainreg.params import check_params
 
 Named = tuple[str, dict[str, Any]]  # an activation's gainreg name, and params
+Understood = tuple[str | Activation, Mapping[str, Any]]  # what ``host().bind`` takes
 Function = Callable[[Any], Any]
 
 # The adapter that knows the objects of a package. Keras stands first, as its layers are also
@@ -55,7 +56,7 @@ POINTS = (-11.3, -2.6, -0.7, 0.4, 1.9, 9.7)
 TOLERANCE = 1e-5
 
 
-def understood(activation: Any, params: Mapping[str, Any]) -> Named | Activation | None:
+def understood(activation: Any, params: Mapping[str, Any]) -> Understood | None:
     """An object of a framework that is imported already, as in that framework's adapter.
 
     Args:
@@ -63,8 +64,8 @@ def understood(activation: Any, params: Mapping[str, Any]) -> Named | Activation
         params: given beside it.
 
     Returns:
-        A gainreg name and all params that are known; an ``Activation`` that evaluates the object,
-        if it has no name; None if it belongs to no framework, or to one that is not imported.
+        A gainreg name, or an ``Activation`` that evaluates what has no name, and all params that
+        are known; None for what belongs to no framework, or to one that is not imported.
 
     Raises:
         ParameterError: as ``Framework.understood``.
@@ -76,7 +77,7 @@ def understood(activation: Any, params: Mapping[str, Any]) -> Named | Activation
     for package, adapter in ADAPTERS.items():
         if package in packages and sys.modules.get(package) is not None:
             framework = importlib.import_module(f"gainreg.adapters.{adapter}").FRAMEWORK
-            found: Named | Activation = framework.understood(activation, params)
+            found: Understood = framework.understood(activation, params)
             return found
     return None
 
@@ -100,8 +101,8 @@ class Framework:
     layers: type | tuple[type, ...] = ()
     exceptions: Mapping[str, Callable[..., Named | None]] = field(default_factory=dict)
 
-    def understood(self, activation: Any, params: Mapping[str, Any]) -> Named | Activation:
-        """An activation as a gainreg name and params, or else as an ``Activation``.
+    def understood(self, activation: Any, params: Mapping[str, Any]) -> Understood:
+        """An activation as a gainreg name, or else as an ``Activation``, and all its params.
 
         Args:
             activation: a name, an ``Activation``, one of the framework's own functions or layers,
@@ -113,10 +114,8 @@ class Framework:
             ParameterError: none of these; arguments that the function does not take, or that say
                 what ``params`` says too; a softmax of unknown width.
         """
-        if isinstance(activation, str):
-            return activation, dict(params)
-        if isinstance(activation, Activation):
-            return activation
+        if isinstance(activation, (str, Activation)):
+            return activation, params
         if isinstance(activation, type) and issubclass(activation, self.layers):
             with contextlib.suppress(TypeError):  # it needs arguments: refused as a class below
                 activation = activation()
@@ -127,7 +126,7 @@ class Framework:
             )
         named, own = self.read(activation)
         if named is None:
-            return self.wrap(activation)
+            return self.wrap(activation), params
         name, found = named
         if twice := ", ".join(own & params.keys()):
             raise ParameterError(f"{activation!r} has its own {twice}; give it in one place only")

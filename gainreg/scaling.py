@@ -146,11 +146,10 @@ def entry_of(
                 "a GainEntry has its std, params and constants already; give it alone"
             )
         return activation
-    found = framework.understood(activation, params)
-    if isinstance(found, tuple):
-        name, all_params = found
-        return entry_for(name, std, all_params, table)
-    return entry_for(found if table is None else activation, std, params, table)
+    found, params = framework.understood(activation, params)
+    # a table knows nothing of what has no name, and says so of what was given
+    known = found if table is None or isinstance(found, str) else activation
+    return entry_for(known, std, params, table)
 
 
 def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> float:
@@ -216,8 +215,8 @@ def critical_entry(
     if std is None and not isinstance(activation, GainEntry):
         from gainreg.critical import critical
 
-        found = framework.understood(activation, params)
-        point = critical(found[0], **found[1]) if isinstance(found, tuple) else critical(found)
+        activation, params = framework.understood(activation, params)
+        point = critical(activation, **params)
         if point.kind == "none":
             raise ParameterError(
                 f"{point.activation!r} has no critical point: give the std of the pre-activations "

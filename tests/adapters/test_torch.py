@@ -207,7 +207,7 @@ def test_what_a_partial_does_not_state_may_stand_beside_it(odd: Any) -> None:
 
 
 def test_a_number_is_no_table() -> None:
-    with pytest.raises(gainreg.TableError, match="path of a file"):
+    with pytest.raises(gainreg.TableError, match="the path of its file"):
         init.normal_(torch.empty(4, 4), "relu", table=1)
 
 
