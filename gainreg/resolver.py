@@ -147,11 +147,9 @@ def as_activation(
     """
     if isinstance(activation, (str, Activation)):
         return activation, params
-    from gainreg import scaling
+    from gainreg.frameworks import understood
 
-    # until scaling has this function, frameworks' objects are callables like any other
-    understood = getattr(scaling, "understood", lambda activation, params: None)
-    found: tuple[str | Activation, Mapping[str, Any]] | None = understood(activation, params)
+    found = understood(activation, params)
     if found is not None:
         return found
     if not callable(activation):
