@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -57,7 +56,8 @@ def flow(value: Any) -> str:
         mantissa, e, exponent = text.partition("e")
         return text if "." in mantissa else f"{mantissa}.0{e}{exponent}"
     if isinstance(value, str) and (not _WORD.fullmatch(value) or value.lower() in _RESERVED):
-        return json.dumps(value, ensure_ascii=False)
+        escaped = value.encode("unicode_escape").decode()  # with YAML's own escapes, all of them
+        return '"' + escaped.replace('"', '\\"') + '"'
     return str(value)
 
 

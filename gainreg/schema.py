@@ -106,7 +106,9 @@ def from_dict(name: str, data: Any, where: str) -> GainEntry:
         TableError: it breaks the schema, or its numbers contradict each other.
     """
     try:
-        return _entry(_name(name), data)
+        if not isinstance(name, str):
+            raise ValueError(f"expected the name of an activation, got {name!r:.80}")
+        return _entry(name, data)
     except ValueError as error:
         raise TableError(f"{where}: {error}") from None
 

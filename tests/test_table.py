@@ -97,6 +97,12 @@ def test_any_double_survives_the_writers_format(value: float) -> None:
     assert yaml.safe_load(text).hex() == value.hex()
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_survives_the_writers_format(value: str) -> None:
+    text = document.flow([value, {"key": value}])
+    assert yaml.safe_load(text) == document.parse(text, "t") == [value, {"key": value}]
+
+
 def test_names_that_yaml_takes_for_booleans_are_quoted(tmp_path: Path) -> None:
     odd = gainreg.build_table([gainreg.Activation("on", lambda x: x, aliases=("y", "null"))])
     odd.write(tmp_path / "t.yaml")
