@@ -83,19 +83,15 @@ def write(path: str | os.PathLike[str], text: str) -> None:
         finally:
             with contextlib.suppress(OSError):  # it is not there any more if all went well
                 os.unlink(temporary)
-        _sync_folder(target.parent)
+        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+            handle = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
     except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TableError(f"cannot write {str(path)!r}: {reason}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read(path: str | os.PathLike[str], kind: str, verify: bool = True) -> Any:
@@ -125,22 +121,19 @@ def read(path: str | os.PathLike[str], kind: str, verify: bool = True) -> Any:
         text = data.decode()
     except UnicodeDecodeError:
         raise TableError(f"{where!r} is no gainreg {kind}: it is not UTF-8 text") from None
-    return parse(_verified(text, where, kind) if verify else text, where)
-
-
-def _verified(text: str, where: str, kind: str) -> str:
-    head, _, body = text.partition("\n")
-    if not head.startswith(header(kind)):
-        raise TableError(
-            f"{where!r} does not begin with the digest line of a gainreg {kind}; read one that "
-            f"was written by hand with load_{kind}(path, verify=False)"
-        )
-    if f"{head}\n{body}" != with_digest(body, kind):
-        raise TableError(
-            f"{where!r} is damaged or was edited: its digest does not fit its content; make it "
-            f"again, or read it with load_{kind}(path, verify=False)"
-        )
-    return body
+    if verify:
+        head, _, body = text.partition("\n")
+        fault = "is damaged or was edited: its digest does not fit its content"
+        if not head.startswith(header(kind)):
+            fault = f"does not begin with the digest line of a gainreg {kind}"
+        elif text == with_digest(body, kind):
+            fault = ""
+        if fault:
+            raise TableError(
+                f"{where!r} {fault}; make it again, or read one that was written or edited by hand "
+                f"with load_{kind}(path, verify=False)"
+            )
+    return parse(text, where)
 
 
 def parse(text: str, where: str) -> Any:

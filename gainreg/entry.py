@@ -5,9 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gainreg.errors import MomentError, ParameterError
+
+if TYPE_CHECKING:
+    from gainreg.moments import FloatArray
+
+Number = TypeVar("Number", float, "FloatArray")
 
 EPS = sys.float_info.epsilon
 # The least normal double. A moment below it has lost digits, so that no gain is made of it.
@@ -40,20 +45,41 @@ KEYS = (
 )
 
 
-class Gains:
-    """All that follows from the moments, of floats or of arrays alike.
+@dataclass(frozen=True, eq=False)
+class Gains(Generic[Number]):
+    """The moments of one activation, x = std·z, z standard normal, and all that follows from them.
 
     With weights of mean 0 and standard deviation gain/√fan, Var[y_l] = n_l·Var[w_l]·E[φ(y_{l−1})²]
     stays what it is from layer to layer (He et al. 2015, eq. 7), and likewise the gradient's
     variance going back (eq. 14).
+
+    Attributes:
+        activation: canonical name.
+        params: all parameters with their values.
+        std: standard deviation of the pre-activation.
+        mean: E[φ(x)].
+        second_moment: E[φ(x)²].
+        variance: E[φ(x)²] − E[φ(x)]², with more digits than that difference has.
+        derivative_second_moment: E[φ′(x)²]; 0 where it is too small for a double; None where it
+            does not exist (φ jumps, or φ′ is singular) or is not known.
+        variance_slope: d ln second_moment / d ln std²: what a small relative error in the
+            variance is multiplied by in each layer.
+        width: outputs for each pre-activation: ½ for gated units, 2 for crelu.
+        method: "analytic", "quadrature" or "sampling": how second_moment was found.
+        error: how far off second_moment may be, absolute.
     """
 
-    std: Any
-    second_moment: Any
-    variance: Any
-    derivative_second_moment: Any
+    activation: str
+    params: Mapping[str, float]
+    std: Number
+    mean: Number
+    second_moment: Number
+    variance: Number
+    derivative_second_moment: Number | None
+    variance_slope: Number
     width: float
-    error: Any
+    method: Any
+    error: Number
 
     def _where(self, holds: Any, value: Callable[[], Any]) -> Any:
         """``value()`` where it holds, None elsewhere."""
@@ -77,7 +103,7 @@ class Gains:
     @property
     def backward_gain(self) -> Any:
         """1 / √derivative_second_moment: keeps the gradient variance, backward (fan_out)."""
-        slope = self.derivative_second_moment
+        slope: Any = self.derivative_second_moment
         return self._where(slope is not None and slope > 0, lambda: (1 / slope) ** 0.5)
 
     @property
@@ -87,7 +113,7 @@ class Gains:
         Also the slope of the correlation map at 1: above 1 signals of different inputs part, below
         1 they become alike. None where derivative_second_moment is.
         """
-        slope = self.derivative_second_moment
+        slope: Any = self.derivative_second_moment
         return self._where(  # without a root, which differs by a last digit between machines
             slope is not None and slope >= 0,
             lambda: self.std / self.second_moment * slope * self.std / self.width,
@@ -109,36 +135,8 @@ class Gains:
 
 
 @dataclass(frozen=True)
-class GainEntry(Gains):
-    """The moments of one activation at one std, x = std·z, z standard normal; its gains follow.
-
-    Attributes:
-        activation: canonical name.
-        params: all parameters with their values.
-        std: standard deviation of the pre-activation.
-        mean: E[φ(x)].
-        second_moment: E[φ(x)²].
-        variance: E[φ(x)²] − E[φ(x)]², with more digits than that difference has.
-        derivative_second_moment: E[φ′(x)²]; 0 where it is too small for a double; None where it
-            does not exist (φ jumps, or φ′ is singular) or is not known.
-        variance_slope: d ln second_moment / d ln std²: what a small relative error in the
-            variance is multiplied by in each layer.
-        width: outputs for each pre-activation: ½ for gated units, 2 for crelu.
-        method: "analytic", "quadrature" or "sampling": how second_moment was found.
-        error: how far off second_moment may be, absolute.
-    """
-
-    activation: str
-    params: Mapping[str, float]
-    std: float
-    mean: float
-    second_moment: float
-    variance: float
-    derivative_second_moment: float | None
-    variance_slope: float
-    width: float
-    method: str
-    error: float
+class GainEntry(Gains[float]):
+    """The moments and gains of one activation at one std: numbers, None where there is none."""
 
     @property
     def backward_gain(self) -> float:
@@ -148,18 +146,15 @@ class GainEntry(Gains):
             MomentError: there is none.
         """
         found: float | None = super().backward_gain
-        if found is not None:
-            return found
-        if self.centered_gain is None:
-            why = "φ is constant, so that no gradient passes"
-        elif self.derivative_second_moment is None:
-            why = (
-                "E[φ′²] does not exist (φ jumps, or φ′ is singular) or is not known (φ is not "
-                "elementwise); its forward gain is there"
-            )
-        else:
+        if found is None:
             why = "E[φ′²] is 0, or below all doubles"
-        raise MomentError(f"{self.activation!r} has no backward gain: {why}")
+            if self.centered_gain is None:
+                why = "φ is constant, so that no gradient passes"
+            elif self.derivative_second_moment is None:
+                why = "E[φ′²] does not exist (φ jumps, or φ′ is singular) or is not known (φ is "
+                why += "not elementwise); its forward gain is there"
+            raise MomentError(f"{self.activation!r} has no backward gain: {why}")
+        return found
 
     def gain_for(self, mode: str) -> float:
         """The gain for a mode: "forward" or "fan_in", "centered", "backward" or "fan_out".

@@ -16,7 +16,20 @@ TAKEN = frozenset(
     (
         *("activation", "std", "mode", "method", "seed", "table", "entry", "distribution"),
         *("tensor", "shape", "dtype", "rng", "layout", "generator", "transposed", "groups"),
-        *("in_axis", "out_axis", "batch_axis", "input_axes", "output_axes", "x", "size", "self"),
+        *(
+            "kind",
+            "strides",
+            "layer",
+            "model",
+            "in_axis",
+            "out_axis",
+            "batch_axis",
+            "input_axes",
+            "output_axes",
+            "x",
+            "size",
+            "self",
+        ),
     )
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,25 +17,11 @@ from gainreg.moments import FloatArray
 from gainreg.params import METHODS, check_seed, check_std
 
 
-@dataclass(frozen=True, eq=False)
-class GainCurve(Gains):
-    """The moments of one activation at an array of stds: a ``GainEntry`` with arrays.
+class GainCurve(Gains[FloatArray]):
+    """The moments and gains of one activation at an array of stds: arrays, NaN where there is none.
 
-    ``curve[i]`` is the GainEntry at the i-th std. What is None in an entry is NaN in an array;
-    ``backward_gain`` too is NaN where there is none.
+    ``curve[i]`` is the GainEntry at the i-th std.
     """
-
-    activation: str
-    params: Mapping[str, float]
-    std: FloatArray
-    mean: FloatArray
-    second_moment: FloatArray
-    variance: FloatArray
-    derivative_second_moment: FloatArray
-    variance_slope: FloatArray
-    width: float
-    method: np.ndarray[Any, np.dtype[np.str_]]
-    error: FloatArray
 
     def _where(self, holds: Any, value: Callable[[], Any]) -> Any:
         """``value()`` where it holds, NaN elsewhere."""
@@ -50,20 +35,13 @@ class GainCurve(Gains):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> GainEntry:
-        slope = self.derivative_second_moment.item(i)
-        return GainEntry(
-            activation=self.activation,
-            params=dict(self.params),
-            std=self.std.item(i),
-            mean=self.mean.item(i),
-            second_moment=self.second_moment.item(i),
-            variance=self.variance.item(i),
-            derivative_second_moment=None if math.isnan(slope) else slope,
-            variance_slope=self.variance_slope.item(i),
-            width=self.width,
-            method=self.method.item(i),
-            error=self.error.item(i),
-        )
+        entry = {
+            name: value.item(i) if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+        }
+        if math.isnan(entry["derivative_second_moment"]):
+            entry["derivative_second_moment"] = None
+        return GainEntry(**{**entry, "params": dict(self.params)})
 
 
 def resolve(
@@ -130,7 +108,13 @@ def find(
         good = (m.second_moment >= SMALLEST) & (abs(m.second_moment + m.mean) < math.inf)
     if not good.all():
         i = np.argmin(good)
-        raise _out_of_range(bound.name, float(std[i]), float(m.second_moment[i]))
+        what = "is infinite, overflows a double, or has tails too heavy to integrate"
+        if m.second_moment[i] < SMALLEST:
+            what = "is zero or underflows a double, so that no gain exists"
+        raise MomentError(
+            f"the second moment of {bound.name!r} at std = {std[i]:.6g} {what}; "
+            "try another std or other params"
+        )
     # Here E[φ′²] gets its meaning for users: unknown or not existing is NaN, and what is below the
     # least normal double has lost its digits and is 0.
     slope = m.derivative_second_moment
@@ -163,11 +147,9 @@ def as_activation(
     """
     if isinstance(activation, (str, Activation)):
         return activation, params
-    from gainreg import scaling
+    from gainreg.frameworks import understood
 
-    # until scaling has this function, frameworks' objects are callables like any other
-    understood = getattr(scaling, "understood", lambda activation, params: None)
-    found: tuple[str | Activation, Mapping[str, Any]] | None = understood(activation, params)
+    found = understood(activation, params)
     if found is not None:
         return found
     if not callable(activation):
@@ -197,14 +179,3 @@ def check_stds(stds: Any) -> FloatArray:
     if bad.any():
         raise ParameterError(f"std must be finite and above 0, got {std[bad][0]}")
     return std
-
-
-def _out_of_range(activation: str, std: float, second: float) -> MomentError:
-    if second < SMALLEST:
-        what = "is zero or underflows a double, so that no gain exists"
-    else:
-        what = "is infinite, overflows a double, or has tails too heavy to integrate"
-    return MomentError(
-        f"the second moment of {activation!r} at std = {std:.6g} {what}; "
-        "try another std or other params"
-    )

@@ -1,59 +1,91 @@
-"""From a gain to weights: what all adapters share. Imports neither numpy nor any framework."""
+"""From a gain to weights: the law of all adapters. Imports neither numpy nor any framework."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from gainreg.activation import Activation
 from gainreg.entry import GainEntry
-from gainreg.errors import ParameterError
+from gainreg.errors import MomentError, ParameterError
 from gainreg.lookup import entry_for
 
 if TYPE_CHECKING:
+    from gainreg.frameworks import Framework
     from gainreg.table import GainTable
 
     Table = GainTable | str | os.PathLike[str] | None
-    Axes = int | Sequence[int]
-    Named = tuple[str, dict[str, Any]]  # an activation's gainreg name and params
-    Reader = Callable[..., Named | None]
 
-MODES = ("fan_in", "fan_out", "fan_avg")
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+Axes = int | Sequence[int]
+
+MODES = ("fan_in", "fan_out", "fan_avg", "critical")
 
 # Standard deviation of a standard normal truncated at ±2: √(1 − 4·pdf(2)/P(|z| < 2))
 TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
 
-_OF_ONE_AXIS = ("softmax", "log_softmax", "softmin", "sparsemax")
+
+# --- fans ---
 
 
-# --- the weights law ---
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of layer stores its weights.
+
+    Attributes:
+        inputs, outputs, batch: the axes of inputs, outputs and independent copies; the others are
+            a convolution's receptive field.
+        transposed: of a transposed convolution, whose strides spread its inputs apart.
+        inputs_whole: of a grouped convolution, whose axis of inputs counts the channels of all
+            groups; otherwise its axis of outputs does.
+    """
+
+    inputs: Axes = -2
+    outputs: Axes = -1
+    batch: Axes = ()
+    transposed: bool = False
+    inputs_whole: bool = False
 
 
-def fans(
-    shape: Any, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
-) -> tuple[int, int, tuple[list[int], list[int], list[int], list[int]]]:
-    """fan_in and fan_out of weights, and their axes by what they are.
+@dataclass(frozen=True)
+class Fans:
+    """How many inputs reach an output, how many outputs an input reaches, and the axes by kind."""
+
+    fan_in: float
+    fan_out: float
+    batch: list[int]
+    field: list[int]
+    inputs: list[int]
+    outputs: list[int]
+
+
+def fans(shape: Any, kind: Kind, strides: Axes = 1, groups: int = 1) -> Fans:
+    """The fans of weights, in the mean over positions where there are strides.
+
+    A strided convolution reaches 1/∏strides of the outputs from each input, and a transposed one
+    sums over 1/∏strides of the inputs for each output. What padding takes away is not counted.
 
     Args:
         shape: of the weights.
-        in_axis, out_axis, batch_axis: of inputs, outputs and independent copies; the others are a
-            convolution's receptive field, which multiplies both fans.
-
-    Returns:
-        fan_in, fan_out, and the axes of batch, receptive field, inputs and outputs from 0 on.
+        kind: of the layer.
+        strides: one for all axes of the receptive field, or one for each.
+        groups: of a grouped convolution.
 
     Raises:
-        ParameterError: the shape is none, lacks an axis, or has no elements.
+        ParameterError: the shape is none, lacks an axis or has no elements, or the strides or
+            groups do not fit.
     """
     try:
         sizes = [int(size.__index__()) for size in shape]
         found = [
             [axis.__index__() for axis in ([axes] if hasattr(axes, "__index__") else axes)]
-            for axes in (batch_axis, in_axis, out_axis)
+            for axes in (kind.batch, kind.inputs, kind.outputs)
         ]
     except (TypeError, AttributeError):
         raise ParameterError(f"a shape is a tuple of whole numbers, got {shape!r}") from None
@@ -63,16 +95,61 @@ def fans(
     ) < len(named):
         raise ParameterError(
             f"weights need two axes, one in and one out, got shape {tuple(sizes)} for the axes "
-            f"in {in_axis}, out {out_axis}"
+            f"in {kind.inputs}, out {kind.outputs}"
         )
     if min(sizes) < 1:
         raise ParameterError(f"weights need elements, got shape {tuple(sizes)}")
     batch, inputs, outputs = ([axis % len(sizes) for axis in axes] for axes in found)
     field = [axis for axis in range(len(sizes)) if axis not in named]
+    steps = [strides] * len(field) if isinstance(strides, int) else list(strides)
+    if len(steps) != len(field) or not all(isinstance(n, int) and n > 0 for n in steps):
+        raise ParameterError(f"strides are whole numbers, one an axis of {field}, got {strides!r}")
+    whole = math.prod(sizes[axis] for axis in (inputs if kind.inputs_whole else outputs))
+    if not isinstance(groups, int) or groups < 1 or whole % groups:
+        raise ParameterError(f"groups must divide the {whole} channels, got {groups!r}")
     fan_in, fan_out = (
-        math.prod(sizes[axis] for axis in [*field, *axes]) for axes in (inputs, outputs)
+        float(math.prod(sizes[axis] for axis in [*field, *axes])) for axes in (inputs, outputs)
     )
-    return fan_in, fan_out, (batch, field, inputs, outputs)
+    if kind.transposed:
+        fan_in /= math.prod(steps)
+    else:
+        fan_out /= math.prod(steps)
+    if kind.inputs_whole:
+        fan_in /= groups
+    else:
+        fan_out /= groups
+    return Fans(fan_in, fan_out, batch, field, inputs, outputs)
+
+
+# --- the variance of weights ---
+
+
+def entry_of(
+    framework: Framework, activation: Any, std: float, params: Mapping[str, Any], table: Table
+) -> GainEntry:
+    """The entry of an activation as an adapter is given it.
+
+    Args:
+        framework: that reads the activation.
+        activation: what ``framework.understood`` takes, or a ``GainEntry``.
+        std: standard deviation of the pre-activation.
+        params: given beside it.
+        table: a table or its path: every constant comes from there.
+
+    Raises:
+        ParameterError: a GainEntry that does not stand alone; as ``framework.understood``.
+        TableError, UnknownActivationError, MomentError, PluginError: as ``entry_for``.
+    """
+    if isinstance(activation, GainEntry):
+        if params or table is not None or std not in (1.0, activation.std):
+            raise ParameterError(
+                "a GainEntry has its std, params and constants already; give it alone"
+            )
+        return activation
+    found, params = framework.understood(activation, params)
+    # a table knows nothing of what has no name, and says so of what was given
+    known = found if table is None or isinstance(found, str) else activation
+    return entry_for(known, std, params, table)
 
 
 def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> float:
@@ -82,7 +159,7 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         entry: of the activation whose output feeds the weights.
         mode: what to keep: "fan_in" the forward variance (He et al. 2015, arXiv:1502.01852,
             eq. 10), "fan_out" the gradient variance (eq. 14), "fan_avg" the compromise of Glorot
-            and Bengio (2010), for any φ.
+            and Bengio (2010), for any φ; "critical" both, together with biases of ``bias_std``.
         fan_in: number of inputs that one output sums over.
         fan_out: number of outputs that one input goes to.
 
@@ -99,7 +176,54 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
     backward = float(entry.backward_gain) ** 2
     if mode == "fan_out":
         return backward / fan_out
+    if mode == "critical":
+        bias_std(entry, mode)  # refuses what has none
+        return backward / fan_in
     return 2 / (fan_in / float(entry.gain) ** 2 + fan_out / backward)
+
+
+def bias_std(entry: GainEntry, mode: str) -> float:
+    """Standard deviation of the biases beside such weights: 0 but for the mode "critical".
+
+    Raises:
+        MomentError: no biases make the weights of that mode keep the variance.
+    """
+    if mode != "critical":
+        return 0.0
+    if entry.critical_bias_std is None:
+        raise MomentError(
+            f"{entry.activation!r} at std = {entry.std:.6g} has no critical initialisation: its "
+            "gradient_factor is below 1, or not known; use a mode that keeps one variance"
+        )
+    return float(entry.critical_bias_std)
+
+
+def critical_entry(
+    framework: Framework, activation: Any, std: float | None, params: Mapping[str, Any]
+) -> GainEntry:
+    """The entry of an activation where both its signals and its gradients keep their size.
+
+    Args:
+        framework, activation, params: as for ``entry_of``.
+        std: of the pre-activation; None for that of the critical point, or 1 where there is one at
+            every std or only as std goes to 0 (Roberts, Yaida and Hanin 2022, ch. 5).
+
+    Raises:
+        ParameterError: there is no critical point, and no std is given; as ``entry_of``.
+        MomentError, UnknownActivationError, PluginError: as ``entry_of``.
+    """
+    if std is None and not isinstance(activation, GainEntry):
+        from gainreg.critical import critical
+
+        activation, params = framework.understood(activation, params)
+        point = critical(activation, **params)
+        if point.kind == "none":
+            raise ParameterError(
+                f"{point.activation!r} has no critical point: give the std of the pre-activations "
+                "as std=…, or keep one variance only, by mode"
+            )
+        std = point.std if point.kind == "half_stable" else 1.0
+    return entry_of(framework, activation, 1.0 if std is None else std, params, None)
 
 
 def uniform_bound(std: float) -> float:
@@ -121,204 +245,24 @@ def orthogonal_scale(std: float, rows: int, columns: int) -> float:
     return std * math.sqrt(max(rows, columns))
 
 
-# --- activations as frameworks have them ---
+# --- one signature for all functions of an adapter ---
 
 
-SAY_NOTHING = {"inplace", "axis", "dim", "dtype", "out", "name", "_stacklevel"}
+def takes(prepare: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
+    """A decorator: a function of what ``prepare`` returns becomes one of what ``prepare`` takes.
 
-
-def always(name: str) -> Reader:
-    """The reader of an activation whose arguments, if any, say nothing of φ."""
-
-    def read(**keywords: Any) -> tuple[str, dict[str, Any]]:
-        if odd := keywords.keys() - SAY_NOTHING:
-            raise TypeError(f"() got an unexpected argument {', '.join(sorted(odd))}")
-        return name, {}
-
-    return read
-
-
-# Activations that are called and computed alike wherever they occur.
-READERS: dict[str, Reader] = {
-    **{
-        name: always(name)
-        for name in (
-            *("abs", "asinh", "atan", "cos", "erf", "exp", "exponential", "glu", "hard_sigmoid"),
-            *("hard_silu", "hard_swish", "hard_tanh", "hardsigmoid", "hardswish", "identity"),
-            *("linear", "log_sigmoid", "log_softmax", "logsigmoid", "mish", "relu", "relu6"),
-            *("selu", "sigmoid", "sign", "silu", "sin", "soft_sign", "softmax", "softmin"),
-            *("softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "square"),
-            *("swish", "tanh", "tanh_shrink", "tanhshrink"),
-        )
-    },
-    "absolute": always("abs"),
-    "arcsinh": always("asinh"),
-    "arctan": always("atan"),
-    "expit": always("sigmoid"),
-    "log_expit": always("logsigmoid"),
-    "logistic": always("sigmoid"),
-    "positive": always("identity"),
-    "celu": lambda alpha=1.0, inplace=False: ("celu", {"alpha": alpha}),
-    "elu": lambda alpha=1.0, inplace=False: ("elu", {"alpha": alpha}),
-    "leaky_relu": lambda negative_slope=0.01, inplace=False: (
-        "leaky_relu",
-        {"negative_slope": negative_slope},
-    ),
-    "squareplus": lambda b=4.0: ("squareplus", {"b": b}),
-}
-
-
-def functions_in(
-    homes: Iterable[Any], readers: Mapping[str, Reader], suffixes: tuple[str, ...] = ("",)
-) -> dict[Any, Reader]:
-    """The readers by the functions themselves, as far as the homes have them."""
-    return {
-        getattr(home, name + suffix): reader
-        for name, reader in readers.items()
-        for home in homes
-        for suffix in suffixes
-        if hasattr(home, name + suffix)
-    }
-
-
-@dataclass(frozen=True)
-class Framework:
-    """What an adapter knows of its framework's own activations.
-
-    Attributes:
-        functions: readers that take a function's keyword arguments.
-        objects: readers that take the object itself, by its type.
-        wrap: makes an ``Activation`` of a callable on the framework's tensors.
-
-    A reader returns None for what has no name in gainreg; the callable is resolved then.
+    Name and docstring stay, the signature is that of ``prepare``: for ``help()``, for
+    ``inspect.signature`` and for type checkers.
     """
 
-    functions: Mapping[Any, Reader]
-    objects: Mapping[type, Callable[[Any], Named | None]]
-    wrap: Callable[[Callable[..., Any]], Activation]
+    def decorate(draw: Callable[[S], R]) -> Callable[P, R]:
+        @functools.wraps(draw)
+        def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+            return draw(prepare(*args, **kwargs))
 
-    def entry(
-        self, activation: Any, std: float, params: Mapping[str, Any], table: Table
-    ) -> GainEntry:
-        """The entry of an activation: a name, an ``Activation``, a ``GainEntry``, one of the
-        framework's own functions or objects, a ``functools.partial`` of a function with keyword
-        arguments, or any callable on the framework's tensors.
+        parameters = list(inspect.signature(prepare).parameters.values())
+        returns = inspect.signature(draw).return_annotation
+        drawn.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+        return drawn
 
-        Raises:
-            ParameterError: arguments that the function does not take, or that say what ``params``
-                says too, or a softmax of unknown width; and what ``entry_for`` raises.
-        """
-        if isinstance(activation, GainEntry):
-            if params or table is not None or std not in (1.0, activation.std):
-                raise ParameterError(
-                    "a GainEntry has its std, params and constants already; give it alone"
-                )
-            return activation
-        if isinstance(activation, (str, Activation)):
-            return entry_for(activation, std, params, table)
-        if isinstance(activation, type) or not callable(activation):
-            raise ParameterError(
-                "an activation is a name, a gainreg.Activation, a GainEntry, a function, or an "
-                f"instance of a layer such as ReLU(), got {activation!r:.200}"
-            )
-        named, explicit = self.read(activation)
-        if named is None:
-            if table is not None:
-                return entry_for(activation, std, params, table)
-            return entry_for(self.wrap(activation), std, params)
-        name, found = named
-        if twice := ", ".join(explicit & params.keys()):
-            raise ParameterError(f"{activation!r} has its own {twice}; give it in one place only")
-        if name in _OF_ONE_AXIS and "dim" not in params:
-            raise ParameterError(
-                f"the gain of {name!r} depends on how many numbers it runs over, which "
-                f"{activation!r} does not say; give that number as dim=…"
-            )
-        return entry_for(name, std, {**found, **params}, table)
-
-    def read(self, activation: Any) -> tuple[Named | None, Set[str]]:
-        """The name and params of one of the framework's own, and which of them it states itself.
-
-        Raises:
-            ParameterError: arguments that the function does not take.
-        """
-        if type(activation) in self.objects:
-            named = self.objects[type(activation)](activation)
-            return named, named[1].keys() if named else set()
-        function, keywords = activation, {}
-        if isinstance(activation, functools.partial) and not activation.args:
-            function, keywords = activation.func, activation.keywords
-        try:
-            reader = self.functions.get(function)
-        except TypeError:  # not hashable
-            reader = None
-        if reader is None:
-            return None, set()
-        try:
-            named = reader(**keywords)
-        except TypeError as error:
-            reason = str(error).partition("() ")[2] or str(error)
-            raise ParameterError(f"{activation!r} cannot be read: {reason}") from None
-        return named, named[1].keys() if named and keywords.keys() - SAY_NOTHING else set()
-
-
-def elementwise(
-    function: Callable[..., Any],
-    forward: Callable[[Any], Any],
-    derivative: Callable[[Any], Any] | None = None,
-) -> Activation:
-    """A callable on a framework's tensors as an ``Activation``.
-
-    Args:
-        function: the callable, for its name.
-        forward, derivative: φ and φ′ on float64 numpy arrays. A derivative that fails, gives NaN,
-            or is not the slope of φ (a straight-through estimator) is left out: φ′ is then taken
-            by finite differences.
-    """
-    import numpy as np
-
-    from gainreg.moments.differences import check_slope
-
-    def flat(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """``f`` on one axis, whatever the shape."""
-
-        def on_one_axis(x: Any) -> Any:
-            y = f(x.ravel())
-            return np.reshape(y, x.shape) if np.shape(y) == (x.size,) else y
-
-        return on_one_axis
-
-    forward = flat(forward)
-    if derivative is not None:
-        derivative = flat(derivative)
-        try:
-            points = np.array([-1.7, -0.4, -1e-9, 1e-9, 0.6, 1.9])
-            known = np.isfinite(derivative(points)).all()
-            checked = check_slope(forward, derivative, ())
-            if not known or checked.wrong or not checked.settled:
-                derivative = None
-        except Exception:  # whatever it is, forward says it better if it is at fault too
-            derivative = None
-    name = getattr(function, "__name__", type(function).__name__)
-    return Activation(name, forward, kinks=None, derivative=derivative)
-
-
-def root_mean_square(values: Any) -> float:
-    """The one slope that stands for several, one a channel, as PReLU may have.
-
-    E[φ²] and E[φ′²] are linear in the slope's square, so their means over channels, and with them
-    every gain, are exactly those of this slope. Equal slopes are returned as they are.
-    """
-    slopes = [float(value) for value in values]
-    if all(slope == slopes[0] for slope in slopes):
-        return slopes[0]
-    return math.sqrt(math.fsum(slope**2 for slope in slopes) / len(slopes))
-
-
-def missing(framework: str, extra: str, error: ImportError, hint: str = "") -> ImportError:
-    """The error of an adapter whose framework does not import."""
-    return ImportError(
-        f"gainreg.adapters.{extra} needs {framework}, which does not import ({error}); "
-        f"install it with: pip install 'gainreg[{extra}]'{hint}",
-        name=error.name,
-    )
+    return decorate

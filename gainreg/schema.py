@@ -13,22 +13,24 @@ from gainreg.params import METHODS, NAME
 
 SCHEMA = 2
 
-# The numbers of an entry that the others follow from, and what each lies between.
+# The moments of an entry and what goes with them, and what each lies between.
 ABOVE_0 = math.ulp(0.0)
 RANGES = {
     "std": (ABOVE_0, math.inf),
-    "second_moment": (ABOVE_0, math.inf),
-    "width": (ABOVE_0, math.inf),
     "mean": (-math.inf, math.inf),
+    "second_moment": (ABOVE_0, math.inf),
     "variance": (0.0, math.inf),
     "derivative_second_moment": (0.0, math.inf),
     # a mean of (z² − 1)/2, up to rounding; z² in double precision is at most 2·10³
     "variance_slope": (-0.5 - 1e-9, 1e3),
+    "width": (ABOVE_0, math.inf),
     "error": (0.0, math.inf),
 }
-# The others are computed again when they are read. What libraries' roots differ by is far below
-# this, an edited digit that matters far above.
+# What follows from them is computed again when it is read. What libraries' roots differ by is far
+# below this, an edited digit that matters far above.
 ROUNDED = 1e-12
+DERIVED = [key for key in KEYS if key not in (*RANGES, "params", "method")]
+MAY_BE_NULL = {*DERIVED, "derivative_second_moment"} - {"gain"}
 
 
 class Listing(NamedTuple):
@@ -71,49 +73,30 @@ def from_plain(data: Any, where: str) -> dict[str, Listing]:
     Raises:
         TableError: it breaks the schema, or its numbers contradict each other.
     """
-    _require(isinstance(data, dict) and "schema" in data, where, "it is no gain table: no schema")
-    found = data["schema"]
-    hint = "a newer gainreg may read it"
-    if found == 1:
-        hint = f"make it again with 'gainreg build NAMES --std STDS -o {where}'"
-    _require(
-        type(found) is int and found == SCHEMA,
-        where,
-        f"it has schema {_short(found)}, and this gainreg reads schema {SCHEMA}; {hint}",
-    )
-    data = _mapping(data, where, {"schema", "generator", "activations"})
-    _require(isinstance(data["generator"], str), where, "generator must be text")
-    listings: dict[str, Listing] = {}
-    taken: set[str] = set()
-    for name, item in _mapping(data["activations"], f"{where}: activations").items():
-        listing = _listing(_name(name, where), item, f"{where}: {name}")
-        for used in (name, *listing.aliases):
-            _require(used not in taken, where, f"the name {used!r} stands twice")
-            taken.add(used)
-        listings[name] = listing
+    at = where
+    try:
+        if not isinstance(data, dict) or "schema" not in data:
+            raise ValueError("it is no gain table: no schema")
+        schema = data["schema"]
+        if type(schema) is not int or schema != SCHEMA:
+            hint = "a newer gainreg may read it"
+            if schema == 1:
+                hint = f"make it again with 'gainreg build NAMES --std STDS -o {where}'"
+            raise ValueError(f"schema {schema!r:.80} is not {SCHEMA}, which is read here; {hint}")
+        _mapping(data, {"schema", "generator", "activations"})
+        if not isinstance(data["generator"], str):
+            raise ValueError("generator must be text")
+        listings: dict[str, Listing] = {}
+        taken: set[str] = set()
+        for name, item in _mapping(data["activations"]).items():
+            at = f"{where}: {name!r:.80}"
+            listing = listings[_name(name)] = _listing(name, item)
+            if twice := taken & {name, *listing.aliases}:
+                raise ValueError(f"the name {twice.pop()!r} stands twice")
+            taken |= {name, *listing.aliases}
+    except ValueError as error:
+        raise TableError(f"{at}: {error}") from None
     return listings
-
-
-def _listing(name: str, data: Any, where: str) -> Listing:
-    data = _mapping(data, where, set(Listing._fields))
-    for key in ("aliases", "entries"):
-        _require(isinstance(data[key], list), where, f"{key} must be a list")
-    aliases = tuple(_name(alias, f"{where}: aliases") for alias in data["aliases"])
-    params = {
-        _name(key, where): None if value is None else _number(value, f"{where}: param {key}")
-        for key, value in _mapping(data["params"], f"{where}: params").items()
-    }
-    entries: dict[Any, GainEntry] = {}
-    for item in data["entries"]:
-        item = {"width": data["width"], **_mapping(item, f"{where}: entry")}
-        entry = from_dict(name, item, where)
-        _require(entry.params.keys() == params.keys(), where, "an entry has other params")
-        _require(entry.width == data["width"], where, "an entry has another width")
-        place = entry.std, tuple(entry.params[param] for param in params)
-        _require(place not in entries, where, "two entries have the same std and params")
-        entries[place] = entry
-    width = _number(data["width"], f"{where}: width")
-    return Listing(aliases, params, width, tuple(entries.values()))
 
 
 def from_dict(name: str, data: Any, where: str) -> GainEntry:
@@ -122,71 +105,91 @@ def from_dict(name: str, data: Any, where: str) -> GainEntry:
     Raises:
         TableError: it breaks the schema, or its numbers contradict each other.
     """
-    data = _mapping(data, where, set(KEYS))
-    where = f"{where} at std {_short(data['std'])}"
+    try:
+        return _entry(_name(name), data)
+    except ValueError as error:
+        raise TableError(f"{where}: {error}") from None
+
+
+def _listing(name: str, data: Any) -> Listing:
+    data = _mapping(data, set(Listing._fields))
+    for key in ("aliases", "entries"):
+        if not isinstance(data[key], list):
+            raise ValueError(f"{key} must be a list")
+    aliases = tuple(map(_name, data["aliases"]))
+    if len({name, *aliases}) <= len(aliases):
+        raise ValueError("a name stands twice")
     params = {
-        _name(key, where): _number(value, f"{where}: param {key}")
-        for key, value in _mapping(data["params"], f"{where}: params").items()
+        _name(key): None if value is None else _number(value, f"param {key}")
+        for key, value in _mapping(data["params"]).items()
     }
-    numbers: dict[str, Any] = {}
-    for key, (low, high) in RANGES.items():
-        if key == "derivative_second_moment" and data[key] is None:
-            numbers[key] = None
-            continue
-        value = numbers[key] = _number(data[key], f"{where}: {key}")
-        _require(low <= value <= high, where, f"{key} cannot be {value}")
+    width = _number(data["width"], "width")
+    entries: dict[Any, GainEntry] = {}
+    for item in data["entries"]:
+        entry = _entry(name, {"width": width, **_mapping(item)})
+        if entry.params.keys() != params.keys() or entry.width != width:
+            raise ValueError("an entry has other params or another width than its activation")
+        place = entry.std, tuple(entry.params[param] for param in params)
+        if place in entries:
+            raise ValueError("two entries have the same std and params")
+        entries[place] = entry
+    return Listing(aliases, params, width, tuple(entries.values()))
+
+
+def _entry(name: str, data: Any) -> GainEntry:
+    data = _mapping(data, set(KEYS))
+    at = f"at std {data['std']!r:.80}: "
+    params = {
+        _name(key): _number(value, f"{at}param {key}")
+        for key, value in _mapping(data["params"]).items()
+    }
     method = data["method"]
-    _require(
-        isinstance(method, str) and method in METHODS, where, f"unknown method {_short(method)}"
-    )
-    entry = GainEntry(activation=name, params=params, method=method, **numbers)
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"{at}unknown method {method!r:.80}")
+    numbers: dict[str, Any] = {
+        key: None if data[key] is None and key in MAY_BE_NULL else _number(data[key], at + key)
+        for key in (*RANGES, *DERIVED)
+    }
+    for key, (low, high) in RANGES.items():
+        if numbers[key] is not None and not low <= numbers[key] <= high:
+            raise ValueError(f"{at}{key} cannot be {numbers[key]}")
+    moments = {key: numbers[key] for key in RANGES}
+    entry = GainEntry(activation=name, params=params, method=method, **moments)
     try:
         derived = to_dict(entry)
     except ArithmeticError:
-        raise TableError(f"{where}: the moments are too large or too small for a gain") from None
-    for key in KEYS:
-        if key not in numbers and key not in ("params", "method"):
-            stored, value = data[key], derived[key]
+        raise ValueError(f"{at}the moments are too large or too small for a gain") from None
+    for key in DERIVED:
+        stored, value = numbers[key], derived[key]
+        if stored is None or value is None:
             fits = stored is value
-            if not fits and None not in (stored, value):
-                fits = math.isclose(_number(stored, f"{where}: {key}"), value, rel_tol=ROUNDED)
-            _require(fits, where, f"{key} is {_short(stored)}, but the moments give {value}")
+        else:
+            fits = math.isclose(stored, value, rel_tol=ROUNDED)
+        if not fits:
+            raise ValueError(f"{at}{key} is {stored}, but the moments give {value}")
     variance = entry.second_moment - entry.mean * entry.mean
-    _require(  # it is found with more digits than that difference has
-        abs(entry.variance - variance) <= ROUNDED * entry.second_moment + 4 * entry.error,
-        where,
-        f"variance is {entry.variance}, but the other moments give {variance}",
-    )
+    # that difference has fewer digits than the variance itself
+    if abs(entry.variance - variance) > ROUNDED * entry.second_moment + 4 * entry.error:
+        raise ValueError(f"{at}variance is {entry.variance}, but the moments give {variance}")
     return entry
 
 
-def _require(holds: bool, where: str, what: str) -> None:
-    if not holds:
-        raise TableError(f"{where}: {what}")
-
-
-def _mapping(value: Any, where: str, keys: set[str] | None = None) -> dict[str, Any]:
-    _require(isinstance(value, dict), where, f"expected a mapping, got {_short(value)}")
+def _mapping(value: Any, keys: set[str] | None = None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, got {value!r:.80}")
     if keys is not None and value.keys() != keys:
-        found = _short(", ".join(map(str, value)))
-        raise TableError(f"{where}: expected the keys {', '.join(sorted(keys))}, got {found}")
-    return dict(value)
-
-
-def _number(value: Any, where: str) -> float:
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise TableError(
-            f"{where}: expected a finite number such as 0.5 or 1.0e-06, got {_short(value)}"
-        )
-    return float(value)
-
-
-def _name(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise TableError(f"{where}: expected a lower_snake_case name, got {_short(value)}")
+        wanted, found = ", ".join(sorted(keys)), ", ".join(map(repr, value))
+        raise ValueError(f"expected the keys {wanted}, got {found:.80}")
     return value
 
 
-def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, (dict, list)) else f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{what} must be a finite number, as 0.5 or 1.0e-06, got {value!r:.80}")
+    return float(value)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise ValueError(f"expected a lower_snake_case name, got {value!r:.80}")
+    return value

@@ -1,7 +1,7 @@
 """Competitive units: each output depends on all members of a group of ``dim`` (or k) inputs.
 
-The members are independent with the same std. All outputs of a group count alike. Maxout has a
-closed form; the others are sampled.
+The members are independent with the same std. All outputs of a group count alike. The moments of
+maxout are one-dimensional integrals; those of the others are sampled.
 """
 
 import math
@@ -11,12 +11,14 @@ import numpy as np
 from scipy import special
 
 from gainreg import Activation, hookimpl
-from gainreg.moments import FloatArray, Moments
-from gainreg.moments.quadrature import fixed_moments
 
-log_ndtr: Callable[[FloatArray], FloatArray] = special.log_ndtr
+from . import FloatArray
 
-QMC_LARGEST = 64  # dimension up to which Sobol' points are much better than random ones
+# Up to this dim, groups are Sobol' points. With 2¹⁸ outputs of softmax at std 2, the standard error
+# is 270 times smaller than with random points at dim 2, 6 times at 8, and hardly twice from 32 on,
+# where random ones are made in a seventh of the time.
+QMC_LARGEST = 64
+WHOLE_DIM = {"a whole dim >= 2": lambda dim: dim >= 2 and dim == int(dim)}
 
 
 def groups(std: float, count: int, dim: int, rng: np.random.Generator) -> FloatArray:
@@ -41,17 +43,32 @@ def sampler(function: Callable[[FloatArray], FloatArray]) -> Callable[..., Float
     return sample
 
 
-def softmax(x: FloatArray) -> FloatArray:
-    return np.asarray(special.softmax(x, axis=1))
+SOFTMAX = Activation(
+    "softmax",
+    params={"dim": None},
+    aliases=("softmax2d",),
+    mean=lambda std, dim: np.full_like(std, 1 / dim),
+    sample=sampler(lambda x: special.softmax(x, axis=1)),
+    constraints=WHOLE_DIM,
+    reference="e^{xᵢ}/Σⱼe^{xⱼ} over groups of dim",
+)
 
+LOG_SOFTMAX = Activation(
+    "log_softmax",
+    params={"dim": None},
+    sample=sampler(lambda x: special.log_softmax(x, axis=1)),
+    constraints=WHOLE_DIM,
+    reference="xᵢ − ln Σⱼe^{xⱼ} over groups of dim",
+)
 
-def one_over_dim(std: FloatArray, dim: float) -> FloatArray:
-    """The mean of what sums to 1."""
-    return np.full_like(std, 1 / dim)
-
-
-def log_softmax(x: FloatArray) -> FloatArray:
-    return np.asarray(special.log_softmax(x, axis=1))
+SOFTMIN = Activation(
+    "softmin",
+    params={"dim": None},
+    mean=lambda std, dim: np.full_like(std, 1 / dim),
+    sample=sampler(lambda x: special.softmax(-x, axis=1)),
+    constraints=WHOLE_DIM,
+    reference="e^{−xᵢ}/Σⱼe^{−xⱼ} over groups of dim",
+)
 
 
 def sparsemax(x: FloatArray) -> FloatArray:
@@ -65,77 +82,47 @@ def sparsemax(x: FloatArray) -> FloatArray:
     return np.asarray(np.maximum(x - tau, 0))
 
 
-# The largest of k normals has the density k·Φ(z)^{k−1}·Φ′(z). Its moments are those of
-# z·√(k·Φ(z)^{k−1}) squared, and of k·z·Φ(z)^{k−1}, under one normal.
+SPARSEMAX = Activation(
+    "sparsemax",
+    params={"dim": None},
+    mean=lambda std, dim: np.full_like(std, 1 / dim),
+    sample=sampler(sparsemax),
+    constraints=WHOLE_DIM,
+    reference="the nearest point to x of the probability simplex, over groups of dim; "
+    "Martins and Astudillo 2016, arXiv:1602.02068",
+)
 
 
-def maxout_moments(function: Callable[[FloatArray], FloatArray]) -> Moments:
-    return fixed_moments(function, np.zeros_like, np.ones(1))
+def largest(probability: FloatArray, k: float) -> FloatArray:
+    """The z that the largest of k stays below with this probability, which is Φ(z)ᵏ."""
+    return special.ndtri_exp(np.log(probability) / k)
 
 
-def maxout_mean(std: FloatArray, k: float) -> FloatArray:
-    unit = maxout_moments(lambda z: k * z * np.exp((k - 1) * log_ndtr(z)))
-    return std * unit.mean
+def maxout_moment(power: int, k: float) -> float:
+    """E[(the largest of k)^power] at std 1, the integral of the quantile function's power."""
+    from scipy.integrate import tanhsinh  # slow to import, and seldom needed
+
+    def integrand(u: FloatArray) -> FloatArray:
+        return largest(u, k) ** power
+
+    return float(tanhsinh(integrand, 0, 1, rtol=1e-14).integral)
 
 
-def maxout_second_moment(std: FloatArray, k: float) -> FloatArray:
-    unit = maxout_moments(lambda z: math.sqrt(k) * z * np.exp((k - 1) / 2 * log_ndtr(z)))
-    return std**2 * unit.second_moment
-
-
-def sample_maxout(std: float, size: int, rng: np.random.Generator, k: float) -> FloatArray:
-    # the largest is below z with the probability Φ(z)ᵏ
-    return np.asarray(std * special.ndtri_exp(np.log1p(-rng.random(size)) / k))
+MAXOUT = Activation(
+    "maxout",
+    params={"k": None},
+    mean=lambda std, k: std * maxout_moment(1, k),
+    second_moment=lambda std, k: std**2 * maxout_moment(2, k),
+    derivative_second_moment=lambda std, k: np.full_like(std, 1 / k),
+    variance_slope=lambda std, k: np.ones_like(std),
+    by_quadrature=True,
+    sample=lambda std, size, rng, k: std * largest(1 - rng.random(size), k),
+    constraints={"a whole k >= 2": lambda k: k >= 2 and k == int(k)},
+    reference="the largest of k; E[φ′²] is by each of the k; "
+    "Goodfellow et al. 2013, arXiv:1302.4389",
+)
 
 
 @hookimpl
 def gainreg_activations() -> list[Activation]:
-    whole_dim = {"a whole dim >= 2": lambda dim: dim >= 2 and dim == int(dim)}
-    whole_k = {"a whole k >= 2": lambda k: k >= 2 and k == int(k)}
-    return [
-        Activation(
-            "softmax",
-            params={"dim": None},
-            aliases=("softmax2d",),
-            mean=one_over_dim,
-            sample=sampler(softmax),
-            constraints=whole_dim,
-            reference="e^{xᵢ}/Σⱼe^{xⱼ} over groups of dim",
-        ),
-        Activation(
-            "log_softmax",
-            params={"dim": None},
-            sample=sampler(log_softmax),
-            constraints=whole_dim,
-            reference="xᵢ − ln Σⱼe^{xⱼ} over groups of dim",
-        ),
-        Activation(
-            "softmin",
-            params={"dim": None},
-            mean=one_over_dim,
-            sample=sampler(lambda x: softmax(-x)),
-            constraints=whole_dim,
-            reference="e^{−xᵢ}/Σⱼe^{−xⱼ} over groups of dim",
-        ),
-        Activation(
-            "sparsemax",
-            params={"dim": None},
-            mean=one_over_dim,
-            sample=sampler(sparsemax),
-            constraints=whole_dim,
-            reference="the nearest point to x of the probability simplex, over groups of dim; "
-            "Martins and Astudillo 2016, arXiv:1602.02068",
-        ),
-        Activation(
-            "maxout",
-            params={"k": None},
-            mean=maxout_mean,
-            second_moment=maxout_second_moment,
-            derivative_second_moment=lambda std, k: np.full_like(std, 1 / k),
-            variance_slope=lambda std, k: np.ones_like(std),
-            sample=sample_maxout,
-            constraints=whole_k,
-            reference="the largest of k; E[φ′²] is by each of the k; "
-            "Goodfellow et al. 2013, arXiv:1302.4389",
-        ),
-    ]
+    return [value for value in globals().values() if isinstance(value, Activation)]

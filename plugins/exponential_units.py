@@ -2,25 +2,45 @@
 
 import numpy as np
 
-from gainreg import Activation, hookimpl
-from gainreg.moments import FloatArray
-from gainreg.moments.piecewise import Piecewise, X, exp, piecewise
+from gainreg import Activation, Piecewise, X, exp, hookimpl, piecewise
 
-# Klambauer et al. 2017, arXiv:1706.02515, eq. 14: the fixed point at mean 0 and variance 1
-SELU_ALPHA = 1.6732632423543772848170429916717
-SELU_SCALE = 1.0507009873554804934193349852946
+from . import FloatArray
 
 
 def elu(x: FloatArray, alpha: float) -> FloatArray:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-def selu(x: FloatArray) -> FloatArray:
-    return SELU_SCALE * elu(x, SELU_ALPHA)
+ELU = Activation(
+    "elu",
+    params={"alpha": 1.0},
+    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X]), forward=elu),
+    reference="x for x > 0, else alpha·(eˣ − 1); Clevert et al. 2015, arXiv:1511.07289",
+)
 
+CELU = Activation(
+    "celu",
+    params={"alpha": 1.0},
+    **piecewise(
+        lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X]),
+        forward=lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
+    ),
+    constraints={"alpha > 0": lambda alpha: alpha > 0},
+    reference="x for x > 0, else alpha·(e^{x/alpha} − 1); Barron 2017, arXiv:1704.07483",
+)
 
-def celu(x: FloatArray, alpha: float) -> FloatArray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+# Klambauer et al. 2017, eq. 14: the fixed point at mean 0 and variance 1
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+SELU = Activation(
+    "selu",
+    **piecewise(
+        lambda: Piecewise([0], [SELU_SCALE * (SELU_ALPHA * (exp(1) - 1)), SELU_SCALE * X]),
+        forward=lambda x: SELU_SCALE * elu(x, SELU_ALPHA),
+    ),
+    reference="scale·elu(x, alpha); Klambauer et al. 2017, arXiv:1706.02515",
+)
 
 
 def expm1_less_x(x: FloatArray) -> FloatArray:
@@ -41,6 +61,21 @@ def xielu_derivative(x: FloatArray, alpha_p: float, alpha_n: float, beta: float)
     return np.where(x > 0, 2 * alpha_p * x, alpha_n * np.expm1(np.minimum(x, 0))) + beta
 
 
+XIELU = Activation(
+    "xielu",
+    params={"alpha_p": 0.8, "alpha_n": 0.8, "beta": 0.5},
+    **piecewise(
+        lambda alpha_p, alpha_n, beta: Piecewise(
+            [0], [alpha_n * (exp(1) - 1 - X) + beta * X, alpha_p * X * X + beta * X]
+        ),
+        forward=xielu,
+    )
+    | {"derivative": xielu_derivative},
+    reference="alpha_p·x² + beta·x for x > 0, else alpha_n·(eˣ − 1 − x) + beta·x, at its "
+    "initial values; Huang and Schlag 2024, arXiv:2411.13010",
+)
+
+
 def exp_forward(x: FloatArray) -> FloatArray:
     with np.errstate(over="ignore"):  # beyond 709 it is infinite
         return np.exp(x)
@@ -53,54 +88,19 @@ def exp_square(std: FloatArray, factor: float) -> FloatArray:
     return np.exp(factor * high * high) * np.exp(factor * rest)
 
 
+EXP = Activation(
+    "exp",
+    exp_forward,
+    aliases=("exponential",),
+    derivative=exp_forward,
+    mean=lambda std: exp_square(std, 0.5),
+    second_moment=lambda std: exp_square(std, 2),
+    derivative_second_moment=lambda std: exp_square(std, 2),
+    variance_slope=lambda std: 2 * std**2,
+    reference="eˣ; its moments are those of the lognormal distribution",
+)
+
+
 @hookimpl
 def gainreg_activations() -> list[Activation]:
-    return [
-        Activation(
-            "elu",
-            params={"alpha": 1.0},
-            **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X]), forward=elu),
-            reference="x for x > 0, else alpha·(eˣ − 1); Clevert et al. 2015, arXiv:1511.07289",
-        ),
-        Activation(
-            "celu",
-            params={"alpha": 1.0},
-            **piecewise(
-                lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X]),
-                forward=celu,
-            ),
-            constraints={"alpha > 0": lambda alpha: alpha > 0},
-            reference="x for x > 0, else alpha·(e^{x/alpha} − 1); Barron 2017, arXiv:1704.07483",
-        ),
-        Activation(
-            "selu",
-            **piecewise(
-                lambda: SELU_SCALE * Piecewise([0], [SELU_ALPHA * (exp(1) - 1), X]), forward=selu
-            ),
-            reference="scale·elu(x, alpha); Klambauer et al. 2017, arXiv:1706.02515",
-        ),
-        Activation(
-            "xielu",
-            params={"alpha_p": 0.8, "alpha_n": 0.8, "beta": 0.5},
-            **piecewise(
-                lambda alpha_p, alpha_n, beta: Piecewise(
-                    [0], [alpha_n * (exp(1) - 1 - X) + beta * X, alpha_p * X * X + beta * X]
-                ),
-                forward=xielu,
-            )
-            | {"derivative": xielu_derivative},
-            reference="alpha_p·x² + beta·x for x > 0, else alpha_n·(eˣ − 1 − x) + beta·x, at its "
-            "initial values; Huang and Schlag 2024, arXiv:2411.13010",
-        ),
-        Activation(
-            "exp",
-            exp_forward,
-            aliases=("exponential",),
-            derivative=exp_forward,
-            mean=lambda std: exp_square(std, 0.5),
-            second_moment=lambda std: exp_square(std, 2),
-            derivative_second_moment=lambda std: exp_square(std, 2),
-            variance_slope=lambda std: 2 * std**2,
-            reference="eˣ; its moments are those of the lognormal distribution",
-        ),
-    ]
+    return [value for value in globals().values() if isinstance(value, Activation)]

@@ -1,17 +1,13 @@
 """Self-gated units: x times a smooth step from 0 to 1."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from scipy import special
+from scipy.special import expit, ndtr
 
-from gainreg import Activation, hookimpl
-from gainreg.moments import FloatArray
-from gainreg.moments.piecewise import Piecewise, X, piecewise
+from gainreg import Activation, Piecewise, X, hookimpl, piecewise
 
-ndtr: Callable[[FloatArray], FloatArray] = special.ndtr
-expit: Callable[[FloatArray], FloatArray] = special.expit
+from . import FloatArray
 
 
 def gelu(x: FloatArray) -> FloatArray:
@@ -34,10 +30,6 @@ def gelu_parts(std: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, Flo
     return t, root, 0.25 + np.arctan(t / root) / (2 * math.pi), t / (1 + t) / root / (2 * math.pi)
 
 
-def gelu_mean(std: FloatArray) -> FloatArray:
-    return std**2 / np.sqrt(2 * math.pi * (1 + std**2))
-
-
 def gelu_second_moment(std: FloatArray) -> FloatArray:
     t, _, gate, mixed = gelu_parts(std)
     return t * (gate + 2 * mixed)
@@ -51,6 +43,19 @@ def gelu_derivative_second_moment(std: FloatArray) -> FloatArray:
 def gelu_variance_slope(std: FloatArray) -> FloatArray:
     t, root, gate, mixed = gelu_parts(std)
     return 1 + mixed * (1 + 2 / (1 + t) - 2 * t / root**2) / (gate + 2 * mixed)
+
+
+GELU = Activation(
+    "gelu",
+    gelu,
+    derivative=gelu_derivative,
+    mean=lambda std: std**2 / np.sqrt(2 * math.pi * (1 + std**2)),
+    second_moment=gelu_second_moment,
+    derivative_second_moment=gelu_derivative_second_moment,
+    variance_slope=gelu_variance_slope,
+    reference="x·Φ(x); Hendrycks and Gimpel 2016, arXiv:1606.08415; "
+    "moments: Tsuchida et al. 2021, arXiv:2002.08517",
+)
 
 
 ROOT_2_PI = math.sqrt(2 / math.pi)
@@ -67,20 +72,45 @@ def gelu_tanh_derivative(x: FloatArray) -> FloatArray:
     return expit(u) * (1 + x * slope * expit(-u))
 
 
-def swish(x: FloatArray, beta: float) -> FloatArray:
+GELU_TANH = Activation(
+    "gelu_tanh",
+    gelu_tanh,
+    aliases=("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
+    derivative=gelu_tanh_derivative,
+    reference="x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2; Hendrycks and Gimpel 2016",
+)
+
+
+def swish(x: FloatArray, beta: float = 1.0) -> FloatArray:
     return x * expit(beta * x)
 
 
-def swish_derivative(x: FloatArray, beta: float) -> FloatArray:
+def swish_derivative(x: FloatArray, beta: float = 1.0) -> FloatArray:
     return expit(beta * x) * (1 + beta * x * expit(-beta * x))
 
 
-def silu(x: FloatArray) -> FloatArray:
-    return swish(x, 1.0)
+QUICK_GELU = Activation(
+    "quick_gelu",
+    lambda x: swish(x, 1.702),
+    derivative=lambda x: swish_derivative(x, 1.702),
+    reference="x·sigmoid(1.702·x); Hendrycks and Gimpel 2016",
+)
 
+SILU = Activation(
+    "silu",
+    swish,
+    aliases=("swish",),
+    derivative=swish_derivative,
+    reference="x·sigmoid(x); Elfwing et al. 2017, arXiv:1702.03118",
+)
 
-def silu_derivative(x: FloatArray) -> FloatArray:
-    return swish_derivative(x, 1.0)
+SWISH_BETA = Activation(
+    "swish_beta",
+    swish,
+    params={"beta": 1.0},
+    derivative=swish_derivative,
+    reference="x·sigmoid(beta·x); Ramachandran et al. 2017, arXiv:1710.05941",
+)
 
 
 # tanh(ln(1 + eˣ)) = n/(n + 2) with n = eˣ(eˣ + 2); below in e = e^{−|x|}, which cannot overflow
@@ -98,6 +128,14 @@ def mish_derivative(x: FloatArray) -> FloatArray:
     return gate + x * 4 * e * (1 + e) * np.where(x > 0, e / up**2, 1 / down**2)
 
 
+MISH = Activation(
+    "mish",
+    mish,
+    derivative=mish_derivative,
+    reference="x·tanh(ln(1 + eˣ)); Misra 2019, arXiv:1908.08681",
+)
+
+
 def telu(x: FloatArray) -> FloatArray:
     step: FloatArray = np.tanh(np.exp(np.minimum(x, 10)))
     return x * step
@@ -109,67 +147,24 @@ def telu_derivative(x: FloatArray) -> FloatArray:
     return np.tanh(e) + x * e * 4 * f / (1 + f) ** 2
 
 
-def hardswish(x: FloatArray) -> FloatArray:
-    return x * np.clip(x + 3, 0, 6) / 6
+TELU = Activation(
+    "telu",
+    telu,
+    derivative=telu_derivative,
+    reference="x·tanh(eˣ); Fernandez and Mali 2024, arXiv:2412.20269",
+)
+
+HARDSWISH = Activation(
+    "hardswish",
+    aliases=("hard_swish", "hard_silu"),
+    **piecewise(
+        lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X]),
+        forward=lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    ),
+    reference="x·min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
+)
 
 
 @hookimpl
 def gainreg_activations() -> list[Activation]:
-    return [
-        Activation(
-            "gelu",
-            gelu,
-            derivative=gelu_derivative,
-            mean=gelu_mean,
-            second_moment=gelu_second_moment,
-            derivative_second_moment=gelu_derivative_second_moment,
-            variance_slope=gelu_variance_slope,
-            reference="x·Φ(x); Hendrycks and Gimpel 2016, arXiv:1606.08415; "
-            "moments: Tsuchida et al. 2021, arXiv:2002.08517",
-        ),
-        Activation(
-            "gelu_tanh",
-            gelu_tanh,
-            aliases=("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
-            derivative=gelu_tanh_derivative,
-            reference="x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2; Hendrycks and Gimpel 2016",
-        ),
-        Activation(
-            "quick_gelu",
-            lambda x: swish(x, 1.702),
-            derivative=lambda x: swish_derivative(x, 1.702),
-            reference="x·sigmoid(1.702·x); Hendrycks and Gimpel 2016",
-        ),
-        Activation(
-            "silu",
-            silu,
-            aliases=("swish",),
-            derivative=silu_derivative,
-            reference="x·sigmoid(x); Elfwing et al. 2017, arXiv:1702.03118",
-        ),
-        Activation(
-            "swish_beta",
-            swish,
-            params={"beta": 1.0},
-            derivative=swish_derivative,
-            reference="x·sigmoid(beta·x); Ramachandran et al. 2017, arXiv:1710.05941",
-        ),
-        Activation(
-            "mish",
-            mish,
-            derivative=mish_derivative,
-            reference="x·tanh(ln(1 + eˣ)); Misra 2019, arXiv:1908.08681",
-        ),
-        Activation(
-            "telu",
-            telu,
-            derivative=telu_derivative,
-            reference="x·tanh(eˣ); Fernandez and Mali 2024, arXiv:2412.20269",
-        ),
-        Activation(
-            "hardswish",
-            aliases=("hard_swish", "hard_silu"),
-            **piecewise(lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X]), forward=hardswish),
-            reference="x·min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
-        ),
-    ]
+    return [value for value in globals().values() if isinstance(value, Activation)]

@@ -3,13 +3,19 @@
 import inspect
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 
+import gainreg
+from gainreg.frameworks import understood
 from gainreg.host import host
 
 # dense around 0 and around the kinks, and wide
@@ -156,3 +162,74 @@ def test_every_keras_activation_has_its_name_and_computes_the_same() -> None:
         assert_same(phi(ours), theirs, math.exp(-20) if ours == "softplus" else 2e-14)
         compared += 1
     assert compared > 20
+
+
+# --- objects of frameworks ---
+
+
+def test_objects_of_imported_frameworks_are_understood() -> None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    for activation, name, params in [
+        (torch.relu, "relu", {}),
+        (torch.Tensor.tanh, "tanh", {}),
+        (torch.nn.GELU(), "gelu", {}),
+        (torch.nn.GELU, "gelu", {}),
+        (partial(torch.nn.functional.gelu, approximate="tanh"), "gelu_tanh", {}),
+        (keras.layers.LeakyReLU(0.2), "leaky_relu", {"negative_slope": 0.2}),
+        (keras.layers.LeakyReLU, "leaky_relu", {"negative_slope": 0.3}),
+        (keras.activations.leaky_relu, "leaky_relu", {"negative_slope": 0.2}),
+        (jax.nn.gelu, "gelu_tanh", {}),
+        (jax.nn.identity, "identity", {}),
+        (jax.lax.logistic, "sigmoid", {}),
+        (np.tanh, "tanh", {}),
+        (scipy.special.expit, "sigmoid", {}),
+    ]:
+        assert understood(activation, {}) == (name, params), activation
+        assert gainreg.gain(activation) == gainreg.gain(name, **params)
+    assert understood(torch.nn.Softmax(1), {"dim": 4}) == ("softmax", {"dim": 4})
+
+
+def test_what_belongs_to_no_framework_is_left_to_others() -> None:
+    for own in (lambda x: x, math.tanh, int, 3, partial(max, 1)):
+        assert understood(own, {}) is None
+
+
+def test_a_module_of_ones_own_is_evaluated_by_its_framework() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Swish(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x * x.sigmoid()
+
+    for swish in (Swish, Swish()):
+        assert gainreg.gain(swish) == pytest.approx(gainreg.gain("silu"), rel=1e-12)
+
+
+@pytest.mark.usefixtures("fresh_host")
+def test_what_is_registered_later_is_known_in_every_framework() -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    gainreg.register(gainreg.Activation("sinc", np.sinc))
+    for function in (np.sinc, torch.sinc, torch.special.sinc, jax.numpy.sinc):
+        assert understood(function, {}) == ("sinc", {})
+
+
+@pytest.mark.usefixtures("fresh_host")
+def test_a_function_that_only_has_the_name_of_an_activation_is_not_believed() -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    gainreg.register(gainreg.Activation("floor", np.ceil))
+    for function in (np.identity, jax.numpy.identity, torch.floor, torch.nn.Linear(6, 6)):
+        found = understood(function, {})
+        assert found is not None
+        assert not isinstance(found[0], str)
+
+
+def test_no_framework_is_imported_to_understand_an_object() -> None:
+    code = (
+        "import sys, numpy, gainreg; from gainreg.frameworks import understood; "
+        "understood(numpy.tanh, {}); understood(lambda x: x, {}); "
+        "print({'torch', 'jax', 'keras'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

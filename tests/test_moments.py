@@ -12,8 +12,8 @@ from scipy.special import ndtr
 
 import gainreg
 from gainreg import Activation, MomentError, ParameterError, PluginError
-from gainreg.moments.piecewise import Piecewise, X, exp, half_moment
 from gainreg.entry import to_dict
+from gainreg.moments.piecewise import Piecewise, X, exp, half_moment
 
 stds = st.floats(-6, 6).map(lambda e: 10.0**e)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gainreg import scaling
+from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
+from gainreg.scaling import Axes, Fans, Kind
 
 try:
     import jax
@@ -15,30 +19,75 @@ try:
     import jax.numpy as jnp
     from jax.nn import initializers
 except ImportError as error:  # pragma: no cover
-    raise scaling.missing("JAX", "jax", error) from error
+    raise frameworks.missing("JAX", "jax", error) from error
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
 
-Axes = int | Sequence[int]
+Draw = Callable[[Any, tuple[int, ...], Fans, float, Any, Any], jax.Array]
+
+KINDS = {
+    "linear": Kind(inputs=-2, outputs=-1),
+    "transposed": Kind(inputs=-2, outputs=-1, transposed=True),
+    "equinox": Kind(inputs=1, outputs=0),
+    "equinox_transposed": Kind(inputs=1, outputs=0, transposed=True),
+}
 
 
-def normal(
+# --- initializers ---
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that an initializer knows before it sees a shape."""
+
+    entry: GainEntry
+    mode: str
+    kind: Kind
+    strides: Axes
+    groups: int
+    dtype: Any
+
+
+def _recipe(
     activation: str | Activation | GainEntry | Callable[..., Any],
     mode: str = "fan_in",
     *,
     std: float = 1.0,
     table: scaling.Table = None,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
+    kind: str = "linear",
+    strides: Axes = 1,
+    groups: int = 1,
+    in_axis: Axes | None = None,
+    out_axis: Axes | None = None,
     batch_axis: Axes = (),
     dtype: Any = None,
     **params: float,
-) -> Callable[..., jax.Array]:
+) -> _Recipe:
+    if kind not in KINDS:
+        raise ParameterError(f"kind is one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
+    scaling.variance(entry, mode, 1, 1)  # a wrong mode shows now, not at the first call of init
+    stored = KINDS[kind]
+    axes = dataclasses.replace(
+        stored,
+        inputs=stored.inputs if in_axis is None else in_axis,
+        outputs=stored.outputs if out_axis is None else out_axis,
+        batch=batch_axis,
+    )
+    return _Recipe(entry, mode, axes, strides, groups, dtype)
+
+
+@scaling.takes(_recipe)
+def normal(recipe: _Recipe) -> Callable[..., Any]:
     """An initializer of weights from a normal distribution of mean 0.
 
-    It has the signature of ``jax.nn.initializers``: ``init(key, shape, dtype, out_sharding)``.
+    It has the signature of ``jax.nn.initializers``, ``init(key, shape, dtype, out_sharding)``, and
+    takes a layer in place of a shape: ``init(key, layer)`` sets a Flax NNX layer's weights in place
+    and its bias to 0, and returns it; of an Equinox layer it returns one with such weights. A
+    Linear, Conv or ConvTranspose tells its layout, strides and groups. By a shape they must be
+    said: an Equinox layer, or a convolution with strides or groups, is silently wrong otherwise.
 
     Args:
         activation: the one whose output feeds the weights ("identity" for data): a name, a
@@ -46,130 +95,130 @@ def normal(
             ``functools.partial`` of one, or any callable that JAX can trace. ``jax.nn.gelu`` is
             the tanh approximation by default, the name "gelu" the exact function.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
+            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
+            bias; see critical.
         std: standard deviation of the pre-activation, not its variance.
         table: a ``GainTable`` or its path: every constant comes from there.
-        in_axis, out_axis, batch_axis: as in ``jax.nn.initializers.variance_scaling``; the axes in
-            none of them are a convolution's receptive field.
+        kind: of the layer: "linear" for Flax's dense and convolution kernels, (…, in, out),
+            "transposed" for its transposed convolutions, "equinox" and "equinox_transposed" for
+            Equinox's (out, in, …).
+        strides: of a convolution: fan_in is divided by their product if it is transposed, fan_out
+            otherwise, in the mean over positions.
+        groups: of a convolution (``feature_group_count``; of a depthwise one all its inputs).
+        in_axis, out_axis, batch_axis: as in ``jax.nn.initializers.variance_scaling``, where the
+            layout is another; axes in none of them are a convolution's receptive field.
         dtype: of the weights, where ``init`` is not given one; None for JAX's default.
         **params: the activation's parameters, where they differ from the defaults.
 
     Raises:
-        ParameterError: a shape (by ``init``), mode, param or std is not what it must be.
+        ParameterError: a shape or layer (by ``init``), mode, kind, param or std is not what it
+            must be.
         MomentError: the gain does not exist, as "fan_out" where φ jumps.
         TableError: ``table`` lacks the entry.
         UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    entry = _entry(activation, mode, std, table, params)
-    return _scaled("normal", entry, mode, in_axis, out_axis, batch_axis, dtype)
+    return _initializer(recipe, _scaled("normal"))
 
 
-def uniform(
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
-    batch_axis: Axes = (),
-    dtype: Any = None,
-    **params: float,
-) -> Callable[..., jax.Array]:
+@scaling.takes(_recipe)
+def uniform(recipe: _Recipe) -> Callable[..., Any]:
     """An initializer from a uniform distribution on (−√3·s, √3·s) of std s; see normal."""
-    entry = _entry(activation, mode, std, table, params)
-    return _scaled("uniform", entry, mode, in_axis, out_axis, batch_axis, dtype)
+    return _initializer(recipe, _scaled("uniform"))
 
 
-def truncated_normal(
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
-    batch_axis: Axes = (),
-    dtype: Any = None,
-    **params: float,
-) -> Callable[..., jax.Array]:
+@scaling.takes(_recipe)
+def truncated_normal(recipe: _Recipe) -> Callable[..., Any]:
     """An initializer from a normal distribution cut off at twice its std; see normal.
 
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
-    entry = _entry(activation, mode, std, table, params)
-    return _scaled("truncated_normal", entry, mode, in_axis, out_axis, batch_axis, dtype)
+    return _initializer(recipe, _scaled("truncated_normal"))
 
 
-def orthogonal(
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
-    batch_axis: Axes = (),
-    dtype: Any = None,
-    **params: float,
-) -> Callable[..., jax.Array]:
+@scaling.takes(_recipe)
+def orthogonal(recipe: _Recipe) -> Callable[..., Any]:
     """An initializer of semi-orthogonal matrices of the mean square of ``normal``; see normal.
 
     The axes of outputs are one side of the matrix, all others but the batch the other; each member
     of the batch is a matrix of its own. Half precision is drawn in float32, which has the QR
     factorisation. Saxe et al. 2014, arXiv:1312.6120.
     """
-    entry = _entry(activation, mode, std, table, params)
+    return _initializer(recipe, _orthogonal)
 
-    def init(
-        key: jax.Array, shape: Sequence[int], dtype: Any = dtype, out_sharding: Any = None
-    ) -> jax.Array:
-        fan_in, fan_out, axes = scaling.fans(shape, in_axis, out_axis, batch_axis)
-        batch, field, inputs, outputs = axes
-        members, rows, columns = (
-            math.prod(shape[axis] for axis in some) for some in (batch, field + inputs, outputs)
-        )
-        wanted = _floating(dtype)
-        drawn = wanted if wanted.itemsize >= 4 else jnp.float32
-        scale = math.sqrt(scaling.variance(entry, mode, fan_in, fan_out))
-        draw = initializers.orthogonal(scaling.orthogonal_scale(scale, rows, columns), dtype=drawn)
-        keys = jax.random.split(key, members) if batch else key[None]
-        matrices = jax.vmap(lambda one: draw(one, (rows, columns), drawn))(keys)
-        order = [*batch, *field, *inputs, *outputs]
-        weights = matrices.reshape([shape[axis] for axis in order])
-        weights = weights.transpose([order.index(axis) for axis in range(len(shape))])
-        weights = weights.astype(wanted)
-        return weights if out_sharding is None else jax.device_put(weights, out_sharding)
+
+def critical(
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    *,
+    std: float | None = None,
+    kind: str = "linear",
+    strides: Axes = 1,
+    groups: int = 1,
+    dtype: Any = None,
+    **params: float,
+) -> dict[str, Callable[..., Any]]:
+    """Initializers with which signals and gradients both keep their size, by Flax's names.
+
+    As in ``linen.Dense(64, **critical("tanh"))``: a normal "kernel_init" of variance
+    backward_gain²/fan_in, and a normal "bias_init" of standard deviation ``critical_bias_std``.
+    Called with a layer in place of a shape, "kernel_init" sets its weights and its bias. All must
+    be so throughout a stack, and what enters it have ``std``.
+
+    Args:
+        activation, kind, strides, groups, dtype, params: as for ``normal``.
+        std: of the pre-activations; None for the critical one, to which depth brings the signal
+            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
+
+    Raises:
+        ParameterError: there is no critical std and none is given; as ``normal``.
+        MomentError: gradients die out at that std, or φ jumps.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    kernel = normal(entry, "critical", kind=kind, strides=strides, groups=groups, dtype=dtype)
+    bias = initializers.normal(scaling.bias_std(entry, "critical"), _floating(dtype))
+    return {"kernel_init": kernel, "bias_init": bias}
+
+
+def _initializer(recipe: _Recipe, draw: Draw) -> Callable[..., Any]:
+    def init(key: Any, shape: Any, dtype: Any = recipe.dtype, out_sharding: Any = None) -> Any:
+        if hasattr(shape, "weight") or hasattr(shape, "kernel"):
+            return _layer(key, shape, recipe, draw)
+        found = scaling.fans(shape, recipe.kind, recipe.strides, recipe.groups)
+        scale = math.sqrt(scaling.variance(recipe.entry, recipe.mode, found.fan_in, found.fan_out))
+        return draw(key, tuple(shape), found, scale, _floating(dtype), out_sharding)
 
     return init
 
 
-# --- fans and activations ---
+def _scaled(distribution: Any) -> Draw:
+    """Weights of a distribution that JAX has."""
 
-
-def _scaled(
-    distribution: Any,
-    entry: GainEntry,
-    mode: str,
-    in_axis: Axes,
-    out_axis: Axes,
-    batch_axis: Axes,
-    dtype: Any,
-) -> Callable[..., jax.Array]:
-    """``variance_scaling`` with the scale that follows from the shape."""
-
-    def init(
-        key: jax.Array, shape: Sequence[int], dtype: Any = dtype, out_sharding: Any = None
+    def draw(
+        key: Any, shape: tuple[int, ...], found: Fans, scale: float, dtype: Any, out_sharding: Any
     ) -> jax.Array:
-        fan_in, fan_out, _ = scaling.fans(shape, in_axis, out_axis, batch_axis)
-        scale = fan_in * scaling.variance(entry, mode, fan_in, fan_out)
-        draw = initializers.variance_scaling(
-            scale, "fan_in", distribution, in_axis, out_axis, batch_axis
-        )
+        own_fan_in = math.prod(shape[:-1])  # JAX divides by it
+        jaxs = initializers.variance_scaling(scale**2 * own_fan_in, "fan_in", distribution)
         sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
-        return draw(key, tuple(shape), _floating(dtype), **sharding)
+        return jaxs(key, shape, dtype, **sharding)
 
-    return init
+    return draw
+
+
+def _orthogonal(
+    key: Any, shape: tuple[int, ...], found: Fans, scale: float, dtype: Any, out_sharding: Any
+) -> jax.Array:
+    rest = [*found.field, *found.inputs]
+    members, rows, columns = (
+        math.prod(shape[axis] for axis in some) for some in (found.batch, rest, found.outputs)
+    )
+    drawn = dtype if dtype.itemsize >= 4 else jnp.float32
+    draw = initializers.orthogonal(scaling.orthogonal_scale(scale, rows, columns), dtype=drawn)
+    keys = jax.random.split(key, members) if found.batch else key[None]
+    matrices = jax.vmap(lambda one: draw(one, (rows, columns), drawn))(keys)
+    order = [*found.batch, *rest, *found.outputs]
+    weights = matrices.reshape([shape[axis] for axis in order])
+    weights = weights.transpose([order.index(axis) for axis in range(len(shape))]).astype(dtype)
+    return weights if out_sharding is None else jax.device_put(weights, out_sharding)
 
 
 def _floating(dtype: Any) -> Any:
@@ -184,16 +233,62 @@ def _floating(dtype: Any) -> Any:
     return wanted
 
 
-def _entry(
-    activation: Any, mode: str, std: float, table: scaling.Table, params: dict[str, float]
-) -> GainEntry:
-    entry = _JAX.entry(activation, std, params, table)
-    scaling.variance(entry, mode, 1, 1)  # a wrong mode shows now, not at the first call of init
-    return entry
+# --- layers ---
 
 
-def wrap(function: Callable[..., Any]) -> Activation:
-    """A callable that JAX can trace as an ``Activation``, in float64 whatever the user's flags."""
+def _layer(key: Any, layer: Any, recipe: _Recipe, draw: Draw) -> Any:
+    """A layer with weights and bias drawn: a new one of Equinox, the same one of NNX."""
+    equinox: Any = sys.modules.get("equinox")
+    nnx: Any = sys.modules.get("flax.nnx")
+    if equinox and isinstance(layer, (equinox.nn.Linear, equinox.nn.Conv)):
+        kind = KINDS["equinox"]
+    elif equinox and isinstance(layer, equinox.nn.ConvTranspose):
+        kind = KINDS["equinox_transposed"]
+    elif nnx and isinstance(layer, (nnx.Linear, nnx.Conv)):
+        kind = KINDS["linear"]
+    elif nnx and isinstance(layer, nnx.ConvTranspose):
+        kind = KINDS["transposed"]
+        if layer.transpose_kernel:
+            kind = dataclasses.replace(kind, inputs=-1, outputs=-2)
+    else:
+        raise ParameterError(
+            f"{type(layer).__name__} is no Linear, Conv or ConvTranspose of Flax NNX or Equinox; "
+            "give the shape of its weights, and kind, strides, groups or axes as they are"
+        )
+    recipe = dataclasses.replace(
+        recipe,
+        kind=kind,
+        strides=getattr(layer, "stride", None) or getattr(layer, "strides", None) or 1,
+        groups=getattr(layer, "groups", None) or getattr(layer, "feature_group_count", None) or 1,
+    )
+    spread = scaling.bias_std(recipe.entry, recipe.mode)
+    if spread and layer.bias is None:
+        raise ParameterError("the layer has no bias, without which weights are not critical")
+    init, bias_key = _initializer(recipe, draw), jax.random.fold_in(key, 1)
+
+    def bias() -> Any:
+        return spread * jax.random.normal(bias_key, layer.bias.shape, layer.bias.dtype)
+
+    if hasattr(layer, "kernel"):
+        layer.kernel[...] = init(key, layer.kernel.shape, layer.kernel.dtype)
+        if layer.bias is not None:
+            layer.bias[...] = bias()
+        return layer
+    new = equinox.tree_at(
+        lambda layer: layer.weight, layer, init(key, layer.weight.shape, layer.weight.dtype)
+    )
+    if layer.bias is None:
+        return new
+    return equinox.tree_at(lambda layer: layer.bias, new, bias())
+
+
+# --- activations ---
+
+
+def _evaluate(
+    function: Callable[..., Any],
+) -> tuple[frameworks.Function, frameworks.Function]:
+    """φ and φ′ of what JAX can trace, in float64 whatever the user's flags."""
 
     def forward(x: Any) -> Any:
         with jax.ensure_compile_time_eval(), _x64(True):
@@ -205,7 +300,7 @@ def wrap(function: Callable[..., Any]) -> Activation:
             (slope,) = pull(jnp.ones_like(y))
             return _double(slope)
 
-    return scaling.elementwise(function, forward, derivative)
+    return forward, derivative
 
 
 def _double(y: Any) -> Any:
@@ -217,12 +312,9 @@ def _double(y: Any) -> Any:
 # jax.enable_x64 stood in jax.experimental before JAX 0.8
 _x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
-_READERS: dict[str, scaling.Reader] = {
-    **scaling.READERS,
-    "gelu": lambda approximate=True: ("gelu_tanh" if approximate else "gelu", {}),
-}
-_JAX = scaling.Framework(
-    functions=scaling.functions_in((jax.lax, jnp, jax.scipy.special, jax.nn), _READERS),
-    objects={},
-    wrap=wrap,
+FRAMEWORK = frameworks.Framework(
+    homes=(jax.nn, jnp, jax.lax, jax.scipy.special),
+    evaluate=_evaluate,
+    exceptions={"gelu": frameworks.read_gelu},
 )
+wrap = FRAMEWORK.wrap

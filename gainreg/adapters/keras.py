@@ -7,22 +7,33 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gainreg import scaling
+from gainreg import frameworks, scaling
 from gainreg.entry import to_dict
 from gainreg.errors import ParameterError
-from gainreg.scaling import always
+from gainreg.scaling import Axes, Kind
 from gainreg.schema import from_dict
 
 try:
     import keras
+    from keras import layers
 except ImportError as error:  # pragma: no cover
     hint = "; it needs a backend too: set KERAS_BACKEND to torch or jax, whichever is installed"
-    raise scaling.missing("Keras", "keras", error, hint) from error
+    raise frameworks.missing("Keras", "keras", error, hint) from error
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
 
+KINDS = {
+    "linear": Kind(inputs=-2, outputs=-1),
+    "depthwise": Kind(inputs=(), outputs=-1, batch=-2),
+    "transposed": Kind(inputs=-1, outputs=-2, transposed=True),
+}
+LAYERS = {
+    "linear": (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    "depthwise": (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+    "transposed": (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+}
 DISTRIBUTIONS = ("truncated_normal", "normal", "untruncated_normal", "uniform", "orthogonal")
 
 
@@ -33,7 +44,9 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
     Saved models carry the constants themselves, so that they load without the table or plugin that
     the constants came from. By its string identifier, "gainreg>VarianceScaling", it is built
     with the defaults; by ``{"class_name": "gainreg>VarianceScaling", "config": {"activation":
-    "gelu"}}`` with any others.
+    "gelu"}}`` with any others. Called with a built layer in place of a shape, as in
+    ``VarianceScaling("gelu")(layer)``, it sets the weights of a Dense, Conv, DepthwiseConv or
+    ConvTranspose, whose kind, strides and groups are known then, and its bias to 0.
 
     Args:
         activation: the one whose output feeds the weights ("identity" for data, and the default):
@@ -44,16 +57,21 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             which leaves it 8 digits). A PReLU layer with several slopes counts with
             their root mean square, which gives the exact average over channels.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
+            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
+            bias; see critical.
         distribution: as in Keras "truncated_normal" (also called "normal"), "untruncated_normal"
             or "uniform"; or "orthogonal" (Saxe et al. 2014, arXiv:1312.6120). All have the same
             mean square.
         seed: an integer or a ``keras.random.SeedGenerator``.
         std: standard deviation of the pre-activation, not its variance.
         table: a ``GainTable`` or its path: every constant comes from there.
+        kind: of the layer: "linear" for Dense and Conv, "depthwise" for DepthwiseConv (and the
+            depthwise kernel of SeparableConv), "transposed" for ConvTranspose. A shape does not
+            tell: under another kind than its own a layer's weights are silently wrong.
+        strides, groups: of a convolution: fan_in is divided by the product of its strides if it is
+            transposed, fan_out otherwise, in the mean over positions.
         input_axes, output_axes: the axes of the weights that count as inputs and as outputs, as in
-            Keras, whose EinsumDense and attention layers set them. None for the last two, the
-            others being a convolution's receptive field.
+            Keras, whose EinsumDense and attention layers set them. None for those of ``kind``.
         **params: the activation's parameters, where they differ from the defaults.
 
     Raises:
@@ -73,6 +91,9 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         *,
         std: float = 1.0,
         table: scaling.Table = None,
+        kind: str = "linear",
+        strides: Axes = 1,
+        groups: int = 1,
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
         **params: float,
@@ -80,38 +101,65 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         if distribution not in DISTRIBUTIONS:
             known = ", ".join(map(repr, DISTRIBUTIONS))
             raise ParameterError(f"distribution is one of {known}, got {distribution!r}")
-        self.entry = _KERAS.entry(activation, std, params, table)
+        if kind not in KINDS:
+            raise ParameterError(f"kind is one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+        self.entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
         relative = scaling.variance(self.entry, mode, 1, 1)  # refuses a wrong mode
         drawn = "truncated_normal" if distribution == "orthogonal" else distribution
-        super().__init__(relative, mode, drawn, seed)
+        super().__init__(relative, "fan_in", drawn, seed)
+        self.mode = mode
+        self.kind, self.strides, self.groups = kind, strides, groups
         self.input_axes, self.output_axes = input_axes, output_axes
         if distribution == "orthogonal":
             self.distribution = distribution
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Weights of a shape; see ``input_axes`` for what its axes mean."""
-        if self.input_axes is None or self.output_axes is None:
-            fan_in, fan_out, axes = scaling.fans(shape)
-        else:  # what is neither is no receptive field there
-            others = {*range(len(shape))} - {
-                axis % len(shape) for axis in (*self.input_axes, *self.output_axes)
-            }
-            fan_in, fan_out, axes = scaling.fans(
-                shape, self.input_axes, self.output_axes, tuple(others)
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """Weights of a shape; or, given a built layer, that layer with such weights and bias 0."""
+        if isinstance(shape, layers.Layer):
+            return self._set(shape)
+        kind = KINDS[self.kind]
+        if self.input_axes is not None and self.output_axes is not None:
+            named = {axis % len(shape) for axis in (*self.input_axes, *self.output_axes)}
+            others = tuple({*range(len(shape))} - named)  # no receptive field, in Keras
+            kind = Kind(self.input_axes, self.output_axes, others)
+        return self._draw(tuple(shape), dtype, kind, self.strides, self.groups)
+
+    def _set(self, layer: Any) -> Any:
+        known = [kind for kind, kinds in LAYERS.items() if isinstance(layer, kinds)]
+        if not known:
+            raise ParameterError(
+                f"{type(layer).__name__} is no Dense, Conv, DepthwiseConv or ConvTranspose layer; "
+                "give the initializer as its kernel_initializer"
             )
+        if not layer.built:
+            raise ParameterError("a layer has no weights before it is built")
+        strides, groups = getattr(layer, "strides", 1), getattr(layer, "groups", 1)
+        shape, dtype = tuple(layer.kernel.shape), layer.kernel.dtype
+        layer.kernel.assign(self._draw(shape, dtype, KINDS[known[0]], strides, groups))
+        spread = scaling.bias_std(self.entry, self.mode)
+        if layer.bias is not None:
+            normal = keras.initializers.RandomNormal(0.0, spread, self.seed)
+            layer.bias.assign(normal(layer.bias.shape, layer.bias.dtype))
+        elif spread:
+            raise ParameterError("the layer has no bias, without which weights are not critical")
+        return layer
+
+    def _draw(
+        self, shape: tuple[int, ...], dtype: Any, kind: Kind, strides: Axes, groups: int
+    ) -> Any:
+        found = scaling.fans(shape, kind, strides, groups)
         wanted = keras.backend.standardize_dtype(dtype)
         if "float" not in wanted:
             raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
-        variance = scaling.variance(self.entry, self.mode, fan_in, fan_out)
+        variance = scaling.variance(self.entry, self.mode, found.fan_in, found.fan_out)
         if self.distribution != "orthogonal":
             scale = variance * math.prod(shape[:-1])  # Keras divides by this fan_in of its own
             draw = keras.initializers.VarianceScaling(
                 scale, "fan_in", self.distribution, seed=self.seed
             )
             return draw(shape, dtype)
-        batch, field, inputs, outputs = axes
-        order = [*batch, *field, *inputs, *outputs]
-        columns = math.prod(shape[axis] for axis in outputs)
+        order = [*found.batch, *found.field, *found.inputs, *found.outputs]
+        columns = math.prod(shape[axis] for axis in found.outputs)
         rows = math.prod(shape) // columns
         draw = keras.initializers.Orthogonal(
             scaling.orthogonal_scale(math.sqrt(variance), rows, columns), seed=self.seed
@@ -132,6 +180,9 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             "distribution": self.distribution,
             "seed": config["seed"],
             "std": self.entry.std,
+            "kind": self.kind,
+            "strides": self.strides,
+            "groups": self.groups,
             "input_axes": self.input_axes,
             "output_axes": self.output_axes,
             **self.entry.params,
@@ -160,30 +211,67 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         return cls(entry, **config)
 
 
+def critical(
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    *,
+    std: float | None = None,
+    seed: int | None = None,
+    kind: str = "linear",
+    strides: Axes = 1,
+    groups: int = 1,
+    **params: float,
+) -> dict[str, Any]:
+    """Initializers with which signals and gradients both keep their size, by Keras's names.
+
+    As in ``Dense(64, **critical("tanh"))``: a normal "kernel_initializer" of variance
+    backward_gain²/fan_in, and a normal "bias_initializer" of standard deviation
+    ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
+
+    Args:
+        activation, seed, kind, strides, groups, params: as for ``VarianceScaling``.
+        std: of the pre-activations; None for the critical one, to which depth brings the signal
+            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
+
+    Raises:
+        ParameterError: there is no critical std and none is given; as ``VarianceScaling``.
+        MomentError: gradients die out at that std, or φ jumps.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    kernel = VarianceScaling(
+        entry, "critical", "untruncated_normal", seed, kind=kind, strides=strides, groups=groups
+    )
+    bias = keras.initializers.RandomNormal(0.0, scaling.bias_std(entry, "critical"), seed)
+    return {"kernel_initializer": kernel, "bias_initializer": bias}
+
+
 # --- activations ---
 
 
-def _wrap(function: Callable[..., Any]) -> Activation:
-    """A callable on the backend's tensors as an ``Activation``, evaluated in float64."""
-    if isinstance(function, keras.layers.Activation):
+def _evaluate(
+    function: Callable[..., Any],
+) -> tuple[frameworks.Function, frameworks.Function | None]:
+    """φ and φ′ of a callable on the backend's tensors, evaluated in float64."""
+    if isinstance(function, layers.Activation):
         function = function.activation
-    elif isinstance(function, keras.layers.Layer) and not function.built:
+    elif isinstance(function, layers.Layer) and not function.built:
         # the user's own must not be built with the shape that it is evaluated with
         function = type(function).from_config(function.get_config())
     backend = keras.backend.backend()
     if backend in ("jax", "torch"):
-        wrapped: Activation = importlib.import_module(f"gainreg.adapters.{backend}").wrap(function)
-        return wrapped
+        adapter = importlib.import_module(f"gainreg.adapters.{backend}")
+        both: tuple[frameworks.Function, frameworks.Function] = adapter.FRAMEWORK.evaluate(function)
+        return both
 
     def forward(x: Any) -> Any:
         return keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(x, "float64")))
 
-    return scaling.elementwise(function, forward)
+    return forward, None
 
 
 def _relu(
     negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
-) -> scaling.Named | None:
+) -> frameworks.Named | None:
     if max_value is None and threshold == 0:
         return (
             ("leaky_relu", {"negative_slope": negative_slope}) if negative_slope else ("relu", {})
@@ -196,51 +284,31 @@ def _relu(
     return None
 
 
-def _prelu(layer: Any) -> scaling.Named:
-    if not layer.built:
+def _prelu(alpha: Any = None) -> frameworks.Named:
+    if alpha is None:
         raise ParameterError("a PReLU layer has no slope before it is built")
-    slopes = keras.ops.convert_to_numpy(layer.alpha).ravel()
-    return "prelu", {"weight": scaling.root_mean_square(slopes)}
+    slopes = keras.ops.convert_to_numpy(alpha).ravel()
+    return "prelu", {"weight": frameworks.root_mean_square(slopes)}
 
 
-def _activation_layer(layer: Any) -> scaling.Named | None:
-    return _KERAS.read(layer.activation)[0]
+def _of_layer(activation: Any) -> frameworks.Named | None:
+    return FRAMEWORK.read(activation)[0]
 
 
-_READERS: dict[str, scaling.Reader] = {
-    **scaling.READERS,
-    "gelu": lambda approximate=False: ("gelu_tanh" if approximate else "gelu", {}),
-    "hard_shrink": lambda threshold=0.5: ("hardshrink", {"lambd": threshold}),
-    "leaky_relu": lambda negative_slope=0.2: ("leaky_relu", {"negative_slope": negative_slope}),
-    "relu": _relu,
-    "soft_shrink": lambda threshold=0.5: ("softshrink", {"lambd": threshold}),
-    "threshold": lambda threshold, default_value: (
-        "threshold",
-        {"threshold": threshold, "value": default_value},
-    ),
-}
-_OPS: dict[str, scaling.Reader] = {
-    **_READERS,
-    "gelu": lambda approximate=True: ("gelu_tanh" if approximate else "gelu", {}),
-    "relu": always("relu"),
-}
-_LAYERS: dict[type, Callable[[Any], scaling.Named | None]] = {
-    keras.layers.Activation: _activation_layer,
-    keras.layers.ELU: lambda layer: ("elu", {"alpha": layer.alpha}),
-    keras.layers.Identity: lambda layer: ("identity", {}),
-    keras.layers.LeakyReLU: lambda layer: (
-        "leaky_relu",
-        {"negative_slope": layer.negative_slope},
-    ),
-    keras.layers.PReLU: _prelu,
-    keras.layers.ReLU: lambda layer: _relu(layer.negative_slope, layer.max_value, layer.threshold),
-    keras.layers.Softmax: lambda layer: ("softmax", {}),
-}
-_KERAS = scaling.Framework(
-    functions={
-        **scaling.functions_in((keras.ops,), _OPS),
-        **scaling.functions_in((keras.activations,), _READERS),
+FRAMEWORK = frameworks.Framework(
+    homes=(keras.activations, keras.ops, layers),
+    evaluate=_evaluate,
+    layers=layers.Layer,
+    exceptions={
+        "activation": _of_layer,
+        "gelu": frameworks.read_gelu,
+        "hardshrink": lambda threshold=0.5: ("hardshrink", {"lambd": threshold}),
+        "prelu": _prelu,
+        "relu": _relu,
+        "softshrink": lambda threshold=0.5: ("softshrink", {"lambd": threshold}),
+        "threshold": lambda threshold, default_value: (
+            "threshold",
+            {"threshold": threshold, "value": default_value},
+        ),
     },
-    objects=_LAYERS,
-    wrap=_wrap,
 )

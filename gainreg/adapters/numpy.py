@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import special
 
-from gainreg import scaling
+from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
 
-LAYOUTS = {"in_out": (-2, -1), "out_in": (1, 0)}  # the axes of inputs and outputs
+LAYOUTS = {"in_out": scaling.Kind(-2, -1), "out_in": scaling.Kind(inputs=1, outputs=0)}
+
+FRAMEWORK = frameworks.Framework(homes=(np, special), evaluate=lambda function: (function, None))
 
 
-def normal(
+@dataclass(frozen=True)
+class _Drawing:
+    """The shape of an array of weights, and the standard deviation that they are to have."""
+
+    shape: Sequence[int]
+    std: float
+    rng: np.random.Generator
+    dtype: DTypeLike
+    outputs: int  # the axis
+
+
+def _drawing(
     shape: Sequence[int],
     activation: str | Activation | GainEntry | Callable[..., Any],
     mode: str = "fan_in",
@@ -31,7 +45,19 @@ def normal(
     rng: np.random.Generator | int | None = None,
     dtype: DTypeLike = np.float64,
     **params: float,
-) -> NDArray[Any]:
+) -> _Drawing:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise ParameterError(f"layout is one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
+    if not np.dtype(dtype).name.startswith(("float", "bfloat")):
+        raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
+    found = scaling.fans(shape, LAYOUTS[layout])
+    entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
+    scale = math.sqrt(scaling.variance(entry, mode, found.fan_in, found.fan_out))
+    return _Drawing(shape, scale, np.random.default_rng(rng), dtype, found.outputs[0])
+
+
+@scaling.takes(_drawing)
+def normal(drawing: _Drawing) -> NDArray[Any]:
     """Weights from a normal distribution of mean 0.
 
     Args:
@@ -56,99 +82,38 @@ def normal(
         TableError: ``table`` lacks the entry.
         UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    scale, _ = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
-    return np.random.default_rng(rng).normal(0.0, scale, shape).astype(dtype)
+    return drawing.rng.normal(0.0, drawing.std, drawing.shape).astype(drawing.dtype)
 
 
-def uniform(
-    shape: Sequence[int],
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    layout: str = "in_out",
-    rng: np.random.Generator | int | None = None,
-    dtype: DTypeLike = np.float64,
-    **params: float,
-) -> NDArray[Any]:
+@scaling.takes(_drawing)
+def uniform(drawing: _Drawing) -> NDArray[Any]:
     """Weights from a uniform distribution on (−√3·s, √3·s) of standard deviation s; see normal."""
-    scale, _ = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
-    bound = scaling.uniform_bound(scale)
-    return np.random.default_rng(rng).uniform(-bound, bound, shape).astype(dtype)
+    bound = scaling.uniform_bound(drawing.std)
+    return drawing.rng.uniform(-bound, bound, drawing.shape).astype(drawing.dtype)
 
 
-def truncated_normal(
-    shape: Sequence[int],
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    layout: str = "in_out",
-    rng: np.random.Generator | int | None = None,
-    dtype: DTypeLike = np.float64,
-    **params: float,
-) -> NDArray[Any]:
+@scaling.takes(_drawing)
+def truncated_normal(drawing: _Drawing) -> NDArray[Any]:
     """Weights from a normal distribution cut off at twice its standard deviation; see normal.
 
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
-    scale, _ = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
-    inside = np.random.default_rng(rng).uniform(special.ndtr(-2.0), special.ndtr(2.0), shape)
-    return (scaling.untruncated_std(scale) * special.ndtri(inside)).astype(dtype)
+    inside = drawing.rng.uniform(special.ndtr(-2.0), special.ndtr(2.0), drawing.shape)
+    return (scaling.untruncated_std(drawing.std) * special.ndtri(inside)).astype(drawing.dtype)
 
 
-def orthogonal(
-    shape: Sequence[int],
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    layout: str = "in_out",
-    rng: np.random.Generator | int | None = None,
-    dtype: DTypeLike = np.float64,
-    **params: float,
-) -> NDArray[Any]:
-    """A random semi-orthogonal matrix with the mean square that ``normal`` would give; see normal.
+@scaling.takes(_drawing)
+def orthogonal(drawing: _Drawing) -> NDArray[Any]:
+    """A random semi-orthogonal matrix with the mean square of ``normal``; see normal.
 
     The axis of outputs is one side of the matrix, all others together are the other side. Saxe et
     al. 2014, arXiv:1312.6120; uniform by the sign correction of Mezzadri 2007, math-ph/0609050.
     """
-    scale, outputs = _weight_std(shape, activation, mode, std, table, layout, dtype, params)
-    others = math.prod(shape) // outputs
-    draw = np.random.default_rng(rng).normal(size=(max(outputs, others), min(outputs, others)))
-    q, r = np.linalg.qr(draw)
+    outputs = drawing.shape[drawing.outputs]
+    others = math.prod(drawing.shape) // outputs
+    q, r = np.linalg.qr(drawing.rng.normal(size=(max(outputs, others), min(outputs, others))))
     q *= np.sign(np.diag(r))
-    rows, columns = (others, outputs) if layout == "in_out" else (outputs, others)
-    matrix = q if rows >= columns else q.T
-    factor = scaling.orthogonal_scale(scale, rows, columns)
-    return (factor * matrix).reshape(shape).astype(dtype)
-
-
-def _weight_std(
-    shape: Sequence[int],
-    activation: Any,
-    mode: str,
-    std: float,
-    table: scaling.Table,
-    layout: str,
-    dtype: DTypeLike,
-    params: dict[str, float],
-) -> tuple[float, int]:
-    """Standard deviation of the weights, and the number of output channels."""
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise ParameterError(f"layout is one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    if not np.dtype(dtype).name.startswith(("float", "bfloat")):
-        raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
-    fan_in, fan_out, (*_, outputs) = scaling.fans(shape, *LAYOUTS[layout])
-    entry = _NUMPY.entry(activation, std, params, table)
-    return math.sqrt(scaling.variance(entry, mode, fan_in, fan_out)), shape[outputs[0]]
-
-
-_NUMPY = scaling.Framework(
-    functions=scaling.functions_in((np, special), scaling.READERS),
-    objects={},
-    wrap=lambda function: scaling.elementwise(function, function),
-)
+    # the outputs are the columns where they come last, the rows where they come first
+    wide = (outputs > others) if drawing.outputs else (outputs < others)
+    factor = scaling.orthogonal_scale(drawing.std, outputs, others)
+    return (factor * (q.T if wide else q)).reshape(drawing.shape).astype(drawing.dtype)

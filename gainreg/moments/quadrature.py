@@ -20,7 +20,7 @@ import numpy as np
 
 from gainreg.moments import EPS, FloatArray, Function, Moments, weighted_sums
 from gainreg.moments.adaptive import adaptive_moments
-from gainreg.moments.extended import gaussian_factor
+from gainreg.moments.truncated import gaussian_factor
 
 # In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step
 # 1/16, and still at twice that.

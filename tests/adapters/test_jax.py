@@ -185,3 +185,55 @@ def test_equinox(factory: Any) -> None:
     draw = factory("elu", in_axis=-1, out_axis=-2)  # Equinox keeps (out, in)
     model = eqx.tree_at(lambda m: m.weight, model, draw(KEY, model.weight.shape))
     assert std_of(model.weight) == pytest.approx(gainreg.gain("elu") / 300**0.5, rel=0.02)
+
+
+@EVERY
+def test_nnx_layers_tell_all_that_their_fans_depend_on(factory: Any) -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="this test needs Flax")
+    rngs = nnx.Rngs(0)
+    pictures = jax.random.normal(KEY, (4, 32, 32, 64))
+
+    def through(layer: Any, x: Any) -> float:
+        return std_of(layer(x)[:, 8:-8, 8:-8] if x.ndim == 4 else layer(x))
+
+    for layer, x in [
+        (nnx.Linear(400, 300, rngs=rngs), jax.random.normal(KEY, (400, 400))),
+        (nnx.Conv(64, 128, (3, 3), feature_group_count=64, rngs=rngs), pictures),
+        (nnx.ConvTranspose(64, 32, (4, 4), strides=(2, 2), rngs=rngs), pictures),
+        (nnx.ConvTranspose(64, 32, (4, 4), strides=2, transpose_kernel=True, rngs=rngs), pictures),
+    ]:
+        layer.bias[...] = jnp.ones_like(layer.bias[...])
+        assert factory("identity")(jax.random.key(1), layer) is layer
+        assert through(layer, x) == pytest.approx(1, rel=0.06)
+
+
+@EVERY
+def test_equinox_layers_tell_all_that_their_fans_depend_on(factory: Any) -> None:
+    eqx = pytest.importorskip("equinox", reason="this test needs Equinox")
+    pictures = jax.random.normal(KEY, (4, 64, 32, 32))
+
+    def through(layer: Any, x: Any) -> float:
+        return std_of(jax.vmap(layer)(x)[..., 8:-8, 8:-8] if x.ndim == 4 else jax.vmap(layer)(x))
+
+    for layer, x in [
+        (eqx.nn.Linear(400, 300, key=KEY), jax.random.normal(KEY, (400, 400))),
+        (eqx.nn.Linear(400, 300, use_bias=False, key=KEY), jax.random.normal(KEY, (400, 400))),
+        (eqx.nn.Conv2d(64, 128, 3, groups=64, key=KEY), pictures),
+        (eqx.nn.ConvTranspose2d(64, 32, 4, stride=2, groups=2, key=KEY), pictures),
+    ]:
+        new = factory("identity")(jax.random.key(1), layer)
+        assert new.bias is None or not new.bias.any()
+        assert through(new, x) == pytest.approx(1, rel=0.06)
+
+
+def test_a_kind_tells_what_a_shape_does_not() -> None:
+    up = init.normal("relu", kind="transposed", strides=2)(KEY, (4, 4, 64, 32))
+    assert std_of(up) == pytest.approx((2 * 4 / (16 * 64)) ** 0.5, rel=0.03)
+    depthwise = init.normal("relu", "fan_out", groups=64)(KEY, (3, 3, 1, 128))
+    assert std_of(depthwise) == pytest.approx((2 / (9 * 2)) ** 0.5, rel=0.06)
+    swapped = init.normal("relu", kind="equinox")(KEY, (300, 200))
+    assert std_of(swapped) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+    with pytest.raises(gainreg.ParameterError, match="kind is one of"):
+        init.normal("relu", kind="conv")
+    with pytest.raises(gainreg.ParameterError, match="no Linear, Conv or ConvTranspose"):
+        init.normal("relu")(KEY, type("Odd", (), {"kernel": 1})())

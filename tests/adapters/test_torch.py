@@ -1,5 +1,7 @@
 """The PyTorch adapter."""
 
+import inspect
+import pydoc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,7 +207,7 @@ def test_what_a_partial_does_not_state_may_stand_beside_it(odd: Any) -> None:
 
 
 def test_a_number_is_no_table() -> None:
-    with pytest.raises(gainreg.TableError, match="path of a file"):
+    with pytest.raises(gainreg.TableError, match="the path of its file"):
         init.normal_(torch.empty(4, 4), "relu", table=1)
 
 
@@ -245,7 +247,7 @@ def test_arguments_that_the_function_does_not_take_are_refused(odd: Any) -> None
 
 @pytest.mark.parametrize(
     "weights",
-    [nn.Linear(4, 4), np.zeros((4, 4)), torch.empty(4, 4, dtype=torch.int8), torch.empty(4)],
+    [nn.LSTM(4, 4), np.zeros((4, 4)), torch.empty(4, 4, dtype=torch.int8), torch.empty(4)],
     ids=["layer", "array", "integers", "vector"],
 )
 def test_what_is_no_weight_is_refused(weights: Any) -> None:
@@ -313,6 +315,49 @@ def test_transposed_and_grouped_convolutions_have_arguments() -> None:
     assert std_of(layer.weight) == pytest.approx((2 / 180) ** 0.5, rel=0.03)
     with pytest.raises(gainreg.ParameterError, match="groups must divide"):
         init.normal_(layer.weight, "relu", groups=3)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(256, 256),
+        nn.Conv2d(64, 64, 4, stride=2),
+        nn.Conv2d(128, 256, 3, groups=32),
+        nn.Conv1d(256, 256, 7, groups=256),
+        nn.ConvTranspose2d(64, 64, 4, stride=2),
+        nn.ConvTranspose2d(128, 64, 6, stride=(2, 3), groups=4),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("draw", [init.normal_, init.trunc_normal_])
+def test_a_layer_tells_all_that_its_fans_depend_on(layer: Any, draw: Any) -> None:
+    torch.manual_seed(0)
+    assert draw(layer, nn.Identity) is layer
+    assert not layer.bias.any()
+    axes = layer.weight.dim() - 2
+    x = torch.randn(512 if axes == 0 else 8, layer.weight.shape[1] * getattr(layer, "groups", 1)
+                    if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels,
+                    *[48] * axes, requires_grad=True)  # fmt: skip
+    inside = (..., *[slice(8, -8)] * axes)  # away from the edges
+    assert std_of(layer(x)[inside]) == pytest.approx(1, rel=0.05)
+    draw(layer, nn.Identity, "fan_out")
+    y = layer(x)
+    (gradient,) = torch.autograd.grad(y, x, torch.randn(y.shape))
+    assert std_of(gradient[inside]) == pytest.approx(1, rel=0.05)
+
+
+def test_a_layer_stands_alone() -> None:
+    with pytest.raises(gainreg.ParameterError, match="a layer has its transposed and groups"):
+        init.normal_(nn.Conv2d(4, 4, 3, groups=2), "relu", groups=2)
+
+
+def test_the_signature_is_whole_for_help_and_for_readers() -> None:
+    for draw in (init.normal_, init.uniform_, init.trunc_normal_, init.orthogonal_):
+        names = list(inspect.signature(draw).parameters)
+        assert names[:4] == ["tensor", "activation", "mode", "std"]
+        assert names[-1] == "params"
+        assert draw.__name__ in pydoc.render_doc(draw)
+        assert "Fill weights" in pydoc.render_doc(draw)
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,67 @@
-"""In-place initialisers of PyTorch weights, as in ``torch.nn.init``."""
+"""In-place initialisers of PyTorch's weights, layers and chains, as in ``torch.nn.init``."""
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import init
 
 from gainreg import scaling
+from gainreg.adapters.torch.activations import FRAMEWORK
 from gainreg.errors import MomentError, ParameterError, PluginError
-
-try:
-    import torch
-    from torch import Tensor, nn
-    from torch.nn import functional, init
-except ImportError as error:  # pragma: no cover
-    raise scaling.missing("PyTorch", "torch", error) from error
+from gainreg.scaling import Kind
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
 
+Layer = TypeVar("Layer", bound=nn.Module)
+Weights = TypeVar("Weights", bound=Tensor | nn.Module)
+
 _LINEAR = ("linear", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_ACTIVATIONS = [getattr(nn, name) for name in nn.modules.activation.__all__]
 _PASSED = (nn.Identity, nn.Flatten, nn.Unflatten)  # φ(x) = x, and what only moves numbers
+
+_OUT_IN = Kind(inputs=1, outputs=0)
+_IN_OUT = Kind(inputs=0, outputs=1, transposed=True, inputs_whole=True)  # of a ConvTranspose
 
 
 # --- initialisers ---
 
 
-def normal_(
-    tensor: Tensor,
+@dataclass(frozen=True)
+class _Drawing(Generic[Weights]):
+    """Weights to be filled, and the standard deviation that they are to have."""
+
+    given: Weights
+    weight: Tensor
+    std: float
+    bias_std: float
+    generator: torch.Generator | None
+
+    def normal(self) -> Weights:
+        init.normal_(self.weight, 0.0, self.std, generator=self.generator)
+        return self.done()
+
+    def done(self) -> Weights:
+        """What was given, with a layer's bias set too."""
+        bias = getattr(self.given, "bias", None)  # a tensor has none
+        if bias is not None:
+            init.normal_(bias, 0.0, self.bias_std, generator=self.generator)
+        return self.given
+
+
+def _drawing(
+    tensor: Weights,
     activation: str | Activation | GainEntry | Callable[..., Any],
     mode: str = "fan_in",
     *,
@@ -42,102 +71,119 @@ def normal_(
     transposed: bool = False,
     groups: int = 1,
     **params: float,
-) -> Tensor:
-    """Fill weights from a normal distribution of mean 0, and return them.
+) -> _Drawing[Weights]:
+    weight, found = _fans(tensor, transposed, groups)
+    entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
+    scale = math.sqrt(scaling.variance(entry, mode, found.fan_in, found.fan_out))
+    bias_std = scaling.bias_std(entry, mode)
+    if bias_std and isinstance(tensor, nn.Module) and tensor.bias is None:
+        raise ParameterError("the layer has no bias, without which weights are not critical")
+    return _Drawing(tensor, weight, scale, bias_std, generator)
+
+
+@scaling.takes(_drawing)
+def normal_(drawing: _Drawing[Weights]) -> Weights:
+    """Fill weights from a normal distribution of mean 0, and return what was given.
 
     Args:
-        tensor: weights of shape (out, in, *kernel), as in Linear and Conv. Fans are PyTorch's own.
+        tensor: a Linear, Conv or ConvTranspose layer, whose bias becomes 0; or weights alone, of
+            shape (out, in, *kernel) as in Linear and Conv, with PyTorch's own fans.
+            A layer tells its groups, whether it is transposed, and its stride s: an output of a
+            transposed one sums over 1/∏s of the kernel, an input of another reaches 1/∏s of it.
         activation: the one whose output feeds the weights ("identity" for data): a name, a
-            ``gainreg.Activation``, a ``GainEntry``, a module such as ``nn.LeakyReLU(0.2)``, a
-            function of ``torch`` or ``torch.nn.functional``, a ``functools.partial`` of one, or
-            any callable on tensors. A PReLU with several slopes counts with their root mean
-            square, which gives the exact average over channels; an RReLU in eval mode with its
-            mean slope.
+            ``gainreg.Activation``, a ``GainEntry``, a module such as ``nn.LeakyReLU(0.2)`` or
+            ``nn.GELU``, a function of ``torch`` or ``torch.nn.functional``, a
+            ``functools.partial`` of one, or any callable on tensors. A PReLU with several slopes
+            counts with their root mean square, which gives the exact average over channels; an
+            RReLU in eval mode with its mean slope.
         mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
+            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
+            bias; see critical_.
         std: standard deviation of the pre-activation, not its variance.
         table: a ``GainTable`` or its path: every constant comes from there.
         generator: the random numbers' source.
-        transposed: True for the weights of a ConvTranspose, of shape (in, out / groups, *kernel):
-            the tensor alone does not tell. A stride is not counted, as in ``torch.nn.init``.
-        groups: of a grouped convolution. Left at 1 the fans are those of ``torch.nn.init``, whose
-            fan_out (fan_in if transposed) counts the channels of all groups together.
+        transposed: True for the weights alone of a ConvTranspose, (in, out / groups, *kernel). A
+            stride is not counted then, as in ``torch.nn.init``: give the layer.
+        groups: for the weights alone of a grouped convolution. Left at 1 the fans are those of
+            ``torch.nn.init``, whose fan_out (fan_in if transposed) counts all groups' channels.
         **params: the activation's parameters, where they differ from the defaults.
 
     Raises:
-        ParameterError: a shape, mode, param or std is not what it must be.
+        ParameterError: a layer, shape, mode, param or std is not what it must be.
         MomentError: the gain does not exist, as "fan_out" where φ jumps.
         TableError: ``table`` lacks the entry.
         UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
-    return init.normal_(tensor, 0.0, scale, generator=generator)
+    return drawing.normal()
 
 
-def uniform_(
-    tensor: Tensor,
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    generator: torch.Generator | None = None,
-    transposed: bool = False,
-    groups: int = 1,
-    **params: float,
-) -> Tensor:
+@scaling.takes(_drawing)
+def uniform_(drawing: _Drawing[Weights]) -> Weights:
     """Fill weights from a uniform distribution on (−√3·s, √3·s) of std s; see normal_."""
-    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
-    bound = scaling.uniform_bound(scale)
-    return init.uniform_(tensor, -bound, bound, generator=generator)
+    bound = scaling.uniform_bound(drawing.std)
+    init.uniform_(drawing.weight, -bound, bound, generator=drawing.generator)
+    return drawing.done()
 
 
-def trunc_normal_(
-    tensor: Tensor,
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    generator: torch.Generator | None = None,
-    transposed: bool = False,
-    groups: int = 1,
-    **params: float,
-) -> Tensor:
+@scaling.takes(_drawing)
+def trunc_normal_(drawing: _Drawing[Weights]) -> Weights:
     """Fill weights from a normal distribution cut off at twice its standard deviation; see normal_.
 
     It is widened so that what is left has the standard deviation that ``normal_`` would give.
     """
-    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
-    wide = scaling.untruncated_std(scale)
-    return init.trunc_normal_(tensor, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
+    wide = scaling.untruncated_std(drawing.std)
+    init.trunc_normal_(drawing.weight, 0.0, wide, -2 * wide, 2 * wide, generator=drawing.generator)
+    return drawing.done()
 
 
-def orthogonal_(
-    tensor: Tensor,
-    activation: str | Activation | GainEntry | Callable[..., Any],
-    mode: str = "fan_in",
-    *,
-    std: float = 1.0,
-    table: scaling.Table = None,
-    generator: torch.Generator | None = None,
-    transposed: bool = False,
-    groups: int = 1,
-    **params: float,
-) -> Tensor:
+@scaling.takes(_drawing)
+def orthogonal_(drawing: _Drawing[Weights]) -> Weights:
     """Fill weights with a semi-orthogonal matrix of the mean square of ``normal_``; see normal_.
 
     Trailing axes are flattened as in ``torch.nn.init.orthogonal_``. Saxe et al. 2014,
     arXiv:1312.6120. Half precision is drawn in float32, which has the QR factorisation.
     """
-    scale = _weight_std(tensor, activation, mode, std, table, transposed, groups, params)
-    rows = tensor.shape[0]
-    factor = scaling.orthogonal_scale(scale, rows, tensor.numel() // rows)
-    if tensor.dtype not in (torch.float16, torch.bfloat16):
-        return init.orthogonal_(tensor, factor, generator=generator)
-    drawn = init.orthogonal_(torch.empty_like(tensor, dtype=torch.float32), factor, generator)
-    with torch.no_grad():
-        return tensor.copy_(drawn)
+    weight, rows = drawing.weight, drawing.weight.shape[0]
+    factor = scaling.orthogonal_scale(drawing.std, rows, weight.numel() // rows)
+    if weight.dtype not in (torch.float16, torch.bfloat16):
+        init.orthogonal_(weight, factor, generator=drawing.generator)
+    else:
+        drawn = torch.empty_like(weight, dtype=torch.float32)
+        init.orthogonal_(drawn, factor, drawing.generator)
+        with torch.no_grad():
+            weight.copy_(drawn)
+    return drawing.done()
+
+
+def critical_(
+    layer: Layer,
+    activation: str | Activation | GainEntry | Callable[..., Any],
+    *,
+    std: float | None = None,
+    generator: torch.Generator | None = None,
+    **params: float,
+) -> Layer:
+    """Set a layer's weights and bias so that signals and gradients both keep their size.
+
+    Weights are normal with variance backward_gain²/fan_in, biases with standard deviation
+    ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
+
+    Args:
+        layer: a Linear, Conv or ConvTranspose.
+        activation: as for ``normal_``.
+        std: of the pre-activations; None for the critical one, to which depth brings the signal
+            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
+        generator: the random numbers' source.
+        **params: the activation's parameters, where they differ from the defaults.
+
+    Raises:
+        ParameterError: there is no critical std and none is given, or the layer has no bias; as
+            ``normal_``.
+        MomentError: gradients die out at that std, or φ jumps.
+        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    """
+    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    return normal_(layer, entry, "critical", generator=generator)
 
 
 def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
@@ -161,18 +207,22 @@ def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
     if param is not None:
         from gainreg.host import host
 
-        named = None if isinstance(nonlinearity, str) else _TORCH.read(nonlinearity)[0]
+        named = None if isinstance(nonlinearity, str) else FRAMEWORK.read(nonlinearity)[0]
         if named is None and not isinstance(nonlinearity, str):
             raise ParameterError(f"{nonlinearity!r} has no param that gainreg knows of")
         activation = host().activation(named[0] if named else nonlinearity)
         params = dict.fromkeys(list(activation.params)[:1], param)
-    return float(_TORCH.entry(nonlinearity, 1.0, params, None).gain)
+    return float(scaling.entry_of(FRAMEWORK, nonlinearity, 1.0, params, None).gain)
+
+
+# --- chains ---
 
 
 def init_sequential_(
     model: nn.Sequential,
     table: scaling.Table = None,
     *,
+    criterion: str = "forward",
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Initialise a chain of layers, each for the activation before it, and return the chain.
@@ -186,37 +236,52 @@ def init_sequential_(
     Args:
         model: a Sequential of Linear, Conv, ConvTranspose and activation modules.
         table: a ``GainTable`` or its path: every constant comes from there.
+        criterion: "forward"; or "critical" for weights and biases as by ``critical_``, where an
+            activation has a critical point and the layer behind it a bias. Pre-activations then
+            have the critical std of the activation that they enter; data and outputs have 1.
         generator: the random numbers' source.
 
     Raises:
-        ParameterError: what is not such a chain, naming the module.
+        ParameterError: what is not such a chain, naming the module; another criterion.
         TableError, MomentError: as ``normal_``.
     """
     from gainreg.table import GainTable, load_table
 
+    if criterion not in ("forward", "critical"):
+        raise ParameterError(f"criterion is 'forward' or 'critical', got {criterion!r}")
+    if criterion == "critical" and table is not None:
+        raise ParameterError("a table says nothing of critical points; leave table= out")
     if table is not None and not isinstance(table, GainTable):
         table = load_table(table)
-    layers: list[tuple[Any, float]] = []
+    drawings: list[_Drawing[Any]] = []
+    levels: list[float] = []  # the std of the pre-activations behind each layer's weights
+    storages: set[int] = set()
     feeding: tuple[str, nn.Module] | None = None
     for where, module in _chain(model, "model"):
-        if isinstance(module, (nn.Linear, *_CONVS, *_TRANSPOSED)):
-            if fault := _fault_of(module, [layer for layer, _ in layers]):
-                raise ParameterError(f"{_name(where, module)} {fault}; initialise it yourself")
+        if isinstance(module, _LAYERS):
+            fed_by = feeding[1] if feeding else "identity"
             try:
-                entry = _TORCH.entry(feeding[1] if feeding else "identity", 1.0, {}, table)
-                fan_in, _ = _fans(
-                    module.weight,
-                    isinstance(module, _TRANSPOSED),
-                    1 if isinstance(module, nn.Linear) else module.groups,
-                )
-                if isinstance(module, _TRANSPOSED):  # of its inputs, so many reach one output
-                    fan_in /= math.prod(module.stride)
-                layers.append((module, math.sqrt(scaling.variance(entry, "fan_in", fan_in, 1))))
+                mode, entry = "fan_in", None
+                if criterion == "critical" and module.bias is not None:
+                    with contextlib.suppress(ParameterError, MomentError):  # it has no such point
+                        mode, entry = (
+                            "critical",
+                            scaling.critical_entry(FRAMEWORK, fed_by, None, {}),
+                        )
+                if entry is None:
+                    entry = scaling.entry_of(FRAMEWORK, fed_by, 1.0, {}, table)
+                drawing = _drawing(module, entry, mode, generator=generator)
+                storage = drawing.weight.untyped_storage().data_ptr()
+                if storage in storages and not drawing.weight.is_meta:
+                    raise ParameterError("it has the weight of a layer before it")
             except (ParameterError, MomentError, PluginError) as error:
                 fed = f" after {_name(*feeding)}" if feeding else ""
                 raise ParameterError(f"{_name(where, module)}{fed}: {error}") from error
+            storages.add(storage)
+            drawings.append(drawing)
+            levels.append(entry.std)
             feeding = None
-        elif type(module) in _MODULES and not isinstance(module, _PASSED):
+        elif type(module) in _ACTIVATIONS:
             if feeding:
                 raise ParameterError(
                     f"{_name(where, module)} follows the activation {_name(*feeding)}: "
@@ -229,28 +294,11 @@ def init_sequential_(
                 "Linear, Conv, ConvTranspose, activation modules, Identity, Flatten, Unflatten and "
                 "plain Sequential; initialise the layers yourself, with normal_"
             )
-    for layer, scale in layers:
-        init.normal_(layer.weight, 0.0, scale, generator=generator)
-        if layer.bias is not None:
-            init.zeros_(layer.bias)
+    # what a layer makes of a signal at its level must have the level of the next
+    for drawing, level, after in zip(drawings, levels, [*levels[1:], 1.0], strict=True):
+        ratio = after / level
+        replace(drawing, std=ratio * drawing.std, bias_std=ratio * drawing.bias_std).normal()
     return model
-
-
-def _fault_of(module: Any, before: list[Any]) -> str:
-    """Why a layer's weights cannot be set here, "" if they can."""
-    weight = module._parameters.get("weight")
-    if weight is None:
-        return "computes its weight from others (weight_norm, pruning or a parametrization)"
-    if nn.parameter.is_lazy(weight):
-        return "has no weights before its first call"
-    storages = [layer.weight.untyped_storage().data_ptr() for layer in before]
-    if weight.untyped_storage().data_ptr() in storages and not weight.is_meta:
-        return "has the weight of a layer before it"
-    if weight.is_inference() and not torch.is_inference_mode_enabled():
-        return "was made in inference mode"
-    if not any(type(module).forward is kind.forward for kind in (nn.Linear, *_CONVS, *_TRANSPOSED)):
-        return "computes something else than its kind of layer"
-    return ""
 
 
 def _chain(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
@@ -270,170 +318,54 @@ def _name(where: str, module: object) -> str:
     return f"{where} ({type(module).__name__})"
 
 
-# --- fans and activations ---
+# --- fans ---
 
 
-def _weight_std(
-    tensor: Tensor,
-    activation: Any,
-    mode: str,
-    std: float,
-    table: scaling.Table,
-    transposed: bool,
-    groups: int,
-    params: dict[str, float],
-) -> float:
-    fan_in, fan_out = _fans(tensor, transposed, groups)
-    entry = _TORCH.entry(activation, std, params, table)
-    return math.sqrt(scaling.variance(entry, mode, fan_in, fan_out))
+def _fans(given: Any, transposed: bool = False, groups: int = 1) -> tuple[Tensor, scaling.Fans]:
+    """The weights of a layer, or weights alone, and their fans.
 
-
-def _fans(tensor: Tensor, transposed: bool, groups: int) -> tuple[float, float]:
-    if not isinstance(tensor, Tensor):
+    Raises:
+        ParameterError: they are no weights that can be set.
+    """
+    if not isinstance(given, nn.Module):
+        _check(given)
+        kind = _IN_OUT if transposed else _OUT_IN
+        return given, scaling.fans(given.shape, kind, groups=groups)
+    if transposed or groups != 1:
+        raise ParameterError("a layer has its transposed and groups; leave them out beside it")
+    if not any(type(given).forward is layer.forward for layer in _LAYERS):
         raise ParameterError(
-            f"weights are a tensor, such as layer.weight, got {type(tensor).__name__}"
+            f"{type(given).__name__} is or computes something else than Linear, Conv and "
+            "ConvTranspose; give its weights alone"
         )
-    if nn.parameter.is_lazy(tensor):
+    weight = given._parameters.get("weight")
+    if weight is None:
+        raise ParameterError(
+            "the layer computes its weight from others (weight_norm, pruning or a "
+            "parametrization); initialise it yourself"
+        )
+    _check(weight)
+    kind = _IN_OUT if isinstance(given, _TRANSPOSED) else _OUT_IN
+    strides, groups = getattr(given, "stride", 1), getattr(given, "groups", 1)
+    return weight, scaling.fans(weight.shape, kind, strides, groups)
+
+
+def _check(weight: Any) -> None:
+    if not isinstance(weight, Tensor):
+        raise ParameterError(
+            "weights are a tensor, such as layer.weight, or a Linear, Conv or ConvTranspose "
+            f"layer, got {type(weight).__name__}"
+        )
+    if nn.parameter.is_lazy(weight):
         raise ParameterError("a lazy layer has no weights before its first call")
-    scaling.fans(tensor.shape, 1, 0)  # refuses what is no shape of weights
-    if tensor.dtype not in _DTYPES:
-        raise ParameterError(f"weights are floating-point numbers, got dtype {tensor.dtype}")
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        raise ParameterError("weights that were made in inference mode cannot be set outside it")
+    if weight.dtype not in _DTYPES:
+        raise ParameterError(f"weights are floating-point numbers, got dtype {weight.dtype}")
     overlap = any(
-        n > 1 and not stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        n > 1 and not stride for n, stride in zip(weight.shape, weight.stride(), strict=True)
     )
-    if tensor.layout != torch.strided or overlap:
+    if weight.layout != torch.strided or overlap:
         raise ParameterError(
             "weights must have memory of their own, got a sparse or expanded tensor"
         )
-    if not isinstance(groups, int) or groups < 1 or tensor.shape[0] % groups:
-        raise ParameterError(f"groups must divide the first axis {tensor.shape[0]}, got {groups}")
-    fan_in, fan_out = init._calculate_fan_in_and_fan_out(tensor)
-    fan_out //= groups
-    return (fan_out, fan_in) if transposed else (fan_in, fan_out)
-
-
-def wrap(function: Callable[..., Any]) -> Activation:
-    """A callable on tensors as an ``Activation``, evaluated in float64, φ′ through autograd."""
-
-    if isinstance(function, nn.Module):
-        # a copy, which evaluation may change, and in double precision, if it has parameters
-        function = copy.deepcopy(function).to("cpu", torch.float64)
-
-    def tensor(x: Any, **options: Any) -> Tensor:
-        return torch.tensor(x, dtype=torch.float64, device="cpu", **options)
-
-    def forward(x: Any) -> Any:
-        with torch.inference_mode(False), torch.no_grad():
-            return _double(function(tensor(x)))
-
-    def derivative(x: Any) -> Any:
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = tensor(x, requires_grad=True)
-            y = function(leaf.clone())  # no leaf, as φ may work in place
-            (slope,) = torch.autograd.grad(y.sum(), leaf, materialize_grads=True)
-        return _double(slope)
-
-    return scaling.elementwise(function, forward, derivative)
-
-
-def _double(y: Any) -> Any:
-    """A tensor as an array, in float64 if its numbers are real; anything else as it is."""
-    if not isinstance(y, Tensor):
-        return y
-    return (y.double() if y.is_floating_point() else y).numpy(force=True)
-
-
-def _prelu(weight: Tensor) -> scaling.Named:
-    if weight.is_meta:
-        raise ParameterError("the slope of a PReLU on the meta device has no value yet")
-    slopes = weight.detach().flatten().tolist()
-    return "prelu", {"weight": scaling.root_mean_square(slopes)}
-
-
-def _rrelu(
-    lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
-) -> scaling.Named:
-    if training:
-        return "rrelu", {"lower": lower, "upper": upper}
-    return "leaky_relu", {"negative_slope": (lower + upper) / 2}
-
-
-def _gelu(approximate: str = "none") -> scaling.Named:
-    if approximate not in ("none", "tanh"):
-        raise ParameterError(f"GELU's approximate is 'none' or 'tanh', got {approximate!r}")
-    return ("gelu" if approximate == "none" else "gelu_tanh"), {}
-
-
-def _softplus(beta: float = 1.0, threshold: float = 20.0) -> scaling.Named | None:
-    # a line from beta·x = threshold on: by default, where a double does not tell them apart
-    return ("softplus", {"beta": beta}) if threshold >= 20 else None
-
-
-def _threshold(threshold: float, value: float, inplace: bool = False) -> scaling.Named:
-    return "threshold", {"threshold": threshold, "value": value}
-
-
-def _refuse_attention(_: nn.Module) -> scaling.Named:
-    raise ParameterError("MultiheadAttention is no activation function; its weights are its own")
-
-
-_READERS: dict[str, scaling.Reader] = {
-    **scaling.READERS,
-    "gelu": _gelu,
-    "hardshrink": lambda lambd=0.5: ("hardshrink", {"lambd": lambd}),
-    "hardtanh": lambda min_val=-1.0, max_val=1.0, inplace=False: (
-        "hardtanh",
-        {"min_val": min_val, "max_val": max_val},
-    ),
-    "prelu": _prelu,
-    "rrelu": _rrelu,
-    "softplus": _softplus,
-    "softshrink": lambda lambd=0.5: ("softshrink", {"lambd": lambd}),
-    "threshold": _threshold,
-}
-
-
-def _read(reader: str, *attributes: str) -> Callable[[Any], scaling.Named | None]:
-    """The reader of a module: that of a function, given the module's attributes."""
-    return lambda module: _READERS[reader](**{name: getattr(module, name) for name in attributes})
-
-
-_MODULES: dict[type, Callable[[Any], scaling.Named | None]] = {
-    nn.CELU: _read("celu", "alpha"),
-    nn.ELU: _read("elu", "alpha"),
-    nn.GELU: _read("gelu", "approximate"),
-    nn.GLU: _read("glu"),
-    nn.Hardshrink: _read("hardshrink", "lambd"),
-    nn.Hardsigmoid: _read("hardsigmoid"),
-    nn.Hardswish: _read("hardswish"),
-    nn.Hardtanh: _read("hardtanh", "min_val", "max_val"),
-    nn.Identity: _read("identity"),
-    nn.LeakyReLU: _read("leaky_relu", "negative_slope"),
-    nn.LogSigmoid: _read("logsigmoid"),
-    nn.LogSoftmax: _read("log_softmax"),
-    nn.Mish: _read("mish"),
-    nn.MultiheadAttention: _refuse_attention,
-    nn.PReLU: _read("prelu", "weight"),
-    nn.ReLU: _read("relu"),
-    nn.ReLU6: _read("relu6"),
-    nn.RReLU: _read("rrelu", "lower", "upper", "training"),
-    nn.SELU: _read("selu"),
-    nn.SiLU: _read("silu"),
-    nn.Sigmoid: _read("sigmoid"),
-    nn.Softmax: _read("softmax"),
-    nn.Softmax2d: _read("softmax"),
-    nn.Softmin: _read("softmin"),
-    nn.Softplus: _read("softplus", "beta", "threshold"),
-    nn.Softshrink: _read("softshrink", "lambd"),
-    nn.Softsign: _read("softsign"),
-    nn.Tanh: _read("tanh"),
-    nn.Tanhshrink: _read("tanhshrink"),
-    nn.Threshold: _read("threshold", "threshold", "value"),
-}
-_TORCH = scaling.Framework(
-    functions=scaling.functions_in(
-        (torch, torch.special, Tensor, functional), _READERS, suffixes=("", "_")
-    ),
-    objects=_MODULES,
-    wrap=wrap,
-)

@@ -1,0 +1,297 @@
+"""What a framework calls an activation: its own functions, layers and callables, read by gainreg.
+
+Names and params come from the registry. A function or layer that its framework has under the name
+or an alias of an activation, and that computes what this one does, is that activation; only what
+is called otherwise, or takes other arguments, stands in a table of ``Framework.exceptions``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from gainreg.activation import Activation
+from gainreg.errors import ParameterError
+from gainreg.params import check_params
+
+Named = tuple[str, dict[str, Any]]  # an activation's gainreg name, and params
+Understood = tuple[str | Activation, Mapping[str, Any]]  # what ``host().bind`` takes
+Function = Callable[[Any], Any]
+
+# The adapter that knows the objects of a package. Keras stands first, as its layers are also
+# modules of PyTorch where that is its backend.
+ADAPTERS = {
+    "keras": "keras",
+    "torch": "torch",
+    **dict.fromkeys(("jax", "jaxlib", "equinox", "flax"), "jax"),
+    **dict.fromkeys(("numpy", "scipy"), "numpy"),
+}
+
+# Arguments that say nothing of φ; the gain of a softmax depends on the length of its axis only.
+SAY_NOTHING = {"inplace", "axis", "dim", "dtype", "out", "name", "_stacklevel"}
+
+# Known by their names alone, as they are no functions of one number and cannot be compared.
+ALONG_AN_AXIS = ("softmax", "log_softmax", "softmin", "sparsemax", "glu")
+
+# What frameworks call otherwise than gainreg, in lower case and without underscores.
+SPELLINGS = {
+    "absolute": "abs",
+    "expit": "sigmoid",
+    "logexpit": "logsigmoid",
+    "logistic": "sigmoid",
+    "positive": "identity",
+}
+
+# Where a function is compared with the activation of its name: on both sides of 0, where all are
+# curved and where all have become straight. Frameworks may compute in float32, so they agree to
+# 1e-5; gelu and its approximation by tanh differ by 3e-4 at 1.9.
+POINTS = (-11.3, -2.6, -0.7, 0.4, 1.9, 9.7)
+TOLERANCE = 1e-5
+
+
+def understood(activation: Any, params: Mapping[str, Any]) -> Understood | None:
+    """An object of a framework that is imported already, as in that framework's adapter.
+
+    Args:
+        activation: a function, layer or class of a framework, or a ``functools.partial``.
+        params: given beside it.
+
+    Returns:
+        A gainreg name, or an ``Activation`` that evaluates what has no name, and all params that
+        are known; None for what belongs to no framework, or to one that is not imported.
+
+    Raises:
+        ParameterError: as ``Framework.understood``.
+    """
+    function = activation.func if isinstance(activation, functools.partial) else activation
+    kind = function if isinstance(function, type) else type(function)
+    owners = (function, *kind.__mro__, getattr(function, "__objclass__", None))
+    packages = {str(getattr(owner, "__module__", None)).partition(".")[0] for owner in owners}
+    for package, adapter in ADAPTERS.items():
+        if package in packages and sys.modules.get(package) is not None:
+            framework = importlib.import_module(f"gainreg.adapters.{adapter}").FRAMEWORK
+            found: Understood = framework.understood(activation, params)
+            return found
+    return None
+
+
+@dataclass(frozen=True)
+class Framework:
+    """How an adapter reads its framework's own activations.
+
+    Attributes:
+        homes: the modules and classes in which the framework has its functions and layers.
+        evaluate: makes φ, and φ′ or None, on float64 arrays of a callable on the framework's
+            tensors.
+        layers: the class of the framework's layers.
+        exceptions: by name in lower case without underscores, readers of what has other arguments
+            than gainreg. A reader takes a function's keyword arguments, or a layer's attributes;
+            its answer is a name and params, or None for what has no name in gainreg.
+    """
+
+    homes: Sequence[Any]
+    evaluate: Callable[[Callable[..., Any]], tuple[Function, Function | None]]
+    layers: type | tuple[type, ...] = ()
+    exceptions: Mapping[str, Callable[..., Named | None]] = field(default_factory=dict)
+
+    def understood(self, activation: Any, params: Mapping[str, Any]) -> Understood:
+        """An activation as a gainreg name, or else as an ``Activation``, and all its params.
+
+        Args:
+            activation: a name, an ``Activation``, one of the framework's own functions or layers,
+                a class of layers that takes no arguments, a ``functools.partial`` of a function
+                with keyword arguments, or any callable on the framework's tensors.
+            params: given beside it.
+
+        Raises:
+            ParameterError: none of these; arguments that the function does not take, or that say
+                what ``params`` says too; a softmax of unknown width.
+        """
+        if isinstance(activation, (str, Activation)):
+            return activation, params
+        if isinstance(activation, type) and issubclass(activation, self.layers):
+            with contextlib.suppress(TypeError):  # it needs arguments: refused as a class below
+                activation = activation()
+        if isinstance(activation, type) or not callable(activation):
+            raise ParameterError(
+                "an activation is a name, a gainreg.Activation, a GainEntry, a function, or an "
+                f"instance of a layer such as ReLU(), got {activation!r:.200}"
+            )
+        named, own = self.read(activation)
+        if named is None:
+            return self.wrap(activation), params
+        name, found = named
+        if twice := ", ".join(own & params.keys()):
+            raise ParameterError(f"{activation!r} has its own {twice}; give it in one place only")
+        if name in ALONG_AN_AXIS[:-1] and "dim" not in params:
+            raise ParameterError(
+                f"the gain of {name!r} depends on how many numbers it runs over, which "
+                f"{activation!r} does not say; give that number as dim=…"
+            )
+        return name, {**found, **params}
+
+    def read(self, activation: Any) -> tuple[Named | None, Set[str]]:
+        """The name and params of one of the framework's own, and which of them it states itself.
+
+        Raises:
+            ParameterError: arguments that the function does not take.
+        """
+        function, stated = activation, {}
+        if isinstance(activation, functools.partial) and not activation.args:
+            function, stated = activation.func, activation.keywords
+        layer = isinstance(function, self.layers)
+        for spelling in self._spellings(type(function) if layer else function):
+            reader = self.exceptions.get(spelling)
+            declared = None if reader else _registered(SPELLINGS.get(spelling, spelling))
+            named: Named | None = None
+            try:
+                if reader:
+                    names = inspect.signature(reader).parameters
+                    named = reader(**_arguments(function, layer, stated, names))
+                elif declared and declared.name in ALONG_AN_AXIS:
+                    _arguments(function, layer, stated, ())
+                    named = declared.name, {}
+                elif declared:
+                    given = _arguments(function, layer, stated, declared.params)
+                    named = declared.name, check_params(declared.name, declared.params, given)
+            except (ParameterError, TypeError) as error:
+                raise ParameterError(f"{activation!r} cannot be read: {error}") from None
+            if named and declared and not self._computes(activation, declared, named[1]):
+                named = None
+            if reader or named:
+                states = layer or stated.keys() - SAY_NOTHING
+                return named, named[1].keys() if named and states else set()
+        return None, set()
+
+    def wrap(self, function: Callable[..., Any]) -> Activation:
+        """A callable on the framework's tensors as an ``Activation`` that evaluates it in float64.
+
+        Its φ′ is what the framework differentiates. Where that fails, gives NaN or is not the
+        slope of φ (a straight-through estimator), φ′ is taken by finite differences.
+        """
+        import numpy as np
+
+        from gainreg.moments.differences import check_slope
+
+        forward, derivative = self.evaluate(function)
+        forward = _flat(forward)
+        if derivative is not None:
+            derivative = _flat(derivative)
+            try:
+                points = np.array([-1.7, -0.4, -1e-9, 1e-9, 0.6, 1.9])
+                known = np.isfinite(derivative(points)).all()
+                checked = check_slope(forward, derivative, ())
+                if not known or checked.wrong or not checked.settled:
+                    derivative = None
+            except Exception:  # whatever it is, forward says it better if it is at fault too
+                derivative = None
+        name = getattr(function, "__name__", type(function).__name__)
+        return Activation(name, forward, kinks=None, derivative=derivative)
+
+    def _spellings(self, thing: Any) -> list[str]:
+        """The names under which the framework has a function or a class of layers."""
+        names = (name for home in self.homes for name, it in vars(home).items() if it is thing)
+        return sorted(set(map(_squeezed, names)))
+
+    def _computes(self, function: Any, activation: Activation, params: Mapping[str, Any]) -> bool:
+        """Whether a function is the activation of its name, as ``np.identity`` is not."""
+        import numpy as np
+
+        if activation.forward is None:
+            return activation.name in ALONG_AN_AXIS
+        points = np.array(POINTS)
+        try:
+            theirs = self.evaluate(function)[0](points.copy())
+            ours = activation.forward(points, **params)
+            return bool(np.allclose(theirs, ours, TOLERANCE, TOLERANCE))
+        except Exception:  # it takes something else than an array of numbers
+            return False
+
+
+def _squeezed(name: str) -> str:
+    """A name whatever its style: leakyrelu for LeakyReLU, leaky_relu and leaky_relu_."""
+    return name.replace("_", "").lower()
+
+
+def _registered(spelling: str) -> Activation | None:
+    """The activation whose name or alias is spelled so."""
+    from gainreg.host import host
+
+    for activation in host().activations():
+        if spelling in map(_squeezed, (activation.name, *activation.aliases)):
+            return activation
+    return None
+
+
+def _arguments(
+    function: Any, layer: bool, stated: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, Any]:
+    """A layer's attributes, or a function's defaults and what is stated, of these names.
+
+    Raises:
+        TypeError: something else is stated.
+    """
+    if layer:
+        return {name: getattr(function, name) for name in names if hasattr(function, name)}
+    if odd := stated.keys() - set(names) - SAY_NOTHING:
+        raise TypeError(f"it does not take {', '.join(sorted(odd))}")
+    defaults: dict[str, Any] = {}
+    with contextlib.suppress(ValueError, TypeError):  # functions written in C may not say
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not parameter.empty
+        }
+    known = {**defaults, **stated}
+    return {name: known[name] for name in names if name in known}
+
+
+def _flat(f: Function) -> Function:
+    """``f`` called with one axis, whatever the shape of x."""
+    import numpy as np
+
+    def on_one_axis(x: Any) -> Any:
+        y = f(x.ravel())
+        return np.reshape(y, x.shape) if np.shape(y) == (x.size,) else y
+
+    return on_one_axis
+
+
+# --- readers that several frameworks need ---
+
+
+def read_gelu(approximate: Any = "none") -> Named:
+    """GELU, and its approximation by tanh, of which PyTorch says "tanh" and others True."""
+    if approximate in ("none", False):
+        return "gelu", {}
+    if approximate in ("tanh", True):
+        return "gelu_tanh", {}
+    raise ParameterError(f"approximate is 'none' or 'tanh', got {approximate!r}")
+
+
+def root_mean_square(values: Any) -> float:
+    """The one slope that stands for several, one a channel, as PReLU may have.
+
+    E[φ²] and E[φ′²] are linear in the slope's square, so their means over channels, and with them
+    every gain, are exactly those of this slope. Equal slopes are returned as they are.
+    """
+    slopes = [float(value) for value in values]
+    if all(slope == slopes[0] for slope in slopes):
+        return slopes[0]
+    return math.sqrt(math.fsum(slope**2 for slope in slopes) / len(slopes))
+
+
+def missing(framework: str, package: str, error: ImportError, hint: str = "") -> ImportError:
+    """The error of an adapter whose framework does not import."""
+    return ImportError(
+        f"gainreg.adapters.{package} needs {framework}, which does not import ({error}); "
+        f"install it with: pip install --upgrade {package}{hint}",
+        name=error.name,
+    )
