@@ -84,6 +84,27 @@ def test_each_activation_gets_the_params_that_it_has(capsys: pytest.CaptureFixtu
     assert "no such param; gelu takes none; leaky_relu takes negative_slope" in err
 
 
+def test_critical_says_where_all_is_level_and_what_that_means_for_a_deep_stack(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("gainreg.critical")
+    _, out, _ = run(capsys, "critical", "gelu", "relu", "sigmoid", "--json")
+    gelu, relu, sigmoid = json.loads(out)
+    # Roberts, Yaida and Hanin 2022, ch. 5
+    assert gelu["gain"] ** 2 == pytest.approx(1.98305826, abs=5e-9)
+    assert gelu["bias_std"] ** 2 == pytest.approx(0.17292239, abs=5e-9)
+    assert [point["kind"] for point in (gelu, relu, sigmoid)] == [
+        "half_stable",
+        "scale_invariant",
+        "none",
+    ]
+    _, out, _ = run(capsys, "critical", "gelu", "relu", "sigmoid", "leaky_relu", "tanh")
+    meanings = [block.splitlines()[-1] for block in out.strip().split("\n\n")]
+    assert len(set(meanings)) == 4
+    assert meanings[1] == meanings[3]
+    assert f"  gain                      {gelu['gain']}\n" in out
+
+
 def rows(out: str) -> dict[str, list[str]]:
     """The rows of ``list`` by name."""
     lines = [line.split() for line in out.splitlines() if re.match(r"  \S", line)]
