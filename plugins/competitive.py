@@ -6,6 +6,7 @@ maxout are one-dimensional integrals; those of the others are sampled.
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
@@ -98,6 +99,7 @@ def largest(probability: FloatArray, k: float) -> FloatArray:
     return special.ndtri_exp(np.log(probability) / k)
 
 
+@lru_cache
 def maxout_moment(power: int, k: float) -> float:
     """E[(the largest of k)^power] at std 1, the integral of the quantile function's power."""
     from scipy.integrate import tanhsinh  # slow to import, and seldom needed

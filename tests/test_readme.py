@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,29 @@ def test_the_plugin_is_whole_and_its_command_runs(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr == ""
     assert 1 / float(done.stdout) ** 2 == pytest.approx(1 + 6 * 0.2 + 15 * 0.2**2)
+
+
+def test_the_entry_point_is_whole(tmp_path: Path) -> None:
+    whole = {mark: code for mark, _, code in BLOCKS}
+    (tmp_path / "my_activations.py").write_text(whole["plugin: my_activations.py"])
+    project = tomllib.loads(whole["entry point: pyproject.toml"])
+    assert project["tool"]["setuptools"]["py-modules"] == ["my_activations"]
+    # as the package is when installed
+    about = tmp_path / "my_activations-1.0.dist-info"
+    about.mkdir()
+    points = project["project"]["entry-points"]["gainreg"]
+    lines = ["[gainreg]", *(f"{name} = {module}" for name, module in points.items())]
+    (about / "entry_points.txt").write_text("\n".join(lines))
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-activations\nVersion: 1.0\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import gainreg; print(gainreg.resolve('hard_mish', reach=4.0))"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert "method='analytic'" in done.stdout
 
 
 def test_the_set_up_command_ends_in_a_table(folder: Path) -> None:
