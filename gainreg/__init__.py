@@ -17,8 +17,8 @@ from gainreg.errors import (
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.build import build_table
-    from gainreg.correlation import correlation
-    from gainreg.critical import CriticalPoint, critical
+    from gainreg.correlation_map import correlation
+    from gainreg.criticality import CriticalPoint, critical
     from gainreg.entry import GainEntry
     from gainreg.hookspecs import hookimpl
     from gainreg.lookup import gain
@@ -62,8 +62,8 @@ __all__ = [
 _HOMES = {
     "activation": ("Activation",),
     "build": ("build_table",),
-    "correlation": ("correlation",),
-    "critical": ("CriticalPoint", "critical"),
+    "correlation_map": ("correlation",),
+    "criticality": ("CriticalPoint", "critical"),
     "entry": ("GainEntry",),
     "hookspecs": ("hookimpl",),
     "lookup": ("gain",),

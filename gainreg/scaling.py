@@ -213,7 +213,7 @@ def critical_entry(
         MomentError, UnknownActivationError, PluginError: as ``entry_of``.
     """
     if std is None and not isinstance(activation, GainEntry):
-        from gainreg.critical import critical
+        from gainreg.criticality import critical
 
         activation, params = framework.understood(activation, params)
         point = critical(activation, **params)

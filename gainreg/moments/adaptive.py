@@ -98,6 +98,12 @@ def _examine(
     return part, off, slope_part, deviation, largest, density_root[:, NODES // 2]
 
 
+def deviation(forward: Function, std: float, windows: FloatArray) -> FloatArray:
+    """How far φ is from a polynomial in each window, times the root of the density there."""
+    with np.errstate(all="ignore"):
+        return _examine(forward, std, windows)[3]
+
+
 def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> Moments:
     """The moments of any φ at one std.
 
@@ -110,6 +116,31 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
         The moments at that one std. All are infinite where the terms of E[φ²] do not die out, and
         NaN where φ is too lively or random.
     """
+    windows, error = smooth_windows(forward, std)
+    if not windows.size:
+        return Moments.all(error)
+    with np.errstate(all="ignore"):
+        return _from_windows(forward, derivative, std, windows, error)
+
+
+def smooth_windows(
+    forward: Function, std: float, share: float = SHARE, rounding: float = DOUBLE
+) -> tuple[FloatArray, float]:
+    """Windows in each of which φ is smooth, or its error negligible.
+
+    Args:
+        forward: φ, vectorised.
+        std: standard deviation of the pre-activation.
+        share: of E[φ²]: the error that a window may have. With 0, whatever is not smooth ends up in
+            windows as narrow as doubles allow.
+        rounding: relative deviation of what is smooth.
+
+    Returns:
+        The windows as columns (sign of x, middle and half width in ln|z|), and how far off E[φ²]
+        by them may be; or no windows, and what all moments are: 0, infinite, or NaN where φ is too
+        lively or random.
+    """
+    none = np.empty((3, 0))
     with np.errstate(all="ignore"):
         windows = np.concatenate([_cut(LOW, MIDDLE, WIDTH), _cut(MIDDLE, HIGH, CLOSE)], axis=1)
         part, *rest = _examine(forward, std, windows)
@@ -126,23 +157,23 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
         off, slope_part, deviation, largest, density_root = rest
         total, slope_total = part.sum(), slope_part.sum()
         if total == 0:
-            return Moments.all(0.0)
+            return none, 0.0
         _, middle, half = windows
         outermost = (middle - half < low + 1e-6) | (middle + half > high - 1e-6)
         left = part[outermost].max()
         if not left <= HEAVY * total < math.inf:  # or total is no number
-            return Moments.all(math.inf)
+            return none, math.inf
 
-        kept, error, rounding, rms = [], 8 * left + 2 * EPS * total, DOUBLE, math.sqrt(total)
+        kept, error, rms = [], 8 * left + 2 * EPS * total, math.sqrt(total)
         while True:
             # where φ passes through 0 its rounding errors do not
             size = largest + rms * density_root + np.finfo(float).tiny
-            done = (off <= SHARE * total) & (slope_part <= SLOPE_SHARE * slope_total)
+            done = (off <= share * total) & (slope_part <= SLOPE_SHARE * slope_total)
             done |= (deviation / size <= rounding) | (windows[2] <= _narrowest(windows))
             done |= ~np.isfinite(off)
             if np.count_nonzero(~done) > BUDGET:
-                if rounding == SINGLE:
-                    return Moments.all(math.nan)
+                if rounding >= SINGLE:
+                    return none, math.nan
                 rounding = SINGLE
                 continue
             kept.append(windows[:, done])
@@ -151,7 +182,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
                 break
             windows = _halves(windows[:, ~done])
             _, off, slope_part, deviation, largest, density_root = _examine(forward, std, windows)
-        return _from_windows(forward, derivative, std, np.concatenate(kept, axis=1), error)
+        return np.concatenate(kept, axis=1), float(error)
 
 
 def _from_windows(
