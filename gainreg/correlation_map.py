@@ -1,4 +1,4 @@
-"""How alike an activation leaves two signals: outputs' correlation by that of the inputs."""
+"""How alike an activation leaves two signals: the correlation of outputs by that of inputs."""
 
 from __future__ import annotations
 
