@@ -89,8 +89,8 @@ CUTS, DEPTH, KEPT = 4, 10, 2000
 # A settled mean of φ′ is wrong if it is off by this part of the largest |φ′|, beyond what single
 # precision makes of the change of φ: right ones are off by 1e-6, and 2 % has to be noticed.
 OFF, SINGLE = 5e-3, 2e-6
-# Of the largest |φ′|: slopes below it may have underflown, in single precision at 1e-38.
-NOTHING = 1e-30
+# A change of φ below this may be none at all: in single precision it has underflown.
+UNDERFLOW = float(np.finfo(np.float32).tiny)
 # Of the integral of φ′²: what may be left where the mean of φ′ does not settle. A kink that nobody
 # declared leaves 4e-7; automatic differentiation that divides by zero, as of sinc at 0, everything.
 OPEN = 1e-4
@@ -127,12 +127,12 @@ def check_slope(forward: Function, derivative: Function, breaks: Sequence[float]
     edges = edges[np.abs(edges) <= LOOKED_AT[-1]]
     a, b = edges[:-1], edges[1:]
     with np.errstate(all="ignore"):
-        nothing, known = NOTHING * float(np.abs(derivative((a + b) / 2)).max()), 0.0
+        known = 0.0
         for _ in range(DEPTH):
-            settled, wrong, claimed, true, largest = _compare(forward, derivative, a, b, nothing)
+            settled, wrong, claimed, true, largest = _compare(forward, derivative, a, b)
             for i in np.flatnonzero(wrong):
                 parts = np.linspace(a[i], b[i], PARTS + 1)
-                in_parts = _compare(forward, derivative, parts[:-1], parts[1:], nothing)[1]
+                in_parts = _compare(forward, derivative, parts[:-1], parts[1:])[1]
                 jumps = jumps_between(forward, parts[:-1][in_parts], parts[1:][in_parts], 0.0)
                 if np.count_nonzero(~jumps) > PARTS / 2:
                     where = float((a[i] + b[i]) / 2)
@@ -155,10 +155,10 @@ def _cut(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _compare(
-    forward: Function, derivative: Function, a: FloatArray, b: FloatArray, nothing: float
+    forward: Function, derivative: Function, a: FloatArray, b: FloatArray
 ) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
-    """Of each interval: whether the mean of φ′ is settled, whether it is then wrong (by more than
-    ``nothing``), that mean, the mean slope of φ, and the largest |φ′|.
+    """Of each interval: whether the mean of φ′ is settled, whether it is then wrong, that mean,
+    the mean slope of φ, and the largest |φ′|.
     """
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     middle = (a + b) / 2
@@ -173,7 +173,7 @@ def _compare(
     left, right = forward(np.nextafter(a, b)), forward(np.nextafter(b, a))
     true = (right - left) / (b - a)
     settled = np.abs(claimed - means[0]) <= SETTLED * largest
-    rounding = SINGLE * np.maximum(np.abs(left), np.abs(right)) / (b - a)
-    allowed = OFF * np.maximum(largest, np.abs(true)) + rounding + nothing
+    rounding = (SINGLE * np.maximum(np.abs(left), np.abs(right)) + UNDERFLOW) / (b - a)
+    allowed = OFF * np.maximum(largest, np.abs(true)) + rounding
     wrong = settled & (np.abs(true - claimed) > allowed)
     return settled, wrong, claimed, true, largest
