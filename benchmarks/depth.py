@@ -1,4 +1,7 @@
-"""What 50 layers make of a signal: gainreg, nn.Linear's default, and torch's calculate_gain."""
+"""What 50 layers make of a signal: gainreg, nn.Linear's default, and torch's calculate_gain.
+
+And what they make of signals and gradients at once, by the forward gain and at the critical point.
+"""
 
 import math
 import statistics
@@ -57,7 +60,32 @@ def row(name: str) -> str:
     )
 
 
+def growth(activation: nn.Module, criterion: str) -> tuple[float, float]:
+    """Rms of the pre-activations, last layer by first, and of the gradients, first by last.
+
+    Over all seeds. One layer more leads to the output, where the signal has another size.
+    """
+    squares = torch.zeros(4)
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        layers = [nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH + 1)]
+        parts = [part for layer in layers for part in (layer, activation)]
+        init.init_sequential_(nn.Sequential(*parts), criterion=criterion)
+        first = x = layers[0](torch.randn(BATCH, WIDTH))
+        for layer in layers[1:]:
+            last, x = x, layer(activation(x))
+        gradients = torch.autograd.grad(x, (first, last), torch.randn(x.shape))
+        squares += torch.stack([y.detach().square().mean() for y in (last, first, *gradients)])
+    forward, backward = (squares[::2] / squares[1::2]).sqrt().tolist()
+    return forward, backward
+
+
 if __name__ == "__main__":
     with torch.no_grad():
         for name in sys.argv[1:] or ACTIVATIONS:
             print(row(name), flush=True)
+    if not sys.argv[1:]:
+        for module in (nn.Tanh(), nn.GELU()):
+            for criterion in ("forward", "critical"):
+                forward, backward = growth(module, criterion)
+                print(f"| {module} | {criterion} | {forward:.2g} | {backward:.2g} |", flush=True)

@@ -1,4 +1,4 @@
-"""How alike an activation leaves two signals: the correlation of its outputs by that of its inputs."""
+"""How alike an activation leaves two signals: the correlation of outputs by that of inputs."""
 
 from __future__ import annotations
 

@@ -123,8 +123,9 @@ class Gains(Generic[Number]):
     def critical_bias_std(self) -> Any:
         """std·√(1 − 1/gradient_factor): of the biases that keep variance and gradients at once.
 
-        They go with weights of standard deviation backward_gain/√fan_in (Roberts, Yaida and Hanin
-        2022, ch. 5). None where gradient_factor is None or below 1.
+        They go with weights of standard deviation backward_gain·√(width/fan_in) (Roberts, Yaida and
+        Hanin 2022, ch. 5). None where gradient_factor is None or below 1; 0 where it is 1 up to
+        what is known of it.
         """
         factor = self.gradient_factor
         unsure = LEVEL + self.error / self.second_moment

@@ -178,7 +178,7 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         return backward / fan_out
     if mode == "critical":
         bias_std(entry, mode)  # refuses what has none
-        return backward / fan_in
+        return entry.width * backward / fan_in
     return 2 / (fan_in / float(entry.gain) ** 2 + fan_out / backward)
 
 

@@ -22,17 +22,23 @@ from gainreg.schema import Listing
 SHIPPED = Path(__file__).with_name("registry.yaml")
 
 
+@dataclasses.dataclass(repr=False)
 class GainTable:
     """Gains by activation, std and params, looked up exactly.
 
-    Args:
-        listings: by canonical name.
+    Attributes:
+        listings: what it says of each activation, by canonical name.
     """
 
-    def __init__(self, listings: Mapping[str, Listing]) -> None:
-        self.listings = listings
-        self._names = {
-            known: name for name, item in listings.items() for known in (name, *item.aliases)
+    listings: Mapping[str, Listing]
+
+    @functools.cached_property
+    def _names(self) -> dict[str, str]:
+        """From every name and alias to the canonical name."""
+        return {
+            known: name
+            for name, listing in self.listings.items()
+            for known in (name, *listing.aliases)
         }
 
     def __iter__(self) -> Iterator[GainEntry]:
@@ -41,13 +47,6 @@ class GainTable:
 
     def __len__(self) -> int:
         return sum(len(listing.entries) for listing in self.listings.values())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, GainTable):
-            return NotImplemented
-        return self.listings == other.listings
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"<GainTable: {len(self)} entries of {len(self.listings)} activations>"

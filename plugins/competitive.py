@@ -22,24 +22,21 @@ QMC_LARGEST = 64
 WHOLE_DIM = {"a whole dim >= 2": lambda dim: dim >= 2 and dim == int(dim)}
 
 
-def groups(std: float, count: int, dim: int, rng: np.random.Generator) -> FloatArray:
-    """At least ``count`` groups of ``dim`` independent normals: Sobol' points if dim is small."""
-    if dim > QMC_LARGEST:
-        return std * rng.standard_normal((count, dim))
-    from scipy.stats import qmc  # slow to import, and seldom needed
-
-    points = qmc.Sobol(dim, rng=rng).random_base2(max(count - 1, 1).bit_length())
-    # points are multiples of 2⁻³⁰, 0 among them
-    return np.asarray(std * special.ndtri(np.clip(points, 2.0**-31, 1 - 2.0**-31)))
-
-
 def sampler(function: Callable[[FloatArray], FloatArray]) -> Callable[..., FloatArray]:
-    """Draws of all outputs of ``function``, which takes groups in rows."""
+    """Draws of all outputs of ``function``, which takes groups of ``dim`` in rows."""
 
     def sample(std: float, size: int, rng: np.random.Generator, dim: float) -> FloatArray:
-        y = function(groups(std, math.ceil(size / dim), int(dim), rng))
+        count = math.ceil(size / dim)
+        if dim > QMC_LARGEST:
+            z = rng.standard_normal((count, int(dim)))
+        else:
+            from scipy.stats import qmc  # slow to import, and seldom needed
+
+            points = qmc.Sobol(int(dim), rng=rng).random_base2(max(count - 1, 1).bit_length())
+            # points are multiples of 2⁻³⁰, 0 among them
+            z = special.ndtri(np.clip(points, 2.0**-31, 1 - 2.0**-31))
         # member by member: of those that are taken in full, so are the Sobol' points
-        return y.T.ravel()[:size]
+        return function(std * z).T.ravel()[:size]
 
     return sample
 

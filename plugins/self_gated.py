@@ -18,31 +18,25 @@ def gelu_derivative(x: FloatArray) -> FloatArray:
     return ndtr(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
-# Closed forms of GELU: Tsuchida et al. 2021, arXiv:2002.08517; below t = std².
-# E[Φ²] = ¼ + asin(t/(1 + t))/(2π), of which asin is written as an atan that keeps its digits;
-# the rest follows by parts, E[x·f] = t·E[f′].
+# The closed forms follow from E[Φ(x)²] = ¼ + asin(t/(1 + t))/(2π), t = std², and E[x·f] = t·E[f′]:
+# Tsuchida et al. 2021. The asin is written as an atan that keeps its digits.
 
 
-def gelu_parts(std: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """t, √(1 + 2t), E[Φ(x)²] and E[x·Φ(x)·Φ′(x)]."""
+def gelu_mixed(std: FloatArray) -> FloatArray:
+    """E[x·Φ(x)·Φ′(x)]."""
     t = std**2
-    root = np.sqrt(1 + 2 * t)
-    return t, root, 0.25 + np.arctan(t / root) / (2 * math.pi), t / (1 + t) / root / (2 * math.pi)
+    return t / (1 + t) / np.sqrt(1 + 2 * t) / (2 * math.pi)
 
 
-def gelu_second_moment(std: FloatArray) -> FloatArray:
-    t, _, gate, mixed = gelu_parts(std)
-    return t * (gate + 2 * mixed)
-
-
-def gelu_derivative_second_moment(std: FloatArray) -> FloatArray:
-    t, root, gate, mixed = gelu_parts(std)
-    return gate + 2 * mixed + t / root**3 / (2 * math.pi)
+def gelu_ratio(std: FloatArray) -> FloatArray:
+    """E[φ²]/t = E[Φ(x)²] + 2·E[x·Φ(x)·Φ′(x)]."""
+    t = std**2
+    return 0.25 + np.arctan(t / np.sqrt(1 + 2 * t)) / (2 * math.pi) + 2 * gelu_mixed(std)
 
 
 def gelu_variance_slope(std: FloatArray) -> FloatArray:
-    t, root, gate, mixed = gelu_parts(std)
-    return 1 + mixed * (1 + 2 / (1 + t) - 2 * t / root**2) / (gate + 2 * mixed)
+    t = std**2
+    return 1 + gelu_mixed(std) * (1 + 2 / (1 + t) - 2 * t / (1 + 2 * t)) / gelu_ratio(std)
 
 
 GELU = Activation(
@@ -50,8 +44,10 @@ GELU = Activation(
     gelu,
     derivative=gelu_derivative,
     mean=lambda std: std**2 / np.sqrt(2 * math.pi * (1 + std**2)),
-    second_moment=gelu_second_moment,
-    derivative_second_moment=gelu_derivative_second_moment,
+    second_moment=lambda std: std**2 * gelu_ratio(std),
+    derivative_second_moment=lambda std: (
+        gelu_ratio(std) + std**2 / (1 + 2 * std**2) ** 1.5 / (2 * math.pi)
+    ),
     variance_slope=gelu_variance_slope,
     reference="x·Φ(x); Hendrycks and Gimpel 2016, arXiv:1606.08415; "
     "moments: Tsuchida et al. 2021, arXiv:2002.08517",

@@ -70,11 +70,6 @@ def erf_angle(std: FloatArray) -> FloatArray:
     return np.arctan(2 * std**2 / np.sqrt(1 + 4 * std**2))
 
 
-def erf_variance_slope(std: FloatArray) -> FloatArray:
-    t = std**2
-    return 2 * t / ((1 + 2 * t) * np.sqrt(1 + 4 * t) * erf_angle(std))
-
-
 ERF = Activation(
     "erf",
     erf,
@@ -82,7 +77,9 @@ ERF = Activation(
     mean=np.zeros_like,
     second_moment=lambda std: 2 / math.pi * erf_angle(std),
     derivative_second_moment=lambda std: 4 / math.pi / np.sqrt(1 + 4 * std**2),
-    variance_slope=erf_variance_slope,
+    variance_slope=lambda std: (
+        2 * std**2 / ((1 + 2 * std**2) * np.sqrt(1 + 4 * std**2) * erf_angle(std))
+    ),
     reference="erf x; moments: Williams 1997, Computing with infinite networks",
 )
 
@@ -102,26 +99,15 @@ ASINH = Activation(
     reference="ln(x + √(x² + 1))",
 )
 
-# Laplace is Φ(a + bx), with which it approximates the squared ReLU. With c = b·std, its mean
-# E[Φ(a + cz)] = Φ(a/√(1 + c²)) is Owen 1980, 10,010.8, and E[φ′²] is a Gaussian integral.
-LAPLACE_A, LAPLACE_B = -math.sqrt(2 * math.pi), 2 * math.sqrt(math.pi)
-
-
-def laplace_derivative(x: FloatArray) -> FloatArray:
-    return LAPLACE_B / math.sqrt(2 * math.pi) * np.exp(-((LAPLACE_A + LAPLACE_B * x) ** 2) / 2)
-
-
-def laplace_derivative_second_moment(std: FloatArray) -> FloatArray:
-    spread = 1 + 2 * (LAPLACE_B * std) ** 2
-    return LAPLACE_B**2 / (2 * math.pi) * np.exp(-(LAPLACE_A**2) / spread) / np.sqrt(spread)
-
-
+# With these μ and σ, (x − μ)/σ is √(4π)·x − √(2π).
 LAPLACE = Activation(
     "laplace",
-    lambda x: ndtr(LAPLACE_A + LAPLACE_B * x),
-    derivative=laplace_derivative,
-    mean=lambda std: ndtr(LAPLACE_A / np.hypot(1, LAPLACE_B * std)),
-    derivative_second_moment=laplace_derivative_second_moment,
+    lambda x: ndtr(math.sqrt(4 * math.pi) * x - math.sqrt(2 * math.pi)),
+    derivative=lambda x: math.sqrt(2) * np.exp(-math.pi * (math.sqrt(2) * x - 1) ** 2),
+    mean=lambda std: ndtr(-math.sqrt(2 * math.pi) / np.sqrt(1 + 4 * math.pi * std**2)),
+    derivative_second_moment=lambda std: (
+        2 * np.exp(-2 * math.pi / (1 + 8 * math.pi * std**2)) / np.sqrt(1 + 8 * math.pi * std**2)
+    ),
     reference="Φ((x − μ)/σ), μ = √(1/2), σ = √(1/4π); Ma et al. 2022, arXiv:2209.10655; "
     "moments: Owen 1980, A table of normal integrals",
 )

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,5 +81,47 @@ def test_with_pytorchs_gain_for_selu_they_sink() -> None:
         lambda layer, feeds: torch.nn.init.normal_(
             layer.weight, 0, (gain if feeds == "selu" else 1.0) / WIDTH**0.5
         ),
+        1,
     )
     assert found[-1] < 0.2
+
+
+def through(activation: torch.nn.Module, criterion: str, seeds: int) -> tuple[Any, Any]:
+    """Rms of the pre-activations of 50 layers, and of the loss gradients there, over all seeds.
+
+    Relative to the first layer's and to the last layer's. One layer more leads to the output,
+    where the signal has another size.
+    """
+    levels, gradients = torch.zeros(DEPTH), torch.zeros(DEPTH)
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        layers = [torch.nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH + 1)]
+        parts = [part for layer in layers for part in (layer, activation)]
+        init.init_sequential_(torch.nn.Sequential(*parts), criterion=criterion)
+        x, kept = torch.randn(BATCH, WIDTH), []
+        for layer in layers:
+            x = layer(activation(x) if kept else x)
+            x.retain_grad()
+            kept.append(x)
+        x.backward(torch.randn(x.shape))
+        levels += torch.stack([x.detach().square().mean() for x in kept[:-1]])
+        gradients += torch.stack([x.grad.square().mean() for x in kept[:-1]])
+    return (levels / levels[0]).sqrt(), (gradients / gradients[-1]).sqrt()
+
+
+def test_at_its_critical_point_tanh_keeps_signals_and_gradients_at_once() -> None:
+    levels, gradients = through(torch.nn.Tanh(), "critical", SEEDS)
+    assert abs(levels - 1).max() < 0.08
+    assert abs(gradients - 1).max() < 0.1
+    levels, gradients = through(torch.nn.Tanh(), "forward", 1)
+    assert abs(levels - 1).max() < 0.08
+    assert gradients[0] == pytest.approx(57, rel=0.2)  # 1.178 a layer, squared
+
+
+def test_at_its_critical_point_gelu_keeps_what_its_gain_alone_lets_grow() -> None:
+    levels, gradients = through(torch.nn.GELU(), "critical", SEEDS)
+    assert abs(levels - 1).max() < 0.25  # half stable: what is too large comes back slowly
+    assert abs(gradients - 1).max() < 0.1
+    levels, gradients = through(torch.nn.GELU(), "forward", 1)
+    assert levels[-1] > 5
+    assert gradients[0] > 20

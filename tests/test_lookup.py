@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gainreg
-from gainreg import GainEntry, MomentError, ParameterError, TableError
+from gainreg import GainEntry, MomentError, ParameterError, TableError, scaling
 
 
 def test_a_cold_look_up_imports_neither_numpy_nor_scipy_nor_pluggy() -> None:
@@ -219,9 +219,12 @@ def test_where_gradients_shrink_there_is_no_critical_bias() -> None:
     assert gainreg.resolve("sign").critical_bias_std is None
 
 
-def test_biases_and_weights_at_the_critical_point_keep_the_variance() -> None:
-    entry = gainreg.resolve("tanh", 0.8)
-    variance = entry.backward_gain**2 * entry.second_moment + entry.critical_bias_std**2
+@pytest.mark.parametrize("name", ["tanh", "swiglu"])
+def test_biases_and_weights_at_the_critical_point_keep_the_variance(name: str) -> None:
+    entry = gainreg.resolve(name, 0.8)
+    weights = 100 * scaling.variance(entry, "critical", fan_in=100, fan_out=100)
+    assert weights == pytest.approx(entry.width * entry.backward_gain**2, rel=1e-13)
+    variance = weights * entry.second_moment + entry.critical_bias_std**2
     assert variance == pytest.approx(0.8**2, rel=1e-13)
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 import gainreg
-from gainreg import Activation, MomentError, ParameterError, PluginError
+from gainreg import Activation, MomentError, ParameterError, Piecewise, PluginError, X, exp
 from gainreg.entry import to_dict
-from gainreg.moments.piecewise import Piecewise, X, exp, half_moment
+from gainreg.moments.truncated import half_moment
 
 stds = st.floats(-6, 6).map(lambda e: 10.0**e)
 

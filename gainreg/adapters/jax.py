@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
 from gainreg.scaling import Axes, Fans, Kind
@@ -290,17 +292,21 @@ def _evaluate(
 ) -> tuple[frameworks.Function, frameworks.Function]:
     """φ and φ′ of what JAX can trace, in float64 whatever the user's flags."""
 
-    def forward(x: Any) -> Any:
-        with jax.ensure_compile_time_eval(), _x64(True):
-            return _double(function(jnp.asarray(x, jnp.float64)))
+    def slope(x: jax.Array) -> Any:
+        y, pull = jax.vjp(function, x)
+        return pull(jnp.ones_like(y))[0]
 
-    def derivative(x: Any) -> Any:
-        with jax.ensure_compile_time_eval(), _x64(True):
-            y, pull = jax.vjp(function, jnp.asarray(x, jnp.float64))
-            (slope,) = pull(jnp.ones_like(y))
-            return _double(slope)
+    def in_float64(f: Callable[..., Any]) -> frameworks.Function:
+        def evaluate(x: Any) -> Any:
+            # JAX compiles anew for every length, so there are few: powers of two
+            padded = np.pad(x, (0, (1 << (x.size - 1).bit_length()) - x.size), "edge")
+            with jax.ensure_compile_time_eval(), _x64(True):
+                y = _double(f(jnp.asarray(padded, jnp.float64)))
+            return y[: x.size] if np.shape(y) == padded.shape else y
 
-    return forward, derivative
+        return evaluate
+
+    return in_float64(function), in_float64(slope)
 
 
 def _double(y: Any) -> Any:

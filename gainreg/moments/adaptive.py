@@ -17,24 +17,43 @@ from numpy.polynomial import legendre
 
 from gainreg.moments import EPS, FloatArray, Function, Moments, differences, weighted_sums
 
+# Of a window: the nodes of its polynomial, the points at which that is checked, and how far these
+# reach, in half widths. At 34 checks a kink anywhere within leaves a deviation that halving shows.
 NODES, CHECKS, BEYOND = 16, 34, 1.02
-# ln|z| at first: below it 1e-16 of all is left if φ is bounded, above it of all that grows slowly;
-# with a closer look at the middle, where narrow features would count …
+
+# Where the windows lie at first, in ln|z|. Below LOW, 1e-16 of E[φ²] is left if φ is bounded there;
+# above HIGH as little of whatever grows slowly. The windows above MIDDLE, where nearly all of the
+# density is, are CLOSE wide, so that features down to a thousandth of their place are met.
 LOW, MIDDLE, HIGH, WIDTH, CLOSE = -36.0, -5.0, 2.375, 0.125, 1 / 32
-# … and, if there is more, as far as doubles go
+# If an outermost window holds more than NEGLIGIBLE of E[φ²], they go on to LOWEST and HIGHEST,
+# where doubles end: |x| stays above SMALLEST_X, whose square is still a double. If then an
+# outermost one still holds more than HEAVY, the terms do not die out, and the moment is infinite.
+NEGLIGIBLE, HEAVY = 1e-17, 1e-9
 LOWEST, LOWEST_WIDTH, HIGHEST = -700.0, 4.0, 3.625
-SMALLEST_X = 1e-150  # its square is a double still
-NEGLIGIBLE, HEAVY = 1e-17, 1e-9  # of the whole, in an outermost window
-SHARE = 1e-17  # of the whole: the error that a window may have …
-SLOPE_SHARE = 1e-9  # … and the part of E[φ′²] in it, if φ is not smooth there
-# relative deviation of what is smooth, if φ is computed in double or else in single precision
+SMALLEST_X = 1e-150
+
+# A window is done if its error is below SHARE of E[φ²], and the part of E[φ′²] in it below
+# SLOPE_SHARE of all. At std 1, max(x, −0.3) then has 13 narrow windows at its kink and an error of
+# 3e-15; floor, which jumps all over, has 567 and an error of 1.5e-14.
+SHARE, SLOPE_SHARE = 1e-17, 1e-9
+# It is done too if φ deviates from a polynomial by no more than its own rounding: relative to φ, 64
+# last digits, or those of single precision. The polynomial magnifies rounding up to 33-fold, at
+# the outermost checks. Single precision is tried when more than BUDGET windows are open at a
+# time, as they are when every one of them shows nothing but rounding.
 DOUBLE, SINGLE = 64 * EPS, 2e-6
-BUDGET = 4000  # windows at a time
-JUMP = 1e-6  # of √E[φ²]: the least change that is taken for a jump
-NARROW = 1e-5  # half width of a window with something in it that is not smooth …
-SINGULAR, SINGULAR_PART = 1e-12, 1e-3  # … and singular, if so much of E[φ′²] is in such windows
-STEP = 0.3  # of the half width of a window, for differences
-DOUBT = 1e-6  # relative error of E[φ′²] from which on it is not known
+BUDGET = 4000
+
+# Half width, in ln|z|, below which a window has closed in on something that is not smooth.
+NARROW = 1e-5
+# φ jumps there if its change, which does not die out, is above this part of √E[φ²]: single
+# precision makes changes of 1e-7.
+JUMP = 1e-6
+# φ′ is too singular for E[φ′²] if windows narrower than SINGULAR hold more than SINGULAR_PART of
+# it. Around a kink they hold as little as they are wide.
+SINGULAR, SINGULAR_PART = 1e-12, 1e-3
+# φ′ by differences: the first step, in half widths of the window in which φ is smooth; and the
+# relative error of E[φ′²] from which on it is not known.
+STEP, DOUBT = 0.3, 1e-6
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +185,8 @@ def smooth_windows(
 
         kept, error, rms = [], 8 * left + 2 * EPS * total, math.sqrt(total)
         while True:
-            # where φ passes through 0 its rounding errors do not
+            # The rounding of φ near a zero is that of the terms that cancel there, whose size is
+            # taken to be √E[φ²]: it does not shrink along with φ.
             size = largest + rms * density_root + np.finfo(float).tiny
             done = (off <= share * total) & (slope_part <= SLOPE_SHARE * slope_total)
             done |= (deviation / size <= rounding) | (windows[2] <= _narrowest(windows))
@@ -198,7 +218,8 @@ def _from_windows(
     phi = forward(x)
     if derivative is None:
         breaks = narrow[0] * std * np.exp(narrow[1])
-        # towards 0, where a window is much narrower than φ is smooth, rounding asks for more
+        # Windows near 0 are much narrower than φ is smooth, and differences over so short a step
+        # would be all rounding: there the step is a part of the distance to the nearest break.
         nearest = min(np.abs(breaks).min(initial=np.inf), std * math.exp(MIDDLE))
         step = np.maximum(STEP * half * np.abs(x), 0.05 * nearest)
         slope, slope_error = differences.derivative(forward, x, step, breaks)

@@ -70,15 +70,6 @@ class ExpPoly:
         """The function of −x."""
         return ExpPoly({(k, -a): c * (-1) ** k for (k, a), c in self.terms.items()})
 
-    def taylor(self, count: int) -> list[Fraction]:
-        """The first ``count`` Taylor coefficients at 0."""
-        sums = [Fraction(0)] * count
-        for (k, a), c in self.terms.items():
-            for n in range(k, count):
-                sums[n] += c
-                c *= a / (n + 1 - k)
-        return sums
-
     def __call__(self, x: FloatArray) -> FloatArray:
         total = np.zeros_like(x)
         for (k, a), c in self.terms.items():

@@ -8,15 +8,15 @@ forms follow:
     elu = piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X]))
 
 φ, φ², φ′² and φ²x² are sums of c·xᵏ·eᵃˣ between kinks, so their means are weighted sums of
-truncated moments E[xᵏ·eᵃˣ; lo < x < hi]. Exponentials that cancel by their nature (eᵃˣ − 1 near 0)
-are for small std summed as a power series in std. Where a sum has lost digits all the same, for a
-kink far out say, the answer is NaN, which leaves it to quadrature.
+truncated moments E[xᵏ·eᵃˣ; lo < x < hi]. Exponentials cancel by their nature near 0 (eᵃˣ − 1): for
+small std their means are power series in std instead. Where a sum has lost digits all the same, for
+a kink far out say, the answer is NaN, and quadrature takes over.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -28,16 +28,17 @@ from gainreg.moments import FloatArray
 from gainreg.moments.exppoly import ExpPoly, X, exp, to_double
 from gainreg.moments.truncated import below_moment, half_moment, tail_moments
 
-__all__ = ["Piecewise", "X", "exp", "half_moment", "piecewise"]
+__all__ = ["Piecewise", "X", "exp", "piecewise"]
 
-# For std up to 1/rate, with the largest rate of φ², a power series in std answers. There both ways
-# lose alike: the truncated moments of any ELU are together up to 23 times as large as their sum,
-# the terms of its series 9 times; at half that std it is 78 and 2 times, at twice that 8 and 112.
-# The numbers are of rate·std and of the terms that do up to it, which is fewer for small std: what
-# they leave out is below 1e-17 of the sums of any ELU.
+# Below rate·std = 1, of the largest rate in φ², exponentials are summed as power series in std, and
+# above from truncated moments. There both lose about as much: the truncated moments of any ELU add
+# up to at most 23 times their sum, the terms of its series to 9 times; at half that std it is 78
+# and 2 times, at twice that 8 and 112. A pair is a rate·std and how many terms do below it, fewer
+# for small std to save time; what they leave out is below 1e-17 of each sum of any ELU.
 SERIES = ((0.001, 10), (1 / 16, 15), (1.0, 36))
-# A sum is given up where what it is made of is together so many times as large: more than what any
-# ELU comes to. Of 100,000 sums with random kinks the worst that was kept is off by 9e-15.
+# A sum is given up where what it is made of adds up to so many times its size: more than it ever is
+# for an ELU, see above. Of 100,000 sums with random kinks the worst that was kept is off by 9e-15,
+# or by 7e-14 where an exponential grows, which is the rounding of its exponent.
 CANCELLED = 32.0
 # So many stds are worked through at once that the arrays stay in the processor's cache: ELU at
 # 100,000 stds takes 9 ms so and with half as many, 13 ms with an eighth, and 12 ms all at once.
@@ -74,36 +75,35 @@ class Piecewise:
         squares = [p * p for p in self.pieces]
         slope_squares = [p * p for p in self.slopes]
         stretched = [p * X * X for p in squares]
-        sums = [self._folded(p) for p in (self.pieces, squares, slope_squares, stretched)]
-        self._terms = list(dict.fromkeys(term for each in sums for term in each))
+        sums = [self._folded(f) for f in (self.pieces, squares, slope_squares, stretched)]
+        self._terms = list(dict.fromkeys(term for terms in sums for term in terms))
         self._weights = np.array(
-            [[to_double(s.get(t, Fraction(0))) for t in self._terms] for s in sums]
+            [[to_double(terms.get(t, Fraction(0))) for t in self._terms] for terms in sums]
         )
-        # the power series: their coefficients, and up to which std they serve
-        self._series: list[FloatArray] = []
-        self._reaches: list[float] = []
-        self._last: tuple[FloatArray, FloatArray] | None = None
+        self._series: list[FloatArray] = []  # coefficients, a row for each sum
+        self._reaches: list[float] = []  # up to which std they serve
         self._may_cancel = True
-        rate = to_double(max((abs(term.rate) for term in self._terms), default=Fraction(0)))
+        self._last: tuple[FloatArray, FloatArray] | None = None
+        rate = to_double(max((abs(t.rate) for t in self._terms), default=Fraction(0)))
         if rate and not any(self.kinks):
-            whole = [ExpPoly({(t.k, t.rate): c for t, c in each.items()}) for each in sums]
             for reach, count in SERIES:
-                taylor = [[to_double(c) for c in each.taylor(count)] for each in whole]
-                self._series.append(np.array(taylor) * [half_moment(n) for n in range(count)])
+                self._series.append(np.array([_power_series(terms, count) for terms in sums]))
                 self._reaches.append(reach / rate)
-            # looked at once, as one function of rate·std, lest each answer spend a third on it
+            # looked at once, as a function of rate·std, lest each answer spend a third on it
             tried = self.moments(np.geomspace(1e-3, 1e3, 121) / rate)
             self._may_cancel = bool(np.isnan(tried).any())
 
     def _folded(self, pieces: Sequence[ExpPoly]) -> dict[_Term, Fraction]:
-        """The function of these pieces, folded onto x > 0: what is on x < 0 is reflected."""
+        """A function of these pieces, folded onto x > 0: what is on x < 0 is reflected."""
         terms: dict[_Term, Fraction] = {}
         edges = pairwise((-math.inf, *self.kinks, math.inf))
         for piece, (left, right) in zip(pieces, edges, strict=True):
             for part, lo, hi in ((piece, left, right), (piece.reflected(), -right, -left)):
-                for (k, rate), c in part.terms.items() if max(lo, 0.0) < hi else ():
-                    term = _Term(k, rate, max(lo, 0.0), hi)
-                    terms[term] = terms.get(term, Fraction(0)) + c
+                start = max(lo, 0.0)
+                if start < hi:
+                    for (k, rate), c in part.terms.items():
+                        term = _Term(k, rate, start, hi)
+                        terms[term] = terms.get(term, Fraction(0)) + c
         return terms
 
     def forward(self, x: FloatArray) -> FloatArray:
@@ -151,9 +151,9 @@ class Piecewise:
             sizes = _polynomials(np.abs(series), std) if self._may_cancel else sums
         else:
             parts, part_sizes = self._truncated_moments(std)
-            sums = _weighted_sums(self._weights, parts)
-            weights = np.abs(self._weights)
-            sizes = _weighted_sums(weights, part_sizes) if self._may_cancel else sums
+            weights, zero = self._weights, np.zeros(len(std))
+            sums = _weighted_sums(weights, parts, zero)
+            sizes = _weighted_sums(np.abs(weights), part_sizes, zero) if self._may_cancel else sums
         mean, second, slope_second, stretched = sums
         found = [mean, second, slope_second, (stretched / (second * std * std) - 1) / 2]
         if self._may_cancel:
@@ -181,16 +181,25 @@ class Piecewise:
                     part[near], size[near] = outer - inner, outer + inner
             power = math.prod([std] * k)
             parts.append(power * part)
-            sizes.append(power * size if self._may_cancel else part)
+            sizes.append(power * size)
         return parts, sizes
 
 
-def _weighted_sums(weights: FloatArray, parts: Sequence[FloatArray]) -> list[FloatArray]:
+def _power_series(terms: Mapping[_Term, Fraction], count: int) -> list[float]:
+    """The coefficients of E[f(std·z); z > 0] in std, for f made of terms from 0 to infinity."""
+    taylor = [Fraction(0)] * count
+    for (k, rate, _, _), c in terms.items():
+        for n in range(k, count):
+            taylor[n] += c
+            c *= rate / (n + 1 - k)
+    return [to_double(c) * half_moment(n) for n, c in enumerate(taylor)]
+
+
+def _weighted_sums(
+    weights: FloatArray, parts: Sequence[FloatArray], zero: FloatArray
+) -> list[FloatArray]:
     """weights @ parts, of which BLAS would make other last digits for one std than for many."""
-    return [
-        sum((w * part for w, part in zip(row, parts, strict=True) if w), np.zeros_like(parts[0]))
-        for row in weights
-    ]
+    return [sum((w * p for w, p in zip(row, parts, strict=True) if w), zero) for row in weights]
 
 
 def _polynomials(coefficients: FloatArray, x: FloatArray) -> list[FloatArray]:

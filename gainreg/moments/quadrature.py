@@ -22,17 +22,28 @@ from gainreg.moments import EPS, FloatArray, Function, Moments, weighted_sums
 from gainreg.moments.adaptive import adaptive_moments
 from gainreg.moments.truncated import gaussian_factor
 
-# In u = ln x the rule's error is e^{-2π(π/4)/step} for a smooth φ: far below rounding at step
-# 1/16, and still at twice that.
-LENGTH = 36.0  # e^-36 is below the rounding of anything that is bounded at the kink
-KINK_LENGTH = 100.0  # the same where the distance between kinks may be e^60 times the std
-# (largest z, step), tried in turn. The density at the first z is below 1e-24; for what outgrows
-# that, or is too lively for the step, the second is where the density leaves a double's range.
+# (largest z, step in u = ln x), tried in turn. For a smooth φ the rule's error is
+# e^{−2π(π/4)/step}: far below rounding at 1/16, and still at twice that. The density at the first z
+# is below 1e-24; for what outgrows that, or is too lively for the step, the second is where the
+# density leaves a double's range.
 RULES = ((10.5, 1 / 16), (38.5, 1 / 64))
-SETTLED = 5e-14  # relative difference of the two rules at which the finer one is taken as exact
-BEYOND_ALL = 60.0  # standard deviations: where the density is less than the least double
-CUT_OFF = 1e-8  # of the root of the sum, for the roots of the outermost terms
-RUN = 400_000  # nodes evaluated at once
+# How far the nodes reach towards a kink, in u: e^-36 is below the rounding of anything that is
+# bounded there; the same where the distance between two kinks may be e^60 times the std.
+LENGTH, KINK_LENGTH = 36.0, 100.0
+# From so many standard deviations on the density is less than the least double.
+BEYOND_ALL = 60.0
+# The finer rule is taken as exact where the two differ by no more than this, relative. Where φ is
+# resolved they differ by 1e-15; a kink that nobody declared, of max(x, −0.3), leaves 2e-5.
+SETTLED = 5e-14
+# What is cut off beyond the outermost nodes is negligible if the root of their terms is below this
+# part of the root of the sum: the terms are then below 1e-16 of it.
+CUT_OFF = 1e-8
+# φ is singular at a kink if its first two nodes, e^-100 apart from it, still differ by this part.
+SINGULAR = 1e-3
+# E[φ²] − E[φ]² has lost a digit where the variance is below this part of E[φ²]; it is summed then.
+CANCELLED = 0.1
+# Nodes evaluated at once: what stays in the processor's cache. Each piece of a std takes 1500.
+RUN, NODES_A_PIECE = 400_000, 1500
 # Relative error from which on the search's answer gives way to sampling: quasi-random points reach
 # 1e-6 for what is smooth, so that a search that ends above 1e-5 has met what it cannot resolve.
 USEFUL = 1e-5
@@ -158,7 +169,7 @@ def fixed_moments(
         The moments, NaN where the rule has not settled; E[φ′²] where its own sum has not.
     """
     slope = derivative or np.zeros_like
-    nodes_a_std = 1500 * (1 if not any(kinks) else 3 + 3 * len(kinks))
+    nodes_a_std = NODES_A_PIECE * (1 if not any(kinks) else 3 + 3 * len(kinks))
     run = max(1, RUN // nodes_a_std)
     parts = []
     for i in range(0, len(std), run):
@@ -193,7 +204,7 @@ def _apply(
     mean, second, variance, *_, error = m
     if far is not None:
         error += 0.1 * EPS * np.where(rows[0] > 0, rows[0] * far, 0.0).sum(axis=-1)
-    if (variance < 0.1 * second).any():
+    if (variance < CANCELLED * second).any():
         centred = (phi - mean[:, None, None]) * root_weight
         variance[:] = (centred * centred).sum(axis=(-1, -2))
     return m
@@ -232,4 +243,4 @@ def _settle(
 
 def _singular(ends: list[list[float]], root: float) -> bool:
     """Whether a function still changes at the first two nodes of a row, where its terms count."""
-    return any(abs(a) > CUT_OFF * root and abs(a - b) > 1e-3 * abs(a) for a, b in ends)
+    return any(abs(a) > CUT_OFF * root and abs(a - b) > SINGULAR * abs(a) for a, b in ends)

@@ -9,13 +9,16 @@ import numpy as np
 
 from gainreg.moments import EPS, FloatArray, Moments
 
+# Independent replicates, from whose spread the standard error follows: to a fifth of itself.
 REPLICATES = 16
-LOG2_POINTS = 16  # of a replicate's Sobol' points
-LOW, HIGH = -38.0, math.log(38.5)  # of ln|z|: beyond them nothing is left in a double
-DRAWS = 1 << 16  # a replicate's draws from a sampler
-RELATIVE_STEP = 1e-3  # in ln std, for the slope of what only a sampler is known of
-
+# Of a replicate: Sobol' points of an elementwise φ, and draws from a sampler; a million in all.
+LOG2_POINTS, DRAWS = 16, 1 << 16
 TOTAL = REPLICATES * DRAWS
+# Of ln|z|: beyond them nothing is left in a double.
+LOW, HIGH = -38.0, math.log(38.5)
+# In ln std, for the variance slope of what only a sampler is known of: its own error is the square
+# of this, and the random one does not grow, since both sides use the same random numbers.
+RELATIVE_STEP = 1e-3
 
 Sampler = Callable[[float, int, np.random.Generator], FloatArray]
 

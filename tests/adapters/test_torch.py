@@ -459,3 +459,47 @@ def test_what_is_no_chain_is_refused_and_left_alone(model: Any, message: str) ->
     after = [p for p in model.parameters() if not isinstance(p, lazy)]
     same = [torch.equal(a.float(), b.float()) for a, b in zip(before, after, strict=True)]
     assert all(same)
+
+
+# --- the critical point -----------------------------------------------------------------------
+
+
+def test_a_layer_is_set_by_the_backward_gain_and_the_critical_bias() -> None:
+    torch.manual_seed(0)
+    for std in (1.0, 2.0):
+        entry = gainreg.resolve("tanh", std=std)
+        layer = nn.Linear(1000, 1000)
+        assert init.critical_(layer, nn.Tanh, std=std) is layer
+        assert std_of(layer.weight) == pytest.approx(entry.backward_gain / 1000**0.5, rel=0.01)
+        assert std_of(layer.bias) == pytest.approx(entry.critical_bias_std, rel=0.1)
+    assert not init.critical_(nn.Linear(9, 9), "relu", std=1.0).bias.any()
+
+
+def test_without_a_bias_or_a_critical_point_layers_are_not_critical() -> None:
+    bare = nn.Linear(4, 4, bias=False)
+    with pytest.raises(gainreg.ParameterError, match="has no bias"):
+        init.critical_(bare, "tanh", std=1.0)
+    init.critical_(bare, "relu", std=1.0)
+    with pytest.raises(gainreg.ParameterError, match="no critical point: give the std"):
+        init.critical_(nn.Linear(4, 4), "sigmoid")
+    with pytest.raises(gainreg.MomentError, match="gradient_factor is below 1"):
+        init.critical_(nn.Linear(4, 4), "softplus", std=1.0)
+    with pytest.raises(gainreg.ParameterError, match="criterion is"):
+        init.init_sequential_(nn.Sequential(bare), criterion="both")
+
+
+def test_a_critical_chain_brings_each_activation_to_its_own_level() -> None:
+    torch.manual_seed(0)
+    width = 1024
+    layers = [nn.Linear(width, width) for _ in range(5)]
+    layers[3] = nn.Linear(width, width, bias=False)
+    parts = [layers[0], nn.GELU(), layers[1], nn.Tanh(), layers[2], nn.GELU(), layers[3],
+             nn.Sigmoid(), layers[4]]  # fmt: skip
+    init.init_sequential_(nn.Sequential(*parts), criterion="critical")
+    x, found = torch.randn(32, width), []
+    for part in parts:
+        x = part(x)
+        if isinstance(part, nn.Linear):
+            found.append(float(x.detach().square().mean().sqrt()))
+    level = gainreg.critical("gelu").std
+    assert found == pytest.approx([level, 1, 1, 1, 1], rel=0.06)  # no bias: by the gain at 1
