@@ -87,7 +87,6 @@ def test_each_activation_gets_the_params_that_it_has(capsys: pytest.CaptureFixtu
 def test_critical_says_where_all_is_level_and_what_that_means_for_a_deep_stack(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("gainreg.criticality")
     _, out, _ = run(capsys, "critical", "gelu", "relu", "sigmoid", "--json")
     gelu, relu, sigmoid = json.loads(out)
     # Roberts, Yaida and Hanin 2022, ch. 5
