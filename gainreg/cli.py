@@ -27,9 +27,9 @@ PLAIN, BOLD, DIM, YELLOW = 0, 1, 2, 33  # of a terminal
 # What each kind of critical point means for a deep stack with these weights and biases.
 STACKS = {
     "scale_invariant": "signals and gradients of any size keep it through any depth",
-    "half_stable": "both keep this size; small errors drift by a power of depth, not exponentially",
-    "origin": "the smaller, the more level are both; they shrink by a power of depth only",
-    "none": "no std keeps both level: a deep stack needs norms, residual sums, another activation",
+    "half_stable": "signals and gradients keep this size; small errors drift by a power of depth",
+    "origin": "small signals and gradients nearly keep their size, and shrink by a power of depth",
+    "none": "at no std do signals and gradients both keep their size: use norms or residual sums",
 }
 
 
@@ -203,7 +203,7 @@ def _print(text: str, style: int = PLAIN, indent: int = 0, hanging: int = 0) -> 
 def _print_facts(facts: dict[str, Any], given: dict[str, float], *sentences: str) -> None:
     """What is known of an activation under what was given, and sentences below it."""
     title = ", ".join(f"{key}={value:g}" for key, value in given.items())
-    _print(f"{facts['activation']}({title})", BOLD)
+    _print(f"{facts['activation']}{title and f'({title})'}", BOLD)
     for key, value in facts.items():
         if key not in ("activation", "params", *given) and value not in ("", []):
             shown = ", ".join(value) if isinstance(value, list) else value

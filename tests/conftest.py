@@ -1,8 +1,15 @@
+"""What all tests share: a fresh registry, and a JAX that compiles fast."""
+
+import os
 from collections.abc import Iterator
 
 import pytest
 
 import gainreg
+
+# Before jax is first imported, here or in a process of a test's: nearly all that the tests spend on
+# JAX is compilation, for functions that run once or twice. Unoptimised it takes half the time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture
