@@ -138,8 +138,7 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         layer.kernel.assign(self._draw(shape, dtype, KINDS[known[0]], strides, groups))
         spread = scaling.bias_std(self.entry, self.mode)
         if layer.bias is not None:
-            normal = keras.initializers.RandomNormal(0.0, spread, self.seed)
-            layer.bias.assign(normal(layer.bias.shape, layer.bias.dtype))
+            layer.bias.assign(_biases(spread, self.seed)(layer.bias.shape, layer.bias.dtype))
         elif spread:
             raise ParameterError("the layer has no bias, without which weights are not critical")
         return layer
@@ -241,8 +240,14 @@ def critical(
     kernel = VarianceScaling(
         entry, "critical", "untruncated_normal", seed, kind=kind, strides=strides, groups=groups
     )
-    bias = keras.initializers.RandomNormal(0.0, scaling.bias_std(entry, "critical"), seed)
+    bias = _biases(scaling.bias_std(entry, "critical"), seed)
     return {"kernel_initializer": kernel, "bias_initializer": bias}
+
+
+def _biases(std: float, seed: Any) -> Any:
+    """An initializer of biases; a seed that is a number would draw the weights' numbers again."""
+    another = seed + 1 if isinstance(seed, int) else seed
+    return keras.initializers.RandomNormal(0.0, std, another)
 
 
 # --- activations ---

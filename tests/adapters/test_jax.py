@@ -237,3 +237,17 @@ def test_a_kind_tells_what_a_shape_does_not() -> None:
         init.normal("relu", kind="conv")
     with pytest.raises(gainreg.ParameterError, match="no Linear, Conv or ConvTranspose"):
         init.normal("relu")(KEY, type("Odd", (), {"kernel": 1})())
+
+
+def test_critical_initializers_go_into_layers_of_flax_and_equinox() -> None:
+    eqx = pytest.importorskip("equinox", reason="this test needs Equinox")
+    linen = pytest.importorskip("flax.linen", reason="this test needs Flax")
+    entry, both = gainreg.resolve("tanh"), init.critical(jnp.tanh, std=1.0)
+    dense = linen.Dense(900, **both).init(KEY, jnp.ones((1, 400)))["params"]
+    assert std_of(dense["kernel"]) == pytest.approx(entry.backward_gain / 20, rel=0.01)
+    assert std_of(dense["bias"]) == pytest.approx(entry.critical_bias_std, rel=0.1)
+    new = both["kernel_init"](KEY, eqx.nn.Linear(400, 900, key=KEY))
+    assert std_of(new.weight) == pytest.approx(entry.backward_gain / 20, rel=0.01)
+    assert std_of(new.bias) == pytest.approx(entry.critical_bias_std, rel=0.1)
+    with pytest.raises(gainreg.ParameterError, match="no bias"):
+        both["kernel_init"](KEY, eqx.nn.Linear(4, 4, use_bias=False, key=KEY))

@@ -13,7 +13,7 @@ import pytest
 keras = pytest.importorskip("keras", reason="the Keras adapter needs Keras")
 
 import gainreg  # noqa: E402
-from gainreg.adapters.keras import VarianceScaling  # noqa: E402
+from gainreg.adapters.keras import VarianceScaling, critical  # noqa: E402
 
 activations, layers = keras.activations, keras.layers
 prelu = layers.PReLU(alpha_initializer="ones")
@@ -220,6 +220,19 @@ def test_a_layer_without_weights_is_refused() -> None:
         VarianceScaling("relu")(layers.Dense(3))
     with pytest.raises(gainreg.ParameterError, match="give the initializer as"):
         VarianceScaling("relu")(layers.LSTM(3))
+
+
+def test_critical_initializers_go_into_layers() -> None:
+    entry, both = gainreg.resolve("tanh"), critical(activations.tanh, std=1.0, seed=0)
+    dense = layers.Dense(900, **both)
+    dense.build((None, 400))
+    for again in range(2):
+        kernel, bias = map(keras.ops.convert_to_numpy, (dense.kernel, dense.bias))
+        assert kernel.std() == pytest.approx(entry.backward_gain / 20, rel=0.01), again
+        assert bias.std() == pytest.approx(entry.critical_bias_std, rel=0.1), again
+        both["kernel_initializer"](dense)
+    made = both["kernel_initializer"]
+    assert VarianceScaling.from_config(made.get_config()).get_config() == made.get_config()
 
 
 SAVED = """
