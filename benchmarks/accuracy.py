@@ -93,7 +93,7 @@ def main() -> None:
         bound = host().bind(activation, params)
         drawn, sampled, fixed, hermite = 0.0, None, 0.0, None
         if activation.forward is not None:
-            forward = lambda x, bound=bound: host().forward(bound, x)  # noqa: E731
+            forward = bound.forward
             drawn, sampled = timed(lambda f=forward: float(np.mean(f(draws) ** 2)) ** -0.5)
             fixed, hermite = timed(lambda f=forward: float(weights @ f(nodes) ** 2) ** -0.5)
         others = {
