@@ -8,13 +8,13 @@ is called otherwise, or takes other arguments, stands in a table of ``Framework.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gainreg.activation import Activation
@@ -70,7 +70,7 @@ def understood(activation: Any, params: Mapping[str, Any]) -> Understood | None:
     Raises:
         ParameterError: as ``Framework.understood``.
     """
-    function = activation.func if isinstance(activation, functools.partial) else activation
+    function = activation.func if isinstance(activation, partial) else activation
     kind = function if isinstance(function, type) else type(function)
     owners = (function, *kind.__mro__, getattr(function, "__objclass__", None))
     packages = {str(getattr(owner, "__module__", None)).partition(".")[0] for owner in owners}
@@ -144,30 +144,26 @@ class Framework:
             ParameterError: arguments that the function does not take.
         """
         function, stated = activation, {}
-        if isinstance(activation, functools.partial) and not activation.args:
+        if isinstance(activation, partial) and not activation.args:
             function, stated = activation.func, activation.keywords
         layer = isinstance(function, self.layers)
         for spelling in self._spellings(type(function) if layer else function):
             reader = self.exceptions.get(spelling)
             declared = None if reader else _registered(SPELLINGS.get(spelling, spelling))
-            named: Named | None = None
+            if declared:
+                reader, names = partial(_read, declared), set(declared.params)
+            elif reader:
+                names = set(inspect.signature(reader).parameters)
+            else:
+                continue
             try:
-                if reader:
-                    names = inspect.signature(reader).parameters
-                    named = reader(**_arguments(function, layer, stated, names))
-                elif declared and declared.name in ALONG_AN_AXIS:
-                    _arguments(function, layer, stated, ())
-                    named = declared.name, {}
-                elif declared:
-                    given = _arguments(function, layer, stated, declared.params)
-                    named = declared.name, check_params(declared.name, declared.params, given)
+                named = reader(**_arguments(function, layer, stated, names))
             except (ParameterError, TypeError) as error:
                 raise ParameterError(f"{activation!r} cannot be read: {error}") from None
             if named and declared and not self._computes(activation, declared, named[1]):
-                named = None
-            if reader or named:
-                states = layer or stated.keys() - SAY_NOTHING
-                return named, named[1].keys() if named and states else set()
+                continue
+            states = layer or stated.keys() - SAY_NOTHING
+            return named, named[1].keys() if named and states else set()
         return None, set()
 
     def wrap(self, function: Callable[..., Any]) -> Activation:
@@ -220,6 +216,13 @@ def _squeezed(name: str) -> str:
     return name.replace("_", "").lower()
 
 
+def _read(declared: Activation, /, **given: Any) -> Named:
+    """A registered activation and its params: those of a framework have gainreg's names."""
+    if declared.name in ALONG_AN_AXIS:
+        return declared.name, {}
+    return declared.name, check_params(declared.name, declared.params, given)
+
+
 def _registered(spelling: str) -> Activation | None:
     """The activation whose name or alias is spelled so."""
     from gainreg.host import host
@@ -231,7 +234,7 @@ def _registered(spelling: str) -> Activation | None:
 
 
 def _arguments(
-    function: Any, layer: bool, stated: Mapping[str, Any], names: Iterable[str]
+    function: Any, layer: bool, stated: Mapping[str, Any], names: set[str]
 ) -> dict[str, Any]:
     """A layer's attributes, or a function's defaults and what is stated, of these names.
 
@@ -240,7 +243,7 @@ def _arguments(
     """
     if layer:
         return {name: getattr(function, name) for name in names if hasattr(function, name)}
-    if odd := stated.keys() - set(names) - SAY_NOTHING:
+    if odd := stated.keys() - names - SAY_NOTHING:
         raise TypeError(f"it does not take {', '.join(sorted(odd))}")
     defaults: dict[str, Any] = {}
     with contextlib.suppress(ValueError, TypeError):  # functions written in C may not say

@@ -232,9 +232,8 @@ def critical(
             back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
 
     Raises:
-        ParameterError: there is no critical std and none is given; as ``VarianceScaling``.
+        ParameterError: there is no critical std and none is given; and as ``VarianceScaling``.
         MomentError: gradients die out at that std, or φ jumps.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
     entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
     kernel = VarianceScaling(

@@ -137,7 +137,9 @@ def test_errors_are_the_same_everywhere(draw: Callable[..., Any]) -> None:
 def test_every_constant_comes_from_the_table(draw: Callable[..., Any], table: Path) -> None:
     for given in (table, str(table), gainreg.load_table(table)):
         drawn = draw("normal", (40, 50), "tanh", table=given)
-        np.testing.assert_array_equal(drawn, draw("normal", (40, 50), "tanh"))
+        # the shipped table may be of another processor
+        last_bits = 1e-13 if drawn.dtype == np.float64 else 1e-6
+        np.testing.assert_allclose(drawn, draw("normal", (40, 50), "tanh"), rtol=last_bits)
     for lacking in ({"std": 3.0}, {"alpha": 0.7}):
         with pytest.raises(gainreg.TableError):
             draw("normal", (4, 5), "elu", table=table, **lacking)

@@ -335,9 +335,8 @@ def test_a_layer_tells_all_that_its_fans_depend_on(layer: Any, draw: Any) -> Non
     assert draw(layer, nn.Identity) is layer
     assert not layer.bias.any()
     axes = layer.weight.dim() - 2
-    x = torch.randn(512 if axes == 0 else 8, layer.weight.shape[1] * getattr(layer, "groups", 1)
-                    if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels,
-                    *[48] * axes, requires_grad=True)  # fmt: skip
+    channels = layer.in_channels if axes else layer.in_features
+    x = torch.randn(8 if axes else 512, channels, *[48] * axes, requires_grad=True)
     inside = (..., *[slice(8, -8)] * axes)  # away from the edges
     assert std_of(layer(x)[inside]) == pytest.approx(1, rel=0.05)
     draw(layer, nn.Identity, "fan_out")
