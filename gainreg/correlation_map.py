@@ -70,10 +70,11 @@ def correlation(
     std = check_std(std)
     activation, given = as_activation(activation, params)
     bound = host().bind(activation, given)
-    if not bound.facts.integrable:
-        raise MomentError(_no_pairs(bound))
-    sizes, where = np.unique(np.abs(rhos), return_inverse=True)
-    shares, lost = pairs.unlikeness(bound.forward, sizes, std, bound.kinks)
+    with np.errstate(all="ignore"):  # what is out of range is found and said below
+        if not bound.facts.integrable:
+            raise MomentError(_no_pairs(bound))
+        sizes, where = np.unique(np.abs(rhos), return_inverse=True)
+        shares, lost = pairs.unlikeness(bound.forward, sizes, std, bound.kinks)
     if np.isnan(lost).any():
         worst = sizes[np.isnan(lost).any(axis=0)].max()
         raise MomentError(

@@ -92,6 +92,8 @@ def critical(activation: str | Activation | Callable[..., Any], **params: float)
     """
     known, given = as_activation(activation, params)
     bound = host().bind(known, given)
+    with np.errstate(all="ignore"):  # φ may overflow where it is looked at
+        integrable, exact = bound.facts.integrable, _slope_is_exact(bound)
 
     def at(*stds: float) -> list[GainEntry]:
         """The entries at those of the stds at which moments are known without sampling."""
@@ -101,7 +103,7 @@ def critical(activation: str | Activation | Callable[..., Any], **params: float)
             return [entry for std in stds for entry in at(std)] if len(stds) > 1 else []
 
     entries = []
-    if bound.gate is None and (bound.facts.integrable or at(1.0)):  # else samples would take long
+    if bound.gate is None and (integrable or at(1.0)):  # else samples would take long
         entries = at(*STDS)
     if not entries:
         raise MomentError(f"the critical point of {bound.name!r} is not known: {_why_not(bound)}")
@@ -111,7 +113,7 @@ def critical(activation: str | Activation | Callable[..., Any], **params: float)
         return CriticalPoint(bound.name, dict(bound.params), kind, std, gain, bias_std)
 
     sloped = [entry for entry in entries if entry.gradient_factor is not None]
-    unsure = SIGNIFICANT if _slope_is_exact(bound) else NUMERICAL
+    unsure = SIGNIFICANT if exact else NUMERICAL
     if len(sloped) == len(STDS) and all(_is_level(entry, unsure) for entry in sloped):
         return point("scale_invariant", at(1.0)[0], 1.0, 0.0)
     for low, high in _crossings(sloped, unsure):

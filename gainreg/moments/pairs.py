@@ -388,17 +388,20 @@ def _cells(line: _Line, near: float) -> Iterator[_Cell]:
     def nodes(low: float, high: float, depth: float, upto: float) -> tuple[FloatArray, FloatArray]:
         length = high - low
         deeper = max(0.0, math.log(min(line.scale, length) / width))
-        # a finite interval is taken to its other end, towards which nodes are as dense
-        upto = min(upto, line.top - low if high == math.inf else length)
-        return _nodes(length, line.scale, depth + deeper, upto)
+        return _nodes(length, line.scale, depth + deeper, min(upto, length))
 
-    intervals = [pair for pair in pairwise(line.edges) if pair[0] <= line.top * line.std]
+    intervals = list(pairwise(line.edges))
     for i, p_edges in enumerate(intervals):
         low, high = p_edges[0] / line.std, p_edges[1] / line.std
+        if low > line.top:  # where p counts no more; q may lie beyond
+            return
         opposite = 2 * low < most
         depth = PLANE_DEPTH if opposite else DIAGONAL_DEPTH
         apart, rows = nodes(low, high, depth, most)
-        above, columns = nodes(low, high, PLANE_DEPTH, math.inf)
+        # in a finite interval up to its other end, towards which nodes are as dense
+        above, columns = nodes(
+            low, high, PLANE_DEPTH, line.top - low if high == math.inf else high - low
+        )
         # where q − p takes a part of a finite interval, p has the rest
         rest = 1 - apart / (high - low)
         place = partial(_place_in_triangle, low, apart[:, None], rest[:, None], above)
