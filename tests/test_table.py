@@ -280,13 +280,13 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
     ids=lambda body: f"{body[:12]!r}",
 )
 def test_hostile_yaml_is_refused_in_bounded_time(tmp_path: Path, body: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     path = tmp_path / "t.yaml"
     for data, verify in ((with_digest(body), True), (body.encode(), False)):
         path.write_bytes(data)
         with pytest.raises(TableError):
             gainreg.load_table(path, verify=verify)
-    assert time.monotonic() - start < 30  # bounded, not fast
+    assert time.process_time() - start < 30  # bounded, not fast
 
 
 def test_a_table_of_100_megabytes_is_refused_unread(tmp_path: Path) -> None:
