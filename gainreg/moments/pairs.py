@@ -38,9 +38,10 @@ TERMS = 256
 # transform Γ(iω/2)/2 at ω = 2π/step: 1e-12 for the coarser rule, far below rounding for the finer.
 # At 1/10 the coarser one misses 1e-9 of D beside |rho| = 1.
 STEP = 1 / 12
-# ln of the part of E[φ²], and of D, that is left out beside a point if φ is bounded there; beside
-# the diagonal, where E[(φ(x + d) − φ(x))²] dies out at least like d, half of it.
-LINE_DEPTH, PLANE_DEPTH, DIAGONAL_DEPTH = 36.0, 28.0, 14.0
+# How near nodes come to a point, on the line and in the plane: e^−depth of a length, which in the
+# plane is at most √(1 − |rho|) stds. Features of φ narrower than 4e-11 of that go unseen. At the
+# diagonal half of it is enough, for E[(φ(x + d) − φ(x))²] dies out at least like d.
+LINE_DEPTH, PLANE_DEPTH, DIAGONAL_DEPTH = 36.0, 24.0, 12.0
 # Lengths in stds from which on nodes are equally spaced, tried in turn: the shorter ones are for
 # what is lively far from all points, such as sin at large std.
 SCALES = (1.0, 1 / 8, 1 / 64, 1 / 256)
@@ -61,6 +62,7 @@ BUDGET = 30_000_000  # … and the most for one rho: two seconds
 # x = 1e4).
 NARROWER, SMOOTH = 8.0, 1e-9
 SAME = 1e-12  # relative distance of two places that are one
+SMALLEST = 1e-300  # stands for rho = 0, which has no logarithm
 
 Points = tuple[float, ...]
 
@@ -105,9 +107,12 @@ def unlikeness(
 def _settle(line: _Line, size: FloatArray, lost: FloatArray) -> None:
     """Fill in what one rule finds, up to the first |rho| where it does not settle."""
     upto, rest = 1.0, abs(1 - float(line.squares[:, 0].sum()))
+    unknown = np.isnan(lost[0])
+    lost[:, unknown] = _by_series(line, size[unknown], upto, rest)
     # from the largest on, as what the series leaves out there is a bound for all below
     for i in sorted(np.flatnonzero(np.isnan(lost[0])), key=lambda i: -size[i]):
-        lost[:, i] = _by_series(line, size[i], upto, rest)
+        here = slice(i, i + 1)
+        lost[:, here] = _by_series(line, size[here], upto, rest)
         if not np.isnan(lost[0, i]):
             continue
         upto = float(size[i])
@@ -117,11 +122,11 @@ def _settle(line: _Line, size: FloatArray, lost: FloatArray) -> None:
             if upto == 1:
                 return
         found = _over_plane(line, upto)
-        rest = abs(
-            1 - float(found.sum() + line.squares[:, 0].sum(axis=0) @ upto ** np.arange(TERMS))
-        )
-        lost[:, i] = found if upto == size[i] else _by_series(line, size[i], upto, rest)
-        if np.isnan(lost[0, i]):
+        kept = line.squares[:, 0].sum(axis=0) @ upto ** np.arange(TERMS)
+        rest = abs(1 - float(kept + found.sum()))
+        nearby = found[:, None] if upto == size[i] else _by_series(line, size[here], upto, rest)
+        lost[:, here] = nearby
+        if np.isnan(nearby).any():
             return
 
 
@@ -193,15 +198,23 @@ def _stretch(t: FloatArray, length: float, scale: float) -> tuple[FloatArray, Fl
 def _nodes(length: float, scale: float, depth: float, most: float) -> tuple[FloatArray, FloatArray]:
     """Distances up to ``most`` from one end of an interval, and their weights.
 
-    The first distance is e^−depth of the unit, and so is the last from the other end.
+    The first distance is e^−depth of the unit, and so is the last from the other end. What lies
+    beyond is in the weights of these two: what is integrated is constant there, as far as anybody
+    can see, and the sum a geometric series.
+
+    Returns:
+        The distances; and their weights by the finer and, at every second, by the coarser rule.
     """
     unit = min(scale, length)
     end = most / unit if length == math.inf else length / unit + depth
-    first = 2 * math.ceil(depth / STEP / 2)  # even, and at every depth a multiple of the step
-    t = STEP * np.arange(-first, math.ceil(end / STEP) + 1.0)
+    t = STEP * np.arange(-2 * math.ceil(depth / STEP / 2), 2 * math.ceil(end / STEP / 2) + 1.0)
     distance, change = _stretch(t, length, scale)
+    weights = np.array([STEP * change, 2 * STEP * change])
+    weights[1, 1::2] = 0.0
+    for last in (0, -1) if length < math.inf else (0,):
+        weights[:, last] /= -np.expm1([-STEP, -2 * STEP])
     count = int(np.searchsorted(distance, most, side="right"))
-    return distance[:count], STEP * change[:count]
+    return distance[:count], weights[:, :count]
 
 
 @lru_cache(maxsize=4)
@@ -214,22 +227,21 @@ def _polynomials(points: Points, reach: float, scale: float) -> tuple[FloatArray
         scale: see ``_stretch``.
 
     Returns:
-        The nodes z; the number of the interval that each is in; the roots of the weights, for means
-        over both half lines; 1 in a row, and 2 at every second node, else 0, in another; and the
+        The nodes z; the number of the interval that each is in; the roots of the finer rule's
+        weights, for means over both half lines; the weights of both rules beside these; and the
         polynomials times the roots of the weights, a column each.
     """
     parts = []
     for i, (low, high) in enumerate(pairwise((*points, math.inf))):
-        distance, weight = _nodes(high - low, scale, LINE_DEPTH, reach - low)
-        second = np.where(np.arange(len(weight)) % 2, 0.0, 2.0)
-        parts.append((low + distance, np.full_like(weight, i), weight, second))
-    z, interval, weight, second = np.concatenate(parts, axis=1)
-    root_weight = np.exp(-z * z / 4) * np.sqrt(weight * math.sqrt(2 / math.pi))
+        distance, weights = _nodes(high - low, scale, LINE_DEPTH, reach - low)
+        parts.append((low + distance, np.full_like(distance, i), *weights))
+    z, interval, fine, coarse = np.concatenate(parts, axis=1)
+    root_weight = np.exp(-z * z / 4) * np.sqrt(fine * math.sqrt(2 / math.pi))
     hermite = np.empty((TERMS, len(z)))
     hermite[0], hermite[1] = root_weight, z * root_weight
     for n in range(1, TERMS - 1):
         hermite[n + 1] = (z * hermite[n] - math.sqrt(n) * hermite[n - 1]) / math.sqrt(n + 1)
-    rules = np.array([np.ones_like(z), second])
+    rules = np.array([fine, coarse]) / fine
     return z, interval.astype(np.intp), root_weight, rules, hermite.T
 
 
@@ -303,23 +315,23 @@ def _on_line(
     return _Line(forward, std, edges, scale, root, shares[:, 0], top, squares)
 
 
-def _by_series(line: _Line, rho: float, upto: float, rest: float) -> FloatArray:
-    """D of the even and of the odd part, NaN where the series leaves out too much.
+def _by_series(line: _Line, rho: FloatArray, upto: float, rest: float) -> FloatArray:
+    """D of the even and of the odd part, a row each, NaN where the series leaves out too much.
 
     Args:
         line: what is known of φ.
-        rho: from 0 to 1.
+        rho: from 0 to 1, a 1-D array.
         upto, rest: what the terms beyond the series add up to at a rho that is not smaller.
     """
-    n = np.arange(TERMS)
-    gone = -np.expm1(n * math.log(rho)) if rho else np.minimum(n, 1.0)  # 1 − rhoⁿ
+    n = np.arange(TERMS)[:, None]
+    gone = -np.expm1(n * np.log(np.maximum(rho, SMALLEST)))  # 1 − rhoⁿ
     beyond = line.shares[:, None] - line.squares.sum(axis=-1)
     left_out = rest * (rho / upto) ** TERMS
-    kept = 1 - min(left_out / max(abs(beyond[:, 0].sum()), EPS**2), 1.0)
-    found = line.squares @ gone + kept * beyond
-    off = np.abs(found[:, 0] - found[:, 1]).max() + left_out
+    kept = 1 - np.minimum(left_out / max(abs(beyond[:, 0].sum()), EPS**2), 1.0)
+    found = line.squares @ gone + beyond[:, :, None] * kept  # part, rule, rho
+    off = np.abs(found[:, 0] - found[:, 1]).max(axis=0) + left_out
     fine = found[:, 0]
-    return fine if off <= AGREED / 2 * fine.sum() + ROUNDING else np.full(2, np.nan)
+    return np.where(off <= AGREED / 2 * fine.sum(axis=0) + ROUNDING, fine, np.nan)
 
 
 # --- the plane ---
@@ -331,7 +343,7 @@ class _Cell:
 
     Attributes:
         place: p, q and q − p, in stds, at a slice of the rows; they broadcast to a grid.
-        rows, columns: the weights; that of a node is the product.
+        rows, columns: the weights by both rules; that of a node is the product.
         p_edges, q_edges: the intervals of x in which p and q are.
         opposite: whether p and −q come close enough to count.
     """
@@ -346,7 +358,7 @@ class _Cell:
     @property
     def count(self) -> int:
         """How many nodes it has."""
-        return len(self.rows) * len(self.columns)
+        return int(self.rows.shape[1] * self.columns.shape[1])
 
 
 def _over_plane(line: _Line, rho: float) -> FloatArray:
@@ -354,16 +366,12 @@ def _over_plane(line: _Line, rho: float) -> FloatArray:
     near, wide = 1 - rho, 1 + rho  # the variances of (u − v)/√2 and (u + v)/√2
     found = np.zeros((2, 2))  # part, rule
     for cell in _cells(line, near):
-        run = 2 * max(
-            1, RUN // len(cell.columns) // 2
-        )  # even: each slice begins with a row of both
-        for start in range(0, len(cell.rows), run):
+        run = max(1, RUN // cell.columns.shape[1])
+        for start in range(0, cell.rows.shape[1], run):
             some = slice(start, start + run)
             p, q, apart = cell.place(some)
-            (even_p, odd_p), (even_q, odd_q) = (
-                line.parts(p, *cell.p_edges),
-                line.parts(q, *cell.q_edges),
-            )
+            even_p, odd_p = line.parts(p, *cell.p_edges)
+            even_q, odd_q = line.parts(q, *cell.q_edges)
             # the roots of the densities at (p, q) and at (p, −q), where an odd φ has the other sign
             root = np.exp(-(apart**2) / (8 * near) - (p + q) ** 2 / (8 * wide))
             terms = [((even_q - even_p) * root) ** 2, ((odd_q - odd_p) * root) ** 2]
@@ -371,10 +379,8 @@ def _over_plane(line: _Line, rho: float) -> FloatArray:
                 root = np.exp(-((p + q) ** 2) / (8 * near) - apart**2 / (8 * wide))
                 terms[0] += ((even_q - even_p) * root) ** 2
                 terms[1] += ((odd_q + odd_p) * root) ** 2
-            rows, columns = cell.rows[some], cell.columns
             for part, term in enumerate(terms):
-                found[part, 0] += rows @ term @ columns
-                found[part, 1] += 4 * (rows[::2] @ term[::2, ::2] @ columns[::2])
+                found[part] += ((cell.rows[:, some] @ term) * cell.columns).sum(axis=1)
     fine, coarse = found.T / (math.pi * math.sqrt(near * wide))
     agreed = np.abs(fine - coarse).max() <= AGREED * fine.sum() + ROUNDING
     return fine if agreed else np.full(2, np.nan)
