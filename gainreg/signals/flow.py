@@ -80,19 +80,22 @@ class Flow:
             known = self.tape.parameters[node.weight].square
         if target is None and known is not None:
             return rules.linear(node, *inputs, variance=known, **node.facts)
-        q = inputs[0].q
+        x = inputs[0]
+        q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
             if not (0 < q < math.inf):
                 size = "zero" if not q else "not finite"
                 raise MomentError(
                     f"the weight {node.weight!r} cannot be set: the signal that feeds it, "
-                    f"{inputs[0].phrase}, has a second moment that is {size}; look for what "
+                    f"{x.phrase}, has a second moment that is {size}; look for what "
                     "stops it on the way, or give other example inputs"
                 )
             self.variances[node.weight] = target / (gain * q)
             self.targets[node] = target
-        variance = target / (gain * q) if q else 0.0
+            if x.counted is not None:
+                target *= x.q / x.counted
+        variance = target / (gain * x.q) if x.q else 0.0
         if node.bias:
             inputs = inputs[:1]  # it becomes 0
         return rules.linear(node, *inputs, variance=variance, target=target, **node.facts)

@@ -675,6 +675,7 @@ def attend(node: Where, weights: State, value: State, *, size: int) -> Step:
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
+    state = replace(state, counted=value.q)
     width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
     return Step(
         state, (_beyond(value.moments) * width, a * node.size / node.input_sizes[1])
@@ -706,6 +707,7 @@ def attention(
     moments, a = _attend(weights, value.moments, size)
     note = joined(query.note, key.note, value.note, "attention weights of many keys")
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
+    state = replace(state, counted=value.q)
     queries = node.input_sizes[0] / width
     down *= _beyond(value.moments) * node.size / queries  # the gradient's mean square by a score
     return Step(

@@ -210,6 +210,8 @@ class State:
         noise: variance of ln(second moment) that finite widths are expected to cause.
         exact: whether nothing on the way was an approximation; ``note`` says what was.
         phrase: what a report calls it.
+        counted: behind attention, the second moment of the values that it averages: weights count
+            that, since making up for the average would amplify what all positions have in common.
     """
 
     root: Root
@@ -220,6 +222,7 @@ class State:
     exact: bool = True
     note: str = ""
     phrase: str = "data"
+    counted: float | None = None
 
     @property
     def q(self) -> float:

@@ -219,7 +219,7 @@ class _Calibration(_Probe):
 
     def __init__(self, model: nn.Module, flow: Flow) -> None:
         super().__init__(False)
-        self.targets = {node.weight: target for node, target in flow.targets.items()}
+        self.targets = {node.weight: flow.states[node].q for node in flow.targets}
         self.parameters = dict(model.named_parameters())
 
     def weighed(self, node: Node, x: Tensor, y: Tensor) -> None:
