@@ -44,7 +44,7 @@ class Flow:
         self.residuals = policy.residuals(tape)
         self.endings = policy.endings(tape)
         self.states: dict[Node, State] = {}
-        self.back: dict[Node, tuple[float, ...]] = {}
+        self.back: dict[Node, tuple[rules.Back, ...]] = {}
         self.variances: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
@@ -217,22 +217,38 @@ class Flow:
 
         A node whose output is a function of an earlier node's root passes its gradient to that.
         """
-        at = dict.fromkeys(self.tape.nodes, 0.0)
-        at_root = [0.0] * len(self.tape.nodes)
+        nothing = (0.0, 0.0)
+        at = dict.fromkeys(self.tape.nodes, nothing)
+        at_root = [nothing] * len(self.tape.nodes)
         for node in self.tape.outputs:
-            at[node] += 1.0
+            at[node] = (at[node][0] + 1.0, at[node][1])
         for node in reversed(self.tape.nodes):
             state = self.states[node]
-            slope = state.profile.slope
-            if at[node] and not state.constant:
-                at_root[state.root.node] += at[node] * (slope if math.isfinite(slope) else 0.0)
+            if at[node] != nothing and not state.constant:
+                root = state.root
+                at_root[root.node] = _sum(at_root[root.node], at[node], self._slopes(state))
             here = at_root[node.id]
-            if not here:
+            if here == nothing:
                 continue
             for parent, factor in zip(node.inputs, self.back[node], strict=False):
                 if node.rule == "view":  # of the root, not of its function
-                    root = self.states[parent].root.node
-                    at_root[root] += here * factor
+                    i = self.states[parent].root.node
+                    at_root[i] = _sum(at_root[i], here, factor)
                 else:
-                    at[parent] += here * factor
-        return {node: at_root[node.id] for node in self.tape.nodes}
+                    at[parent] = _sum(at[parent], here, factor)
+        return {node: at_root[node.id][0] for node in self.tape.nodes}
+
+    def _slopes(self, state: State) -> rules.Back:
+        """From a function of a root to the root: E[f′²], and E[f′(u)f′(v)] across positions."""
+        f, root = state.profile, state.root
+        if state.function.core is None:
+            return rules.back(state.function.scale**2)
+        rho = root.correlation(root.moments.across_positions)
+        return rules.back(f.slope if math.isfinite(f.slope) else 0.0, f.slopes(rho, root.std))
+
+
+def _sum(
+    here: tuple[float, float], more: tuple[float, float], by: rules.Back
+) -> tuple[float, float]:
+    g, h = more
+    return here[0] + by.gg * g + by.gh * h, here[1] + by.hg * g + by.hh * h

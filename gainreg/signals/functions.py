@@ -211,6 +211,13 @@ class Profile(NamedTuple):
         rest = max(0.0, self.second_moment - float(self.orders @ self.orders))
         return float(self.orders**2 @ powers) + rest * abs(rho) ** ORDERS
 
+    def slopes(self, rho: float, std: float) -> float:
+        """E[f′(u)·f′(v)], f′ by the variable, for u, v of correlation rho."""
+        rho = min(1.0, max(-1.0, rho))
+        k = np.arange(1, ORDERS)
+        known = float((self.orders[1:] ** 2 * k) @ rho ** (k - 1)) / std**2 if std else 0.0
+        return min(self.slope, known) if math.isfinite(self.slope) else known
+
     def scaled(self, f: Function) -> Profile:
         """The profile of f.scale·this + f.shift, by the variable that is f.inner times larger."""
         orders = f.scale * self.orders

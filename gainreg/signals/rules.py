@@ -2,9 +2,10 @@
 
 A rule takes the node (the step of the tape), the states of its inputs and the facts that the
 tracer found, and gives the state of its output. ``back`` holds the backward factors: the mean
-squared gradient by an element of an input is the sum, over all uses, of the factor times that by
-an element of the output. An elementwise function needs no row there: the state knows which root
-it is a function of, and its E[f′²].
+squared gradient g by an element of an input is the sum, over all uses, of the factor times that
+by an element of the output; likewise h, what the gradients at two positions of a sample have in
+common. An elementwise function needs no row there: the state knows which root it is a function
+of, and its E[f′²].
 
 q is a second moment, m a mean, c a covariance, across positions or across samples.
 """
@@ -30,6 +31,7 @@ from gainreg.signals.functions import (
     compose,
     describe,
 )
+from gainreg.signals.softmax import Rows, over_rows, shared
 from gainreg.signals.state import (
     Moments,
     Root,
@@ -47,6 +49,10 @@ from gainreg.signals.state import (
 # about 0.3 % of the second moment.
 POINTS = 4096
 
+# The largest of more variables than this is taken for the largest of so many: from 64 to 200 it
+# grows by 15 %.
+MOST = 64
+
 # A mean over so many independent units is taken for the number that it tends to: it strays by
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
@@ -58,13 +64,29 @@ class Where(Protocol):
     id: int
     size: int
     input_sizes: tuple[int, ...]
+    positions: int
+    input_positions: tuple[int, ...]
+
+
+class Back(NamedTuple):
+    """How an output's g and h make those of an input: g → gg·g + gh·h, h → hg·g + hh·h."""
+
+    gg: float
+    gh: float
+    hg: float
+    hh: float
+
+
+def back(g: float, h: float | None = None) -> Back:
+    """The factor of g, and that of h where it is another."""
+    return Back(g, 0.0, 0.0, g if h is None else h)
 
 
 class Step(NamedTuple):
     """What a rule answers: the output's state, and a backward factor for each input."""
 
     state: State
-    back: tuple[float, ...] = ()
+    back: tuple[Back, ...] = ()
 
 
 # --- weights ---
@@ -81,7 +103,6 @@ def linear(
     units: int,
     operation: str,
     target: float | None = None,
-    overlaps: tuple[float, ...] = (),
     copies: float = 1.0,
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
@@ -100,13 +121,12 @@ def linear(
         0.0, exact, *(_part(c, x.q) * exact for c in _covariances(x.moments))
     )
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
-    state = fresh(node.id, m, noise, x.exact, x.note, operation, overlaps)
+    state = fresh(node.id, m, noise, x.exact, x.note, operation)
     if bias is not None and bias.q:
         b = bias.q
         m = Moments(0.0, m.second_moment + b, m.across_positions + b, m.across_samples + b)
-        state = fresh(node.id, m, noise, x.exact, x.note, operation, overlaps)
-    back = gain * node.size / node.input_sizes[0]
-    return Step(state, (back, 0.0))
+        state = fresh(node.id, m, noise, x.exact, x.note, operation)
+    return Step(state, (back(gain * node.size / node.input_sizes[0]), back(0.0)))
 
 
 def _part(c: float, q: float) -> float:
@@ -217,11 +237,9 @@ def add(node: Where, *states: State, factors: Sequence[float], shift: float = 0.
     m = _of_terms(terms, shift)
     total = math.fsum(k**2 * s.q for s, k in varying)
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
-    overlaps = () if any(s.root.overlaps == () for s in alike) else root.overlaps
-    root = Root(node.id, terms, shift, m, overlaps)
+    root = Root(node.id, terms, shift, m)
     first = of_root(root, IDENTITY, alike, "a sum")
-    back = tuple(0.0 if s.constant else k**2 for s, k in zip(states, factors, strict=True))
-    return Step(replace(first, noise=noise), back)
+    return Step(replace(first, noise=noise), tuple(back(k**2) for k in factors))
 
 
 def _names(root: Root) -> tuple[Hashable, ...]:
@@ -278,7 +296,7 @@ def multiply(node: Where, a: State, b: State) -> Step:
         gaussian=False,
         values=(on_nodes(values),),
     )
-    return Step(state, (b.q, a.q))
+    return Step(state, tuple(back(m.second_moment, m.across_positions) for m in (n, m)))
 
 
 def _points(state: State) -> FloatArray:
@@ -308,7 +326,7 @@ def scale(
     state = fresh(
         node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values
     )
-    return Step(state, (square,))
+    return Step(state, (back(square, positions),))
 
 
 def dropout(node: Where, x: State, *, keep: float, factor: float, elements: bool = True) -> Step:
@@ -328,7 +346,7 @@ def dropout(node: Where, x: State, *, keep: float, factor: float, elements: bool
         node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False,
         values=(np.sort(values),),
     )  # fmt: skip
-    return Step(state, (square,))
+    return Step(state, (back(square, mean**2 if elements else square),))
 
 
 @functools.cache
@@ -374,12 +392,12 @@ def sampled(node: Where, *states: State, operation: Operation) -> Step:
                 lambda s, r: r.correlation(s.moments.across_samples),
             )
         ]
-        back = []
+        factors = []
         for i, values in enumerate(x):
             step = 1e-5 * (1 + np.abs(values))
             moved = [v + step if j == i else v for j, v in enumerate(x)]
             slopes = np.nan_to_num((np.nan_to_num(operation.call(*moved)) - y) / step)
-            back.append(float(np.mean(slopes**2)))
+            factors.append(back(float(np.mean(slopes**2))))
     m = Moments(
         float(y.mean()),
         float(np.mean(y * y)),
@@ -391,7 +409,7 @@ def sampled(node: Where, *states: State, operation: Operation) -> Step:
         joined(*(s.note for s in states), "a function of several signals, on samples"), kind,
         gaussian=False, values=(np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),),
     )  # fmt: skip
-    return Step(state, tuple(back))
+    return Step(state, tuple(factors))
 
 
 # --- norms ---
@@ -452,19 +470,19 @@ def normalise(
         _clip(position_part * k * square, level) + shift_square,
         _clip(sample_part * k * square, level) + shift_square,
     )
-    back = square * k
+    factor = square * k
     plain = common - pair <= 1e-9 * m.second_moment if centred else True
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     if plain and uniform:  # x·k + shift: still the same combination of the same variables
-        factor = math.sqrt(k) * scale
-        f = x.function.scaled(factor, shift - factor * (m.mean if centred else 0.0))
+        by = math.sqrt(k) * scale
+        f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
         if f.core is None:
             root = _scaled_root(node, x.root, f, moments)
             state = of_root(root, IDENTITY, (x,), phrase)
         else:
             state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (back,))
-    return Step(replace(_fresh_like(node, x, moments, phrase), noise=0.0), (back,))
+        return Step(replace(state, noise=0.0), (back(factor),))
+    return Step(replace(_fresh_like(node, x, moments, phrase), noise=0.0), (back(factor),))
 
 
 def _clip(c: float, q: float) -> float:
@@ -473,7 +491,7 @@ def _clip(c: float, q: float) -> float:
 
 def _scaled_root(node: Where, root: Root, f: Function, moments: Moments) -> Root:
     terms = {source: f.scale * k for source, k in root.terms.items()}
-    return Root(node.id, terms, f.scale * root.shift + f.shift, moments, root.overlaps)
+    return Root(node.id, terms, f.scale * root.shift + f.shift, moments)
 
 
 def _fresh_like(node: Where, x: State, moments: Moments, phrase: str) -> State:
@@ -485,7 +503,7 @@ def _fresh_like(node: Where, x: State, moments: Moments, phrase: str) -> State:
         stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
         values = ((own - x.moments.mean) * stretch + moments.mean,)
     return fresh(
-        node.id, moments, x.noise, x.exact, x.note, phrase, x.root.overlaps, gaussian, values
+        node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values
     )
 
 
@@ -519,12 +537,15 @@ def mean(
         for size, name in ((positions, "positions"), (units, "units"), (samples, "samples"))
         if size > 1
     ]
-    alike = c > 0.02 * q and positions > 1 and x.root.overlaps != ()
-    note = "a mean over neighbours that are more alike than a typical pair" if alike else ""
+    note = "a mean over positions that may be more alike than a typical pair" * (positions > 1)
     phrase = f"mean of {' and '.join(over)} of {x.phrase}"
     state = fresh(node.id, moments, x.noise, x.exact and not note, joined(x.note, note), phrase)
-    # each of the n gets factor²·g/n², and there are n inputs an output
-    return Step(state, (factor**2 / n * node.size / node.input_sizes[0],))
+    # each of the n gets factor²·g/n², and there are n inputs an output; where all positions go
+    # into one mean, all get the same
+    g = factor**2 / n * node.size / node.input_sizes[0]
+    if node.positions == 1 < positions:
+        return Step(state, (Back(g, 0.0, g, 0.0),))
+    return Step(state, (back(g),))
 
 
 def deviation(node: Where, x: State, *, root: bool) -> Step:
@@ -533,58 +554,52 @@ def deviation(node: Where, x: State, *, root: bool) -> Step:
     return Step(_number(node, math.sqrt(value) if root else value, (x,)))
 
 
-def maximum(
-    node: Where,
-    x: State,
-    *,
-    window: Sequence[int],
-    stride: Sequence[int],
-    units: int = 1,
-) -> Step:
-    """The largest of a window: of positions that share a Gaussian, neighbours by the taps that
-    they share, on samples."""
-    n = math.prod(window) * units
-    if n > 64:
-        window, n = (64,), 64
+def maximum(node: Where, x: State, *, positions: int, units: int = 1) -> Step:
+    """The largest of n positions, which share one Gaussian and have one each of their own; on
+    samples.
+
+    Neighbours behind a convolution are no more alike than a typical pair: they have inputs in
+    common, but each with another weight.
+    """
+    units = min(units, MOST)
+    positions = min(positions, MOST // units)
     root = x.root
-    rho = root.correlation(root.moments.across_positions)
-    places = np.array(list(np.ndindex(*window)) or [()]).reshape(math.prod(window), -1)
-    apart = np.abs(places[:, None] - places[None, :])
-    near = np.eye(len(places))
-    if len(root.overlaps) == places.shape[1] > 0:
-        near = np.prod(np.maximum(0.0, 1 - apart * np.array(root.overlaps)), axis=-1)
-    covariance = rho + (1 - rho) * near
-    if units > 1:
-        covariance = np.kron(np.eye(units), covariance)
-    values, vectors = np.linalg.eigh(covariance)
-    factor = vectors * np.sqrt(np.maximum(values, 0.0))
-    points = _normal_points(min(2 * n, 128))
-    z = factor @ points[:n]
+    points = _normal_points(2 * MOST + 2 * MOST)
+    own, shared = points[: 2 * MOST], points[2 * MOST :]
 
-    def largest(z: FloatArray) -> FloatArray:
-        with np.errstate(all="ignore"):
-            found: FloatArray = x.function(np.interp(z, NODES, root.values)).max(axis=0)
-            return found
+    def largest(first: int, mix: float = 1.0) -> FloatArray:
+        """The largest, of copies of the variables that share ``1 − mix²`` with the first ones."""
+        found = np.full(POINTS, -np.inf)
+        for unit in range(units):
+            rho = min(1.0, max(0.0, root.correlation(root.moments.across_positions)))
+            for position in range(positions):
+                i = unit * positions + position
+                z = math.sqrt(rho) * shared[unit] + math.sqrt(1 - rho) * own[i]
+                if first:
+                    other = math.sqrt(rho) * shared[MOST + unit] + math.sqrt(1 - rho) * own[MOST + i]
+                    z = math.sqrt(1 - mix**2) * z + mix * other
+                with np.errstate(all="ignore"):
+                    np.maximum(found, x.function(np.interp(z, NODES, root.values)), out=found)
+        return found
 
-    y = largest(z)
-    other = factor @ points[n : 2 * n]
+    y = largest(0)
+    q = float(np.mean(y * y))
     pairs = []
     for c in _covariances(root.moments):
         r = min(1.0, max(0.0, root.correlation(c)))
-        pairs.append(float(np.mean(y * largest(r * z + math.sqrt(1 - r * r) * other))))
-    q = float(np.mean(y * y))
+        pairs.append(min(q, float(np.mean(y * largest(1, math.sqrt(1 - r * r))))))
     state = fresh(
         node.id,
-        Moments(float(y.mean()), q, *(min(q, pair) for pair in pairs)),
+        Moments(float(y.mean()), q, *pairs),
         x.noise,
         False,
         joined(x.note, "maximum pooling, on samples"),
-        f"maximum of {n} of {x.phrase}",
-        tuple(o * s for o, s in zip(root.overlaps, stride, strict=False)),
+        f"maximum of {positions * units} of {x.phrase}",
         gaussian=False,
         values=(np.interp(NODES, _sorted_levels(), np.sort(y)),),
     )
-    return Step(state, (node.size / node.input_sizes[0],))
+    share = node.size / node.input_sizes[0]
+    return Step(state, (back(share, share**2),))
 
 
 @functools.cache
@@ -606,7 +621,8 @@ def scores(
 ) -> Step:
     """Σ query·key over ``width`` units, times ``factor``: q = factor²·width·q_q·q_k.
 
-    ``across_positions`` of the result is across keys: what all have in common, softmax ignores.
+    ``across_positions`` of the result is across keys: what all have in common, softmax ignores;
+    ``across_samples`` is across queries.
     ``positions`` says that the sum goes over positions, which have their c in common, as in
     linear attention.
     """
@@ -621,8 +637,8 @@ def scores(
     return Step(
         state,
         (
-            factor**2 * _beyond(key.moments) * meets[0],
-            factor**2 * query.q * (meets[1] if len(meets) > 1 else 0.0),
+            back(factor**2 * _beyond(key.moments) * meets[0], 0.0),
+            back(factor**2 * query.q * (meets[1] if len(meets) > 1 else 0.0), 0.0),
         ),
     )
 
@@ -642,30 +658,34 @@ def _scores(a: Moments, b: Moments, width: int, factor: float, positions: bool) 
         mean,
         size * a.second_moment * b.second_moment + beyond,
         size * a.second_moment * b.across_positions + beyond,
-        size * a.across_samples * b.across_samples,
+        size * a.across_positions * b.second_moment,
     )
 
 
-def softmax(
-    node: Where, x: State, *, size: int, inverse: float, units: bool = False
-) -> Step:
-    """Weights over n keys: E[p²] = a/n with a = min(1, e^{s²}/n), s² = q − c.
+def softmax(node: Where, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
+    """Weights over n keys: E[Σp²] of independent scores of variance q − c.
 
-    ``inverse`` is the mean of 1/n over the rows, where a mask leaves them different n; ``units``
-    says that it goes over units, which have no more in common than their mean.
+    ``rows`` are the numbers of keys that a mask leaves; ``units`` says that it goes over units,
+    which have no more in common than their mean.
     """
-    common = x.moments.mean**2 if units else x.moments.across_positions
-    moments, down = _softmax(max(0.0, x.q - common), size, inverse)
-    note = joined(x.note, "attention weights of many keys")
+    m = x.moments
+    if units:
+        m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
+    moments, down = _softmax(m, size, rows)
+    note = joined(x.note, "attention weights, from scores taken for independent")
     state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
     return Step(state, (down,))
 
 
-def _softmax(spread: float, size: int, inverse: float) -> tuple[Moments, float]:
+def _softmax(scored: Moments, size: int, rows: Rows) -> tuple[Moments, Back]:
     """The moments of the weights, and the factor of the gradient by a score."""
-    a = min(1.0, math.exp(min(spread, 700.0)) * inverse)
-    moments = Moments(1 / size, a / size, min(a, inverse) / size, min(a, inverse) / size)
-    return moments, a / size * (1 - a)
+    spread = _beyond(scored)
+    a = over_rows(spread, rows)
+    # two queries look at the same keys as far as they are alike
+    alike = max(0.0, scored.across_samples / scored.second_moment) if scored.second_moment else 0.0
+    both = min(a, shared(rows) * math.exp(min(spread * min(1.0, alike), 300.0)))
+    down = back(a / size * (1 - a), 0.0)
+    return Moments(1 / size, a / size, both / size, both / size), down
 
 
 def attend(node: Where, weights: State, value: State, *, size: int) -> Step:
@@ -677,9 +697,17 @@ def attend(node: Where, weights: State, value: State, *, size: int) -> Step:
     )  # fmt: skip
     state = replace(state, counted=value.q)
     width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
+    queries = node.size / node.input_sizes[1] * size
     return Step(
-        state, (_beyond(value.moments) * width, a * node.size / node.input_sizes[1])
+        state, (back(_beyond(value.moments) * width), _to_values(a, queries, size))
     )
+
+
+def _to_values(a: float, queries: float, keys: int) -> Back:
+    """Through the weights to the values: Σ over queries of p²·g, and of what they share."""
+    each, both = queries / keys, (queries / keys) ** 2
+    apart = each / keys
+    return Back(a * each, both - a * each, apart, both - apart)
 
 
 def _attend(p: Moments, v: Moments, size: int) -> tuple[Moments, float]:
@@ -699,23 +727,23 @@ def attention(
     width: int,
     factor: float,
     size: int,
-    inverse: float,
+    rows: Rows,
 ) -> Step:
     """Scores, softmax and attend in one operation."""
     scored = _scores(query.moments, key.moments, width, factor, False)
-    weights, down = _softmax(_beyond(scored), size, inverse)
+    weights, through = _softmax(scored, size, rows)
     moments, a = _attend(weights, value.moments, size)
-    note = joined(query.note, key.note, value.note, "attention weights of many keys")
+    note = joined(query.note, key.note, value.note, "attention weights, from scores taken for independent")
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
     queries = node.input_sizes[0] / width
-    down *= _beyond(value.moments) * node.size / queries  # the gradient's mean square by a score
+    down = through.gg * _beyond(value.moments) * node.size / queries  # mean square by a score
     return Step(
         state,
         (
-            down * factor**2 * size * _beyond(key.moments),
-            down * factor**2 * query.q * queries * size * width / node.input_sizes[1],
-            a * node.size / node.input_sizes[2],
+            back(down * factor**2 * size * _beyond(key.moments), 0.0),
+            back(down * factor**2 * query.q * queries * size * width / node.input_sizes[1], 0.0),
+            _to_values(a, node.size / node.input_sizes[2] * size, size),
         ),
     )
 
@@ -729,7 +757,18 @@ def view(node: Where, x: State, *, view: Hashable = None) -> Step:
         return Step(x)
     root = x.root.viewed(view, node.id)
     state = replace(x, root=root)
-    return Step(state, (node.size / node.input_sizes[0],))
+    return Step(state, (_moved(node),))
+
+
+def _moved(node: Where) -> Back:
+    """What a view passes back: of fewer positions, so many pairs less; of copies, their sum."""
+    share = node.size / node.input_sizes[0]
+    before, after = node.input_positions[0], node.positions
+    if share >= 1 or after >= before:
+        copies = max(1.0, share)
+        return Back(share, share * (copies - 1), 0.0, share * copies)
+    pairs = after * (after - 1) / (before * (before - 1))
+    return Back(share, 0.0, 0.0, share / (after / before) * pairs)
 
 
 def concatenate(node: Where, *states: State) -> Step:
@@ -765,7 +804,7 @@ def concatenate(node: Where, *states: State) -> Step:
         phrases[0] if len(phrases) == 1 else f"concatenation of {' and '.join(phrases[:3])}",
         gaussian=gaussian, values=values,
     )  # fmt: skip
-    return Step(state, tuple(1.0 for _ in states))
+    return Step(state, tuple(back(1.0) for _ in states))
 
 
 def _row(m: Moments) -> tuple[float, float, float, float]:
@@ -791,7 +830,7 @@ def passed(node: Where, *states: State, operation: str) -> Step:
     note = f"{operation} was not understood and is taken for the identity"
     state = fresh(node.id, x.moments, x.noise, False, joined(x.note, note), x.phrase)
     ratio = node.size / node.input_sizes[0] if node.input_sizes[0] else 1.0
-    return Step(state, tuple(ratio if s is x else 0.0 for s in states))
+    return Step(state, tuple(back(ratio if s is x else 0.0) for s in states))
 
 
 RULES: dict[str, Callable[..., Step]] = {

@@ -126,15 +126,12 @@ class Root:
         node: the step of the tape whose output it is.
         terms: the factors, by source.
         shift: the number added to it.
-        overlaps: of a convolution's output, stride/kernel along each spatial axis: neighbours
-            share so much less of their taps with each step apart.
     """
 
     node: int
     terms: dict[Source, float]
     shift: float
     moments: Moments
-    overlaps: tuple[float, ...] = ()
 
     @property
     def std(self) -> float:
@@ -275,12 +272,11 @@ def of_root(
 
 def fresh(
     node: int, moments: Moments, noise: float = 0.0, exact: bool = True, note: str = "",
-    phrase: str = "data", overlaps: tuple[float, ...] = (), gaussian: bool = True,
-    values: tuple[FloatArray, ...] = (),
+    phrase: str = "data", gaussian: bool = True, values: tuple[FloatArray, ...] = (),
 ) -> State:  # fmt: skip
     """The state of a new random variable."""
     source = Source((node,), moments, gaussian, None, values)
-    root = Root(node, {source: 1.0}, 0.0, moments, overlaps)
+    root = Root(node, {source: 1.0}, 0.0, moments)
     return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, exact, note, phrase)
 
 

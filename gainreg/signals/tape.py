@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gainreg.signals.layout import Layout, size
+from gainreg.signals.layout import POSITION, Layout, count, size
 
 
 @dataclass(eq=False)
@@ -34,7 +35,7 @@ class Node:
     variance: float | None = None
     bias: str = ""
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Number of elements of the output."""
         return math.prod(size(axis) for axis in self.layout)
@@ -43,6 +44,16 @@ class Node:
     def input_sizes(self) -> tuple[int, ...]:
         """Numbers of elements of the inputs."""
         return tuple(node.size for node in self.inputs)
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of the output."""
+        return count(self.layout)[POSITION]
+
+    @property
+    def input_positions(self) -> tuple[int, ...]:
+        """Numbers of positions of the inputs."""
+        return tuple(node.positions for node in self.inputs)
 
     @property
     def weighs(self) -> bool:

@@ -20,6 +20,7 @@ from gainreg.adapters.torch.tracer import (
     Constant,
     Mask,
     NotUnderstood,
+    Padded,
     Signal,
     Tokens,
     Trace,
@@ -29,6 +30,7 @@ from gainreg.adapters.torch.tracer import (
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.softmax import Rows, causal, grouped
 from gainreg.signals.state import Permutation
 
 aten = torch.ops.aten
@@ -146,16 +148,16 @@ def _convolution(
         ((UNIT, y.shape[1]),),
         *(((POSITION, size),) for size in y.shape[2:]),
     )
+    padded = None if transposed else trace.signal(x).padded
     inside = 1.0
     for axis in range(len(kernel)):
-        if transposed:
-            sizes = y.shape[axis + 2], x.shape[axis + 2]
-        else:
-            sizes = x.shape[axis + 2], y.shape[axis + 2]
-        used = _taps_inside(*sizes, kernel[axis], stride[axis], padding[axis], dilation[axis])
-        # of a transposed convolution the same pairs are counted from the other side
+        large, small, before = x.shape[axis + 2], y.shape[axis + 2], padding[axis]
+        if transposed:  # the same pairs, counted from the other side
+            large, small = small, large
+        if padded is not None:
+            large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
+        used = _taps_inside(large, small, kernel[axis], stride[axis], before, dilation[axis])
         inside *= used / (kernel[axis] * y.shape[axis + 2])
-    strides = [s / (k * d) for s, k, d in zip(stride, kernel, dilation, strict=True)]
     return trace.linear(
         x,
         weight,
@@ -165,7 +167,7 @@ def _convolution(
         fan_in=channels * math.prod(kernel),
         units=channels,
         taps=inside,
-        overlaps=() if transposed else tuple(min(1.0, s) for s in strides),
+        inside=None if padded is None else padded.signal,
     )
 
 
@@ -280,7 +282,7 @@ def _line(trace: Trace, x: Tensor, factor: float, shift: float = 0.0) -> Any:
     if factor == 1.0 and not shift:
         return entry
     made = trace.record("add", [entry], entry.layout, factors=(factor,), shift=shift)
-    return replace(made, inverse=entry.inverse)
+    return replace(made, rows=entry.rows)
 
 
 @rule(aten.neg)
@@ -442,7 +444,7 @@ def _kept_where(trace: Trace, x: Tensor, condition: Tensor, value: Any, keep: bo
     value = float(value)
     if value < MASKED:
         left = condition if keep else ~condition
-        return replace(signal, inverse=_inverse_count(trace, left, x.shape[-1]))
+        return replace(signal, rows=_rows_of(trace, left, x.shape[-1]))
     if condition.device.type == "meta":
         return signal
     share = float((condition if keep else ~condition).double().mean())
@@ -456,22 +458,18 @@ def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
     keys = layouts.size(signal.layout[-1])
     if mask.device.type == "meta":
         triangular = isinstance(trace.entry(mask), Constant)
-        return replace(signal, inverse=_causal(keys) if triangular else None)
+        return replace(signal, rows=causal(keys) if triangular else None)
     if not bool((mask < MASKED).any()):
         return None if bool(mask.any()) else signal
-    return replace(signal, inverse=_inverse_count(trace, mask > MASKED, keys))
+    return replace(signal, rows=_rows_of(trace, mask > MASKED, keys))
 
 
-def _inverse_count(trace: Trace, left: Tensor, keys: int) -> float | None:
-    """The mean over rows of 1/(keys that a mask leaves)."""
+def _rows_of(trace: Trace, left: Tensor, keys: int) -> Rows | None:
+    """How many keys a mask leaves to which share of the rows."""
     if left.device.type == "meta":
-        return _causal(keys) if isinstance(trace.entry(left), Constant) else None
-    counts = left.expand(*left.shape[:-1], keys).sum(-1).double()
-    return float((1 / counts[counts > 0]).mean()) if bool((counts > 0).any()) else None
-
-
-def _causal(keys: int) -> float:
-    return math.fsum(1 / n for n in range(1, keys + 1)) / keys
+        return causal(keys) if isinstance(trace.entry(left), Constant) else None
+    counts = left.expand(*left.shape[:-1], keys).sum(-1).flatten().tolist()
+    return grouped(counts) or None
 
 
 # --- norms ---
@@ -698,23 +696,18 @@ def _vector_norm(
 
 @rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool2d,
       aten.max_pool1d, aten.max_pool3d)  # fmt: skip
-def _max_pool(
-    trace: Trace, x: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), *rest: Any
-) -> Any:
-    n = x.dim() - 2
-    window = tuple(kernel) if len(kernel) > 1 else tuple(kernel) * n
-    stride = tuple(stride or kernel)
-    stride = stride if len(stride) > 1 else stride * n
-    return trace.record("maximum", [trace.signal(x)], window=window[-n:], stride=stride[-n:]), None
+def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
+    positions = math.prod(kernel if len(kernel) > 1 else [*kernel] * (x.dim() - 2))
+    return trace.record("maximum", [trace.signal(x)], positions=positions), None
 
 
 @rule(aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
 def _adaptive_max_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
     y = trace.outputs[0]
-    window = tuple(
-        math.ceil(x.shape[-i] / y.shape[-i]) for i in range(len(size), 0, -1)
+    positions = math.prod(
+        math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1)
     )
-    return trace.record("maximum", [trace.signal(x)], window=window, stride=window), None
+    return trace.record("maximum", [trace.signal(x)], positions=positions), None
 
 
 @rule(aten.amax, aten.max)
@@ -730,9 +723,7 @@ def _largest(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False) ->
         if keepdim or i not in axes
     )
     positions = counts[POSITION] * counts[SAMPLE]
-    made = trace.record(
-        "maximum", [signal], layout, window=(positions,), stride=(1,), units=counts[UNIT]
-    )
+    made = trace.record("maximum", [signal], layout, positions=positions, units=counts[UNIT])
     return (made, None) if len(trace.outputs) > 1 else made
 
 
@@ -743,9 +734,9 @@ def _largest(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False) ->
 def _softmax(trace: Trace, x: Tensor, dim: int, *rest: Any, **more: Any) -> Any:
     signal = trace.signal(x)
     size = x.shape[dim]
-    inverse = signal.inverse or 1 / max(1, size)
+    rows = signal.rows or ((size, 1.0),)
     over_units = not comes_from(signal, "scores") and layouts.role(signal.layout[dim]) == UNIT
-    return trace.record("softmax", [signal], size=size, inverse=inverse, units=over_units)
+    return trace.record("softmax", [signal], size=size, rows=rows, units=over_units)
 
 
 @rule(
@@ -757,15 +748,15 @@ def _softmax(trace: Trace, x: Tensor, dim: int, *rest: Any, **more: Any) -> Any:
 )
 def _fused_attention(trace: Trace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **more: Any) -> Any:
     booleans = [value for value in (*rest, *more.values()) if isinstance(value, bool)]
-    causal = booleans[0] if booleans else False
+    is_causal = booleans[0] if booleans else False
     name = str(trace.operation)
     if "efficient" in name or "cudnn" in name:
-        causal = booleans[1] if len(booleans) > 1 else False
+        is_causal = booleans[1] if len(booleans) > 1 else False
     mask = next((t for t in (*rest, *more.values()) if isinstance(t, Tensor)), None)
     keys = k.shape[-2]
-    inverse = _causal(keys) if causal else 1 / keys
+    rows = causal(keys) if is_causal else ((keys, 1.0),)
     if mask is not None and not trace.is_signal(mask) and mask.device.type != "meta":
-        inverse = _inverse_count(trace, mask > MASKED, keys) or inverse
+        rows = _rows_of(trace, mask if mask.dtype == torch.bool else mask > MASKED, keys) or rows
     scale = more.get("scale")
     width = q.shape[-1]
     return trace.record(
@@ -775,7 +766,7 @@ def _fused_attention(trace: Trace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, 
         width=width,
         factor=1 / math.sqrt(width) if scale is None else float(scale),
         size=keys,
-        inverse=inverse,
+        rows=rows,
     )  # fmt: skip
 
 
@@ -958,10 +949,14 @@ def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -
     layout = layouts.fitted(_layout(trace, x), y.shape)
     if x.numel() == y.numel():
         return trace.view(x, layout)
-    view = trace.record("view", [trace.signal(x)], layout, view=("padded", len(trace.tape.nodes)))
-    return trace.record(
+    inside = trace.signal(x)
+    view = trace.record("view", [inside], layout, view=("padded", len(trace.tape.nodes)))
+    made = trace.record(
         "dropout", [view], layout, keep=x.numel() / y.numel(), factor=1.0, elements=True
     )
+    before = tuple(padding[-2::-2])  # of the last axes, as many as are padded
+    before = (0,) * (x.dim() - len(before)) + before
+    return replace(made, padded=Padded(inside, tuple(x.shape), before))
 
 
 @rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like, aten.randn_like,

@@ -30,6 +30,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
+from gainreg.signals.softmax import Rows
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
 
@@ -44,12 +45,23 @@ TENSOR = ...
 class Signal:
     """What a tensor carries: a node's output in the layout that it has here.
 
-    ``inverse`` is of masked scores: the mean over rows of 1/(keys that are left).
+    ``rows`` is of masked scores: how many keys which share of the rows has left. ``padded``
+    is what was padded with zeros, of which a convolution counts itself what lies outside.
     """
 
     node: Node
     layout: Layout
-    inverse: float | None = None
+    rows: Rows | None = None
+    padded: Padded | None = None
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What was padded with zeros: its signal and shape, and the zeros before it on each axis."""
+
+    signal: Signal
+    shape: tuple[int, ...]
+    before: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -267,7 +279,7 @@ class Trace:
         if view is None:
             return replace(signal, layout=layout)
         made = self.record("view", [signal], layout, view=view)
-        return replace(made, inverse=signal.inverse)
+        return replace(made, rows=signal.rows)
 
     def linear(
         self,
@@ -280,10 +292,10 @@ class Trace:
         fan_in: int,
         units: int,
         taps: float = 1.0,
-        overlaps: tuple[float, ...] = (),
+        inside: Signal | None = None,
     ) -> Signal:
-        """Sums of a signal over a weight's inputs."""
-        inputs = [self.signal(x)]
+        """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded."""
+        inputs = [self.signal(x) if inside is None else inside]
         counts = layouts.count(inputs[0].layout)
         if bias is not None:
             inputs.append(self.signal(bias, layout))
@@ -295,7 +307,6 @@ class Trace:
             fan_in=fan_in,
             taps=taps,
             units=units,
-            overlaps=overlaps,
             copies=float(max(1, counts[SAMPLE] * counts[POSITION])),
         )
         node, entry = made.node, self.entry(weight)
