@@ -51,8 +51,10 @@ def signals(node: Node) -> tuple[Node, ...]:
     """The inputs that carry a node's signal: not its bias, nor the scores of attention."""
     if node.rule == "linear":
         return node.inputs[:1]
-    if node.rule in ("attend", "attention"):
-        return node.inputs[-1:]
+    if node.rule == "attend":
+        return node.inputs[1:2]
+    if node.rule == "attention":
+        return node.inputs[2:]
     return node.inputs
 
 

@@ -104,6 +104,8 @@ def linear(
     operation: str,
     target: float | None = None,
     copies: float = 1.0,
+    steps: int = 1,
+    transposed: bool = False,
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
@@ -114,19 +116,21 @@ def linear(
         units: width of the input, for the noise.
         target: the output's second moment where it is known without rounding.
         copies: samples times positions, over which a measurement would average.
+        steps: ∏stride. Only one in so many pairs of positions on the finer side meet the same
+            weights; the others share nothing.
     """
     gain = variance * fan_in * taps
     exact = gain * x.q if target is None else target
-    m = Moments(
-        0.0, exact, *(_part(c, x.q) * exact for c in _covariances(x.moments))
-    )
+    c, s = (_part(c, x.q) * exact for c in _covariances(x.moments))
+    m = Moments(0.0, exact, c / steps if transposed else c, s)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
     if bias is not None and bias.q:
         b = bias.q
         m = Moments(0.0, m.second_moment + b, m.across_positions + b, m.across_samples + b)
         state = fresh(node.id, m, noise, x.exact, x.note, operation)
-    return Step(state, (back(gain * node.size / node.input_sizes[0]), back(0.0)))
+    g = gain * node.size / node.input_sizes[0]
+    return Step(state, (back(g, g if transposed else g / steps), back(0.0)))
 
 
 def _part(c: float, q: float) -> float:
@@ -679,18 +683,30 @@ def softmax(node: Where, x: State, *, size: int, rows: Rows, units: bool = False
 
 def _softmax(scored: Moments, size: int, rows: Rows) -> tuple[Moments, Back]:
     """The moments of the weights, and the factor of the gradient by a score."""
-    spread = _beyond(scored)
+    spread, alike = _spread(scored)
     a = over_rows(spread, rows)
     # two queries look at the same keys as far as they are alike
-    alike = max(0.0, scored.across_samples / scored.second_moment) if scored.second_moment else 0.0
-    both = min(a, shared(rows) * math.exp(min(spread * min(1.0, alike), 300.0)))
+    both = min(a, shared(rows) * math.exp(min(spread * alike, 300.0)))
     down = back(a / size * (1 - a), 0.0)
     return Moments(1 / size, a / size, both / size, both / size), down
 
 
-def attend(node: Where, weights: State, value: State, *, size: int) -> Step:
-    """q → c + (q − c)·a, with a the sum of the squared weights. Noci et al. 2022."""
-    moments, a = _attend(weights.moments, value.moments, size)
+def attend(
+    node: Where,
+    weights: State,
+    value: State,
+    scored: State | None = None,
+    *,
+    size: int,
+    common: int | None = None,
+) -> Step:
+    """q → c + (q − c)·(a + s²/D), with a the sum of the squared weights. Noci et al. 2022.
+
+    Where keys and values are images of the same D units, a query that looks for a direction among
+    the keys finds it in the values: the weights e^{u·x} move the mean of x by u, and |u|² = s².
+    """
+    spread, alike = (0.0, 0.0) if scored is None else _spread(scored.moments)
+    moments, a = _attend(weights.moments, value.moments, size, spread, alike, common)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
@@ -699,8 +715,31 @@ def attend(node: Where, weights: State, value: State, *, size: int) -> Step:
     width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
     queries = node.size / node.input_sizes[1] * size
     return Step(
-        state, (back(_beyond(value.moments) * width), _to_values(a, queries, size))
+        state, (back(_beyond(value.moments) * width), _to_values(a, queries, size), back(0.0))
     )
+
+
+def _spread(scored: Moments) -> tuple[float, float]:
+    """Variance of scores over keys, and how far two queries are alike."""
+    q = scored.second_moment
+    return _beyond(scored), min(1.0, max(0.0, scored.across_samples / q)) if q else 0.0
+
+
+def _attend(
+    p: Moments, v: Moments, size: int, spread: float, alike: float, common: int | None
+) -> tuple[Moments, float]:
+    a = min(1.0, p.second_moment * size)
+    same = min(a, p.across_samples * size)
+    found = spread * (1 - a) / common if common else 0.0
+    q, c, s = v.second_moment, v.across_positions, v.across_samples
+    both = min(c, s)
+    m = Moments(
+        v.mean,
+        c + (q - c) * min(1.0, a + found),
+        c + (q - c) * min(1.0, same + alike * found),
+        both + (s - both) * same,
+    )
+    return m, a
 
 
 def _to_values(a: float, queries: float, keys: int) -> Back:
@@ -708,14 +747,6 @@ def _to_values(a: float, queries: float, keys: int) -> Back:
     each, both = queries / keys, (queries / keys) ** 2
     apart = each / keys
     return Back(a * each, both - a * each, apart, both - apart)
-
-
-def _attend(p: Moments, v: Moments, size: int) -> tuple[Moments, float]:
-    a = min(1.0, p.second_moment * size)
-    alike = min(a, p.across_samples * size)
-    q, c, s = v.second_moment, v.across_positions, v.across_samples
-    both = min(c, s)
-    return Moments(v.mean, c + (q - c) * a, c + (q - c) * alike, both + (s - both) * alike), a
 
 
 def attention(
@@ -728,11 +759,12 @@ def attention(
     factor: float,
     size: int,
     rows: Rows,
+    common: int | None = None,
 ) -> Step:
     """Scores, softmax and attend in one operation."""
     scored = _scores(query.moments, key.moments, width, factor, False)
     weights, through = _softmax(scored, size, rows)
-    moments, a = _attend(weights, value.moments, size)
+    moments, a = _attend(weights, value.moments, size, *_spread(scored), common)
     note = joined(query.note, key.note, value.note, "attention weights, from scores taken for independent")
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)

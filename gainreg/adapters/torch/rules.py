@@ -32,6 +32,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
 from gainreg.signals.softmax import Rows, causal, grouped
 from gainreg.signals.state import Permutation
+from gainreg.signals.tape import Node
 
 aten = torch.ops.aten
 
@@ -108,23 +109,52 @@ def contraction(trace: Trace, a: Tensor, b: Tensor) -> Signal:
     left, right = trace.signal(a), trace.signal(b)
     width = a.shape[-1]
     layout = (*left.layout[:-1], *right.layout[-1:]) if b.dim() > 1 else left.layout[:-1]
-    if comes_from(left, "softmax"):
-        return trace.record("attend", [left, right], layout, size=width)
-    if comes_from(right, "softmax"):  # vᵀ·pᵀ
-        return trace.record("attend", [right, left], layout, size=width)
+    for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
+        node = origin(weights.node)
+        if node.rule != "softmax":
+            continue
+        inputs = [weights, value, Signal(node.inputs[0], ())]
+        scored = origin(node.inputs[0])
+        keys = scored.inputs[1] if scored.rule == "scores" else scored
+        common = common_width(keys, value.node)
+        return trace.record("attend", inputs, layout, size=width, common=common)
     along = layouts.role(left.layout[-1])
-    scored = trace.record(
+    return trace.record(
         "scores", [left, right], layout, width=width, positions=along == POSITION
     )
-    return scored
+
+
+def origin(node: Node) -> Node:
+    """Where a signal comes from, but for what leaves it what it is."""
+    while node.rule in ("view", "dropout", "scale", "add") and node.inputs:
+        if len(node.inputs) > 1:  # a sum with a mask or a bias
+            signals = [parent for parent in node.inputs if parent.rule != "given"]
+            if len(signals) != 1:
+                return node
+            node = signals[0]
+        else:
+            node = node.inputs[0]
+    return node
+
+
+def common_width(key: Node, value: Node) -> int | None:
+    """How many units keys and values are both images of; None if they are not."""
+    found = [_image_of(node) for node in (key, value)]
+    (a, width), (b, _) = found
+    return width if a is not None and a is b else None
+
+
+def _image_of(node: Node) -> tuple[Node | None, int]:
+    while node.rule in ("view", "add", "normalise", "scale", "concatenate") and node.inputs:
+        node = node.inputs[0]
+    if node.rule != "linear":
+        return None, 1
+    return node.inputs[0], int(node.facts["units"])
 
 
 def comes_from(signal: Signal, rule: str) -> bool:
     """Whether a signal is a rule's output, but for what leaves it what it is."""
-    node = signal.node
-    while node.rule in ("view", "dropout", "scale", "add") and len(node.inputs) == 1:
-        node = node.inputs[0]
-    return node.rule == rule
+    return origin(signal.node).rule == rule
 
 
 @rule(aten.convolution, aten.cudnn_convolution, aten.miopen_convolution)
@@ -168,6 +198,8 @@ def _convolution(
         units=channels,
         taps=inside,
         inside=None if padded is None else padded.signal,
+        steps=math.prod(stride),
+        transposed=transposed,
     )
 
 
@@ -767,6 +799,7 @@ def _fused_attention(trace: Trace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, 
         factor=1 / math.sqrt(width) if scale is None else float(scale),
         size=keys,
         rows=rows,
+        common=common_width(trace.signal(k).node, trace.signal(v).node),
     )  # fmt: skip
 
 

@@ -34,8 +34,9 @@ from gainreg.signals.softmax import Rows
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
 
-# A value below this, added to attention's scores, is a mask: no score comes near.
-MASKED = -1e3
+# A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
+# weight is none.
+MASKED = -50.0
 
 # Stands among an operation's arguments where a tensor was.
 TENSOR = ...
@@ -293,6 +294,7 @@ class Trace:
         units: int,
         taps: float = 1.0,
         inside: Signal | None = None,
+        **facts: Any,
     ) -> Signal:
         """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded."""
         inputs = [self.signal(x) if inside is None else inside]
@@ -308,6 +310,7 @@ class Trace:
             taps=taps,
             units=units,
             copies=float(max(1, counts[SAMPLE] * counts[POSITION])),
+            **facts,
         )
         node, entry = made.node, self.entry(weight)
         if isinstance(entry, Weight):
