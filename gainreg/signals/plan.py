@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gainreg.errors import PlanError
+from gainreg import document
+from gainreg.errors import PlanError, TableError
 
 SCHEMA = 1
-HEADER = "# gainreg plan; sha256 of all bytes after this line: "
 STATUSES = ("set", "zeroed", "kept", "tied", "unreached")
-
-# What a file may hold: a plan of a model with 10⁵ parameters is 20 MB.
-MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -86,29 +76,27 @@ class Plan:
         """The plan as the text of its file, digest included; the same bytes every time."""
         from gainreg import __version__
 
-        lines = [f"schema: {SCHEMA}", f"generator: {_text(f'gainreg {__version__}')}"]
-        lines.append(f"options: {_flow(self.options)}")
-        lines.append("weights:" if self.weights else "weights: []")
-        for weight in self.weights:
-            lines.append(f"  - {_flow({f.name: getattr(weight, f.name) for f in fields(weight)})}")
-        lines.append("parameters:" if self.listed else "parameters: []")
-        for name, item in self.listed.items():
-            lines.append(
-                "  - "
-                + _flow(
-                    {
-                        "name": name,
-                        "shape": list(item.shape),
-                        "status": item.status,
-                        "std": item.std,
-                        "reason": item.reason,
-                    }
-                )
-            )
-        lines.append("warnings:" if self.warnings else "warnings: []")
-        lines += [f"  - {_text(sentence)}" for sentence in self.warnings]
-        body = "\n".join(lines) + "\n"
-        return f"{HEADER}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+        lines = [f"schema: {SCHEMA}", f"generator: {document.flow(f'gainreg {__version__}')}"]
+        lines.append(f"options: {document.flow(self.options)}")
+        weights = [{f.name: getattr(weight, f.name) for f in fields(weight)} for weight in self.weights]
+        parameters = [
+            {
+                "name": name,
+                "shape": item.shape,
+                "status": item.status,
+                "std": item.std,
+                "reason": item.reason,
+            }
+            for name, item in self.listed.items()
+        ]
+        for key, items in (
+            ("weights", weights),
+            ("parameters", parameters),
+            ("warnings", self.warnings),
+        ):
+            lines.append(f"{key}:" if items else f"{key}: []")
+            lines += [f"  - {document.flow(item)}" for item in items]
+        return document.with_digest("\n".join(lines) + "\n", "plan")
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, whole or not at all: a crash leaves the old one.
@@ -117,9 +105,9 @@ class Plan:
             PlanError: the file cannot be written.
         """
         try:
-            write_atomically(path, self.to_yaml())
-        except (OSError, TypeError, ValueError) as error:
-            raise PlanError(f"cannot write plan {str(path)!r}: {error}") from error
+            document.write(path, self.to_yaml())
+        except TableError as error:
+            raise PlanError(str(error)) from error
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare names and shapes with a model's.
@@ -150,37 +138,26 @@ class Plan:
             )
 
 
-def load_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan that ``Plan.write`` wrote.
+def load_plan(path: str | os.PathLike[str], verify: bool = True) -> Plan:
+    """Read a plan.
+
+    Args:
+        path: its file.
+        verify: refuse a file whose digest does not fit its bytes. False takes one that was written
+            or edited by hand.
 
     Raises:
         PlanError: the file is missing, unreadable, damaged, edited, or no plan.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise PlanError(f"a plan is read from the path of a file, got {path!r}")
-    where = str(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        text = data.decode()
-    except (OSError, ValueError) as error:
-        raise PlanError(f"cannot read plan {where!r}: {error}") from error
-    head, _, body = text.partition("\n")
-    if len(data) > MAX_BYTES or not head.startswith(HEADER):
-        raise PlanError(f"{where!r} is no gainreg plan: it lacks the digest line that begins one")
-    if head[len(HEADER) :] != hashlib.sha256(body.encode()).hexdigest():
-        raise PlanError(
-            f"{where!r} is damaged or was edited: its digest does not fit its content; make the "
-            "plan again"
-        )
+        data = document.read(path, "plan", verify)
+    except TableError as error:
+        raise PlanError(str(error)) from error
     try:
-        return _from_plain(yaml.load(body, Loader=_Loader))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PlanError(f"{where!r} is no plan that this gainreg reads: {reason}") from error
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return _from_plain(data)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise PlanError(f"{str(path)!r} is no plan that this gainreg reads: {reason}") from error
 
 
 def _from_plain(data: Any) -> Plan:
@@ -212,41 +189,3 @@ def _size(value: Any) -> float:
     if not (0 <= number < math.inf):
         raise ValueError(f"a std must be finite and not below 0, got {value!r}")
     return number
-
-
-def _flow(value: Any) -> str:
-    """A value in YAML's flow style, the same in YAML 1.1 and 1.2."""
-    if value is None:
-        return "null"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, float):
-        text = repr(value)  # the shortest that reads back as the same double
-        mantissa, e, exponent = text.partition("e")
-        return text if "." in mantissa else f"{mantissa}.0{e}{exponent}"
-    return _text(value) if isinstance(value, str) else str(value)
-
-
-def _text(value: str) -> str:
-    """A double-quoted string: JSON's are YAML's."""
-    return json.dumps(value)
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file whole or not at all; a link stays a link."""
-    target = Path(os.path.realpath(path))
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            os.chmod(temporary, target.stat().st_mode & 0o777)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

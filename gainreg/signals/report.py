@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gainreg.errors import ParameterError
+from gainreg import document
+from gainreg.errors import ParameterError, TableError
 
 # The marks of str(report). A signal is said to grow or to die where it is a factor 10 larger or
 # smaller than 1, what every weight aims at; samples to collapse where two have 95 % in common.
@@ -81,12 +82,10 @@ class SignalReport:
         Raises:
             ParameterError: the file cannot be written.
         """
-        from gainreg.signals.plan import write_atomically
-
         try:
-            write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
-        except (OSError, TypeError, ValueError) as error:
-            raise ParameterError(f"cannot write report {str(path)!r}: {error}") from error
+            document.write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        except TableError as error:
+            raise ParameterError(str(error)) from error
 
     def __str__(self) -> str:
         measured = any(weight.measured_input_rms is not None for weight in self.weights)
