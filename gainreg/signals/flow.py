@@ -44,7 +44,7 @@ class Flow:
         self.residuals = policy.residuals(tape)
         self.endings = policy.endings(tape)
         self.states: dict[Node, State] = {}
-        self.back: dict[Node, tuple[rules.Back, ...]] = {}
+        self.steps: dict[Node, rules.Step] = {}
         self.variances: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
@@ -66,7 +66,7 @@ class Flow:
             step = self._step(node, [self.states[parent] for parent in node.inputs])
             self._check(node, step.state)
             self.states[node] = step.state
-            self.back[node] = step.back
+            self.steps[node] = step
         return self.states[node]
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
@@ -233,8 +233,8 @@ class Flow:
             here = at_root[node.id]
             if here == nothing:
                 continue
-            for parent, factor in zip(node.inputs, self.back[node], strict=False):
-                if node.rule == "view":  # of the root, not of its function
+            for parent, factor in zip(node.inputs, self.steps[node].back, strict=False):
+                if self.steps[node].to_roots:
                     i = self.states[parent].root.node
                     at_root[i] = _sum(at_root[i], here, factor)
                 else:
