@@ -63,8 +63,19 @@ class Flow:
         if node not in self.states:
             for parent in node.inputs:
                 self.state(parent)
-            step = self._step(node, [self.states[parent] for parent in node.inputs])
-            self._check(node, step.state)
+            inputs = [self.states[parent] for parent in node.inputs]
+            try:
+                step = self._step(node, inputs)
+                finite = math.isfinite(step.state.q)
+            except OverflowError:
+                finite = False
+            if not finite:
+                fed = f", fed by {inputs[0].phrase}" if inputs else ""
+                named = f" of {node.weight!r}" if node.weight else ""
+                raise MomentError(
+                    f"the signal is not finite behind step {node.id}, {node.rule}{named}{fed}; "
+                    "look for what makes it grow on the way, or give other example inputs"
+                )
             self.states[node] = step.state
             self.steps[node] = step
         return self.states[node]
@@ -108,14 +119,6 @@ class Flow:
             return 1.0 if square is None else square
         self.variances[node.weight] = 1.0
         return 1.0
-
-    def _check(self, node: Node, state: State) -> None:
-        if not math.isfinite(state.q):
-            fed = state.phrase
-            raise MomentError(
-                f"the signal is not finite behind step {node.id} ({node.rule}, {fed}); look for "
-                "what makes it grow on the way, or give other example inputs"
-            )
 
     # --- targets ---
 

@@ -658,7 +658,9 @@ def scores(
     ``positions`` says that the sum goes over positions, which have their c in common, as in
     linear attention.
     """
-    note = "scores of signals that depend on each other" if related(query, key) else ""
+    note = ""
+    if related(query, key) or positions:
+        note = "a product of signals that depend on each other"
     moments = _scores(query.moments, key.moments, width, factor, positions)
     state = fresh(
         node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 WIDTH = 256
@@ -69,7 +68,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(b, n, 3, 4, w // 4).permute(2, 0, 3, 1, 4)
         q, k = rotated(q), rotated(k)
         if self.fused:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             scores = q @ k.transpose(-2, -1) / math.sqrt(w // 4)
             hidden = torch.ones(n, n, dtype=torch.bool).triu(1)
@@ -133,7 +132,7 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = torch.relu(self.a(x))
-        b = torch.relu(self.up(torch.relu(self.b(F.max_pool2d(a, 2)))))
+        b = torch.relu(self.up(torch.relu(self.b(nn.functional.max_pool2d(a, 2)))))
         return self.d(torch.relu(self.c(torch.cat([a, b], 1))))
 
 
@@ -157,7 +156,9 @@ class ResNet(nn.Module):
                     nn.BatchNorm2d(after),
                 )
             )
-            project = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))
+            project = nn.Sequential(
+                nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after)
+            )
             self.skips.append(nn.Identity() if before == after else project)
         self.head = nn.Linear(128, 10)
 

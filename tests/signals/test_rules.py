@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch")
 F = torch.nn.functional
 nn = torch.nn
 
-from gainreg.adapters.torch import initialize_, measure, plan  # noqa: E402
-
 from networks import Of  # noqa: E402
+
+from gainreg.adapters.torch import initialize_, measure, plan  # noqa: E402
 
 WIDE = 2048
 
