@@ -127,7 +127,8 @@ def test_a_plan_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
 def test_a_plan_of_a_meta_model_sets_the_real_one_in_another_process(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = network()
-    plan(model, X.to("meta")).write(tmp_path / "plan.yaml")
+    made = plan(model, X.to("meta"))
+    made.write(tmp_path / "plan.yaml")
     program = """
 import sys, torch, gainreg
 from torch import nn
@@ -142,9 +143,10 @@ print(*[float(model[i].weight.detach().std()) for i in (0, 4, 6)])
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = [float(number) for number in done.stdout.split()]
-    real = plan(network().train(), torch.randn(4096, 64))
-    for std, weight in zip(found, real.weights, strict=True):
-        assert std == pytest.approx(weight.std, rel=0.05)
+    real = plan(network(), torch.randn(4096, 64))
+    for std, planned, weight in zip(found, made.weights, real.weights, strict=True):
+        assert planned.std == pytest.approx(weight.std, rel=0.01)
+        assert std == pytest.approx(weight.std, rel=0.1)
 
 
 @pytest.mark.parametrize(

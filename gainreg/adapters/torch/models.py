@@ -517,7 +517,7 @@ def _check_model(model: Any) -> None:
     if next(model.parameters(), None) is None:
         raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
     for name, parameter in model.named_parameters():
-        if parameter.is_inference():
+        if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
             raise ParameterError(
                 f"the weight {name!r} was made in inference mode and cannot be set; make the model "
                 "outside of torch.inference_mode"
