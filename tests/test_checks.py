@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 import gainreg
 from gainreg import Activation, PluginError
@@ -134,3 +135,58 @@ def test_a_heavy_tailed_random_function_may_have_its_closed_form() -> None:
     wrong = Activation("flip", sample=sample, second_moment=lambda std: 1.1 * np.exp(2 * std**2))
     with pytest.raises(PluginError, match=r"is wrong: at std = 0\.1"):
         gainreg.resolve(wrong)
+
+
+CANCELLING: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "eˣ − 1": (lambda x: np.exp(x) - 1, np.exp),
+    "ELU by eˣ − 1": (
+        lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
+        lambda x: np.exp(np.minimum(x, 0)),
+    ),
+    "ln(½eˣ + ½)": (lambda x: np.log(0.5 * np.exp(x) + 0.5), lambda x: 1 / (1 + np.exp(-x))),
+    "ln(1 + x²)": (lambda x: np.log(1 + x * x), lambda x: 2 * x / (1 + x * x)),
+    "1 − cos x": (lambda x: 1 - np.cos(x), np.sin),
+    "cos(x/100) − 1": (lambda x: np.cos(x / 100) - 1, lambda x: -np.sin(x / 100) / 100),
+    "√(1 + x²) − 1": (lambda x: np.sqrt(1 + x * x) - 1, lambda x: x / np.sqrt(1 + x * x)),
+    "1/(1 + e⁻ˣ) − ½": (
+        lambda x: 1 / (1 + np.exp(-x)) - 0.5,
+        lambda x: 0.25 / np.cosh(x / 2) ** 2,
+    ),
+    "GELU by 1 + erf": (
+        lambda x: x * (1 + special.erf(x / np.sqrt(2))) / 2,
+        lambda x: special.ndtr(x) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi),
+    ),
+    "ln(1 + eˣ) in single precision": (
+        lambda x: np.log(1 + np.exp(x.astype(np.float32))),
+        lambda x: 1 / (1 + np.exp(-x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_digits_that_a_function_loses_to_cancelling_terms_are_no_evidence_against_its_derivative(
+    name: str,
+) -> None:
+    forward, derivative = CANCELLING[name]
+    entry = gainreg.resolve(Activation("cancelling", forward, derivative=derivative))
+    bare = gainreg.resolve(forward)
+    assert entry.second_moment == pytest.approx(bare.second_moment, rel=1e-6)
+    wrong = Activation("cancelling", forward, derivative=lambda x: 1.02 * derivative(x))
+    with pytest.raises(PluginError, match="derivative of 'cancelling' is wrong"):
+        gainreg.resolve(wrong)
+
+
+@pytest.mark.parametrize("rate", [3.0, 50.0, 122.0])
+def test_a_function_with_many_jumps_may_declare_its_slope_between_them(rate: float) -> None:
+    for forward, derivative in (
+        (lambda x: (rate * x) % 1, lambda x: np.full_like(x, rate)),
+        (lambda x: np.sin(x) + np.floor(rate * x) / 10, np.cos),
+        (lambda x: np.round(rate * x) / rate, np.zeros_like),
+    ):
+        entry = gainreg.resolve(Activation("jumping", forward, derivative=derivative, kinks=None))
+        assert entry.derivative_second_moment is None
+        wrong = Activation(
+            "jumping", forward, derivative=lambda x, d=derivative: d(x) + 0.02 * rate
+        )
+        with pytest.raises(PluginError, match="derivative of 'jumping' is wrong"):
+            gainreg.resolve(wrong)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gainreg.moments import BoolArray, FloatArray, Function
+from gainreg.moments import EPS, BoolArray, FloatArray, Function
 
 
 def derivative(
@@ -91,6 +92,16 @@ CUTS, DEPTH, KEPT = 4, 10, 2000
 OFF, SINGLE = 5e-3, 2e-6
 # A change of φ below this may be none at all: in single precision it has underflown.
 UNDERFLOW = float(np.finfo(np.float32).tiny)
+# The rounding of φ is looked for at these |x|, between so many points that lie a millionth of |x|
+# apart: the sixth differences of what is smooth vanish there, up to rates of 1e4. Where terms
+# cancel, as in 1 − cos x, it is that of the terms, and does not die out along with φ: what is seen
+# at one |x| holds for all below, and what is seen from 1e-3 to 1 for all above.
+PLACES, POINTS_APART, POINTS, ORDER = np.geomspace(1e-20, 1.0, 81), 1e-6, 12, 6
+SEEN_EVERYWHERE = 1e-3
+# The root mean square of rounding, by its sixth differences (Moré and Wild, SIAM J. Sci. Comput.
+# 33(3), 2011); a change of φ is believed from so many times that on. Where all of φ is rounded to
+# multiples of something, a change may be 3.5 times it off.
+ROUGHNESS, BELIEVED = math.factorial(ORDER) / math.sqrt(math.factorial(2 * ORDER)), 16.0
 # Of the integral of φ′²: what may be left where the mean of φ′ does not settle. A kink that nobody
 # declared leaves 4e-7; automatic differentiation that divides by zero, as of sinc at 0, everything.
 OPEN = 1e-4
@@ -127,14 +138,11 @@ def check_slope(forward: Function, derivative: Function, breaks: Sequence[float]
     edges = edges[np.abs(edges) <= LOOKED_AT[-1]]
     a, b = edges[:-1], edges[1:]
     with np.errstate(all="ignore"):
-        known = 0.0
+        known, rounding = 0.0, _rounding(forward)
         for _ in range(DEPTH):
-            settled, wrong, claimed, true, largest = _compare(forward, derivative, a, b)
+            settled, wrong, claimed, true, largest = _compare(forward, derivative, rounding, a, b)
             for i in np.flatnonzero(wrong):
-                parts = np.linspace(a[i], b[i], PARTS + 1)
-                in_parts = _compare(forward, derivative, parts[:-1], parts[1:])[1]
-                jumps = jumps_between(forward, parts[:-1][in_parts], parts[1:][in_parts], 0.0)
-                if np.count_nonzero(~jumps) > PARTS / 2:
+                if not _is_jumping(forward, derivative, rounding, float(a[i]), float(b[i])):
                     where = float((a[i] + b[i]) / 2)
                     return SlopeCheck(True, (where, float(claimed[i]), float(true[i])))
             share = largest**2 * (b - a)
@@ -146,6 +154,35 @@ def check_slope(forward: Function, derivative: Function, breaks: Sequence[float]
     return SlopeCheck(left <= OPEN * known)
 
 
+def _rounding(forward: Function) -> FloatArray:
+    """How large the rounding of φ may be, at each of PLACES, on either side of 0."""
+    # the median of three, at numbers that are not round, lest one meets a jump
+    near = np.array([0.8713, 0.9127, 0.9541])[:, None] * (1 + POINTS_APART * np.arange(POINTS))
+    x = np.array([1.0, -1.0])[:, None, None, None] * PLACES[:, None, None] * near
+    phi = forward(x)
+    seen = ROUGHNESS * np.sqrt(np.mean(np.diff(phi, ORDER) ** 2, axis=-1))
+    seen = np.maximum(np.median(seen, axis=-1), EPS * np.abs(phi[..., 0, 0])).max(axis=0)
+    holds_below: FloatArray = np.maximum.accumulate(seen[::-1])[::-1]
+    return holds_below
+
+
+def _is_jumping(
+    forward: Function, derivative: Function, rounding: FloatArray, a: float, b: float
+) -> bool:
+    """Whether φ from a to b is off the integral of φ′ only where it jumps.
+
+    What is left of φ when the slope that φ′ claims is taken away dies out as one closes in on
+    nothing but a wrong φ′, and does not on a jump, however many there are.
+    """
+    edges = np.linspace(a, b, PARTS + 1)
+    _, wrong, claimed, *_ = _compare(forward, derivative, rounding, edges[:-1], edges[1:])
+    claimed = claimed[wrong]
+    jumps = jumps_between(
+        lambda x: forward(x) - claimed * x, edges[:-1][wrong], edges[1:][wrong], 0.0
+    )
+    return bool(np.count_nonzero(~jumps) <= PARTS / 2)
+
+
 def _cut(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Each interval in ``CUTS`` parts, or evenly chosen ones if that makes too many."""
     edges = np.linspace(a, b, CUTS + 1, axis=-1)
@@ -155,7 +192,7 @@ def _cut(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _compare(
-    forward: Function, derivative: Function, a: FloatArray, b: FloatArray
+    forward: Function, derivative: Function, rounding: FloatArray, a: FloatArray, b: FloatArray
 ) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
     """Of each interval: whether the mean of φ′ is settled, whether it is then wrong, that mean,
     the mean slope of φ, and the largest |φ′|.
@@ -173,7 +210,8 @@ def _compare(
     left, right = forward(np.nextafter(a, b)), forward(np.nextafter(b, a))
     true = (right - left) / (b - a)
     settled = np.abs(claimed - means[0]) <= SETTLED * largest
-    rounding = (SINGLE * np.maximum(np.abs(left), np.abs(right)) + UNDERFLOW) / (b - a)
-    allowed = OFF * np.maximum(largest, np.abs(true)) + rounding
+    place = np.searchsorted(PLACES, np.minimum(np.abs(middle), SEEN_EVERYWHERE))
+    unsure = SINGLE * np.maximum(np.abs(left), np.abs(right)) + BELIEVED * rounding[place]
+    allowed = OFF * np.maximum(largest, np.abs(true)) + (unsure + UNDERFLOW) / (b - a)
     wrong = settled & (np.abs(true - claimed) > allowed)
     return settled, wrong, claimed, true, largest
