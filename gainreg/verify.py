@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -29,7 +30,8 @@ PROBES.flags.writeable = False
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
 # is right may cancel so far out, and there it is merely not used. A difference below ROUNDING
-# beside E[φ(z)²] may be what is left of terms that cancel at small std.
+# beside E[φ(z)²], or below BELIEVED times the rounding that is seen of it at that std or, up to 1,
+# at a larger one, may be what is left of terms that cancel at small std.
 WRONG, ROUNDING = 1e-9, 1e-12
 NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is found by differences, which promise 1e-6
 # Two evaluations of φ differ by more than this part if φ is random, or not elementwise; those of
@@ -87,6 +89,12 @@ def closed_forms(bound: Bound, std: FloatArray) -> dict[str, FloatArray]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _closed_form(bound: Bound, name: str, std: FloatArray) -> FloatArray:
+    """The closed form of a moment, NaN where it has no value."""
+    value = bound.closed_form(name, std)
+    return np.full_like(std, np.nan) if value is None else value
+
+
 def _is_random(bound: Bound) -> bool:
     """Whether φ, asked twice, answers differently.
 
@@ -135,8 +143,8 @@ def _compare_with_quadrature(
 ) -> dict[str, FloatArray]:
     """How far closed forms are from quadrature at PROBES, in units of ``_scale``.
 
-    Where quadrature itself does not settle, a closed form that is right elsewhere is taken to be
-    right there too, within rounding.
+    Where quadrature itself does not settle, a closed form is taken to be as far off as at the next
+    probe towards std 1 where it does, or, if it does at none of these, to be right within rounding.
 
     Raises:
         PluginError: a closed form is wrong.
@@ -147,7 +155,8 @@ def _compare_with_quadrature(
     slope = derivative if slope_counts else np.zeros_like
     exact = quadrature.integrated(bound.forward, slope, PROBES, bound.kinks, searched)
     second = exact.second_moment
-    typical = second[len(PROBES) // 2]
+    middle = len(PROBES) // 2
+    typical = second[middle]
     allowed = np.maximum(PROBES**2, PROBES**-2)
     off = {}
     for name, value in closed.items():
@@ -161,7 +170,11 @@ def _compare_with_quadrature(
         if name == "derivative_second_moment" and derivative is None:
             tolerance += NUMERICAL * scale
         wrong = settled & np.isfinite(value) & (difference > tolerance)
-        wrong &= difference > ROUNDING * (1.0 if name == "variance_slope" else typical)
+        seen = differences.rounding(partial(_closed_form, bound, name), PROBES)
+        seen = np.where(np.isfinite(seen), seen, 0.0)
+        seen[:middle] = np.maximum.accumulate(seen[middle::-1])[:0:-1]
+        cancelling = ROUNDING * (1.0 if name == "variance_slope" else typical)
+        wrong &= difference > np.maximum(cancelling, differences.BELIEVED * seen)
         if wrong.any():
             i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
             plugin = bound.providers.get(name)
@@ -171,7 +184,11 @@ def _compare_with_quadrature(
                 f"std = {PROBES[i]:.6g} it gives {value[i]:.10g} where quadrature gives "
                 f"{true[i]:.10g}; correct it, or leave it out and let quadrature answer"
             )
-        off[name] = np.where(settled, difference / scale, 4 * EPS)
+        off[name] = np.where(settled, difference / scale, np.nan)
+        for outward in (range(middle, -1, -1), range(middle, len(PROBES))):
+            last = 4 * EPS
+            for i in outward:
+                last = off[name][i] = last if np.isnan(off[name][i]) else off[name][i]
         # where a moment dies out its closed form has cancelled long before
         off[name][np.isnan(value) | (second < SMALLEST)] = np.inf
     return off

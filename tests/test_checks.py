@@ -190,3 +190,45 @@ def test_a_function_with_many_jumps_may_declare_its_slope_between_them(rate: flo
         )
         with pytest.raises(PluginError, match="derivative of 'jumping' is wrong"):
             gainreg.resolve(wrong)
+
+
+def cosine_less_1(rate: float, factor: float = 1.0) -> Activation:
+    """cos(rate·x) − 1 by a form that keeps its digits, with a right closed form that does not."""
+    return Activation(
+        "cosine_less_1",
+        lambda x: -2 * np.sin(rate * x / 2) ** 2,
+        derivative=lambda x: -rate * np.sin(rate * x),
+        second_moment=lambda std: (
+            factor
+            * (1.5 + np.exp(-2 * (rate * std) ** 2) / 2 - 2 * np.exp(-((rate * std) ** 2) / 2))
+        ),
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0157, 0.0171, 0.3, 1.65, 20.0])
+def test_a_right_closed_form_may_cancel_at_any_scale_and_is_used_only_where_it_does_not(
+    rate: float,
+) -> None:
+    small = 1e-3 / rate  # there E[φ²] is 3·(rate·std)⁴/4 to a part of 1e-6
+    entry = gainreg.resolve(cosine_less_1(rate), small)
+    assert entry.method == "quadrature"
+    assert entry.second_moment == pytest.approx(0.75e-12, rel=1e-5)
+    far = gainreg.resolve(cosine_less_1(rate), 1e3 / rate)
+    assert (far.method, far.second_moment) == ("analytic", pytest.approx(1.5, rel=1e-14))
+    with pytest.raises(PluginError, match="closed form for the second_moment"):
+        gainreg.resolve(cosine_less_1(rate, factor=1.02))
+
+
+def test_a_closed_form_is_not_trusted_where_quadrature_is_silent_and_it_has_cancelled_before() -> (
+    None
+):
+    # cos x − 1 has lost its digits as well, so that quadrature settles on none at small std
+    both_cancel = Activation(
+        "both_cancel",
+        lambda x: np.cos(1.65 * x) - 1,
+        derivative=lambda x: -1.65 * np.sin(1.65 * x),
+        second_moment=cosine_less_1(1.65).second_moment,
+    )
+    entry = gainreg.resolve(both_cancel, 0.0022)
+    right = gainreg.resolve(cosine_less_1(1.65), 0.0022)
+    assert abs(entry.second_moment - right.second_moment) <= entry.error + right.error

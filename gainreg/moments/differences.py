@@ -87,17 +87,16 @@ NODES, SETTLED = 12, 1e-6
 # Otherwise it is cut into so many, this many times: to a millionth of its length. Of what is then
 # still open no more than so many are kept, evenly chosen: evidence is wanted, not all of it.
 CUTS, DEPTH, KEPT = 4, 10, 2000
-# A settled mean of φ′ is wrong if it is off by this part of the largest |φ′|, beyond what single
-# precision makes of the change of φ: right ones are off by 1e-6, and 2 % has to be noticed.
-OFF, SINGLE = 5e-3, 2e-6
-# A change of φ below this may be none at all: in single precision it has underflown.
-UNDERFLOW = float(np.finfo(np.float32).tiny)
+# A settled mean of φ′ is wrong if it is off by this part of the largest |φ′|, beyond what rounding
+# makes of the change of φ: right ones, in single precision, are off by 1e-6, and 2 % has to be
+# noticed.
+OFF = 5e-3
 # The rounding of φ is looked for at these |x|, between so many points that lie a millionth of |x|
 # apart: the sixth differences of what is smooth vanish there, up to rates of 1e4. Where terms
 # cancel, as in 1 − cos x, it is that of the terms, and does not die out along with φ: what is seen
-# at one |x| holds for all below, and what is seen from 1e-3 to 1 for all above.
-PLACES, POINTS_APART, POINTS, ORDER = np.geomspace(1e-20, 1.0, 81), 1e-6, 12, 6
-SEEN_EVERYWHERE = 1e-3
+# at one |x| up to 1 holds for all below, and what is seen from 1e-3 on holds for all above.
+PLACES, POINTS_APART, POINTS, ORDER = np.geomspace(1e-20, 10**1.5, 87), 1e-6, 12, 6
+HOLDS_ABOVE, HOLDS_BELOW = 1e-3, 1.0
 # The root mean square of rounding, by its sixth differences (Moré and Wild, SIAM J. Sci. Comput.
 # 33(3), 2011); a change of φ is believed from so many times that on. Where all of φ is rounded to
 # multiples of something, a change may be 3.5 times it off.
@@ -138,11 +137,11 @@ def check_slope(forward: Function, derivative: Function, breaks: Sequence[float]
     edges = edges[np.abs(edges) <= LOOKED_AT[-1]]
     a, b = edges[:-1], edges[1:]
     with np.errstate(all="ignore"):
-        known, rounding = 0.0, _rounding(forward)
+        known, worse = 0.0, np.maximum(rounding(forward, PLACES), rounding(forward, -PLACES))
         for _ in range(DEPTH):
-            settled, wrong, claimed, true, largest = _compare(forward, derivative, rounding, a, b)
+            settled, wrong, claimed, true, largest = _compare(forward, derivative, worse, a, b)
             for i in np.flatnonzero(wrong):
-                if not _is_jumping(forward, derivative, rounding, float(a[i]), float(b[i])):
+                if not _is_jumping(forward, derivative, worse, float(a[i]), float(b[i])):
                     where = float((a[i] + b[i]) / 2)
                     return SlopeCheck(True, (where, float(claimed[i]), float(true[i])))
             share = largest**2 * (b - a)
@@ -154,20 +153,37 @@ def check_slope(forward: Function, derivative: Function, breaks: Sequence[float]
     return SlopeCheck(left <= OPEN * known)
 
 
-def _rounding(forward: Function) -> FloatArray:
-    """How large the rounding of φ may be, at each of PLACES, on either side of 0."""
+def rounding(function: Function, places: FloatArray) -> FloatArray:
+    """The root mean square of a function's rounding at each of the places; infinite where that is
+    not known.
+    """
     # the median of three, at numbers that are not round, lest one meets a jump
     near = np.array([0.8713, 0.9127, 0.9541])[:, None] * (1 + POINTS_APART * np.arange(POINTS))
-    x = np.array([1.0, -1.0])[:, None, None, None] * PLACES[:, None, None] * near
-    phi = forward(x)
-    seen = ROUGHNESS * np.sqrt(np.mean(np.diff(phi, ORDER) ** 2, axis=-1))
-    seen = np.maximum(np.median(seen, axis=-1), EPS * np.abs(phi[..., 0, 0])).max(axis=0)
-    holds_below: FloatArray = np.maximum.accumulate(seen[::-1])[::-1]
-    return holds_below
+    x = places[:, None, None] * near
+    values = function(x.ravel()).reshape(x.shape)
+    seen = ROUGHNESS * np.sqrt(np.mean(np.diff(values, ORDER) ** 2, axis=-1))
+    found = np.maximum(np.median(seen, axis=-1), EPS * np.abs(values[:, 0, 0]))
+    return np.asarray(np.where(np.isfinite(found), found, np.inf))
+
+
+def _rounding_between(worse: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """How large the rounding of φ may be between each a and its b, both on one side of 0.
+
+    Args:
+        worse: the rounding of φ at PLACES, on the worse side of 0.
+        a, b: ends of intervals.
+    """
+    low, high = np.minimum(np.abs(a), np.abs(b)), np.maximum(np.abs(a), np.abs(b))
+    first, last = np.searchsorted(PLACES, [HOLDS_ABOVE, HOLDS_BELOW])
+    below = np.maximum.accumulate(worse[last::-1])[::-1]  # the largest from here up to 1
+    above = np.maximum.accumulate(worse[first:])  # the largest from 1e-3 up to here
+    at_low = np.searchsorted(PLACES, np.minimum(low, HOLDS_ABOVE), side="right") - 1
+    at_high = np.searchsorted(PLACES, np.maximum(high, HOLDS_BELOW)).clip(max=len(PLACES) - 1)
+    return np.asarray(np.maximum(below[at_low.clip(min=0)], above[at_high - first]))
 
 
 def _is_jumping(
-    forward: Function, derivative: Function, rounding: FloatArray, a: float, b: float
+    forward: Function, derivative: Function, worse: FloatArray, a: float, b: float
 ) -> bool:
     """Whether φ from a to b is off the integral of φ′ only where it jumps.
 
@@ -175,7 +191,7 @@ def _is_jumping(
     nothing but a wrong φ′, and does not on a jump, however many there are.
     """
     edges = np.linspace(a, b, PARTS + 1)
-    _, wrong, claimed, *_ = _compare(forward, derivative, rounding, edges[:-1], edges[1:])
+    _, wrong, claimed, *_ = _compare(forward, derivative, worse, edges[:-1], edges[1:])
     claimed = claimed[wrong]
     jumps = jumps_between(
         lambda x: forward(x) - claimed * x, edges[:-1][wrong], edges[1:][wrong], 0.0
@@ -192,7 +208,7 @@ def _cut(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _compare(
-    forward: Function, derivative: Function, rounding: FloatArray, a: FloatArray, b: FloatArray
+    forward: Function, derivative: Function, worse: FloatArray, a: FloatArray, b: FloatArray
 ) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
     """Of each interval: whether the mean of φ′ is settled, whether it is then wrong, that mean,
     the mean slope of φ, and the largest |φ′|.
@@ -210,8 +226,9 @@ def _compare(
     left, right = forward(np.nextafter(a, b)), forward(np.nextafter(b, a))
     true = (right - left) / (b - a)
     settled = np.abs(claimed - means[0]) <= SETTLED * largest
-    place = np.searchsorted(PLACES, np.minimum(np.abs(middle), SEEN_EVERYWHERE))
-    unsure = SINGLE * np.maximum(np.abs(left), np.abs(right)) + BELIEVED * rounding[place]
-    allowed = OFF * np.maximum(largest, np.abs(true)) + (unsure + UNDERFLOW) / (b - a)
+    unsure = np.maximum(
+        EPS * np.maximum(np.abs(left), np.abs(right)), _rounding_between(worse, a, b)
+    )
+    allowed = OFF * np.maximum(largest, np.abs(true)) + BELIEVED * unsure / (b - a)
     wrong = settled & (np.abs(true - claimed) > allowed)
     return settled, wrong, claimed, true, largest
