@@ -280,11 +280,34 @@ def test_a_narrow_feature_nobody_declared_is_found() -> None:
     assert correlation(bump, rho) == pytest.approx(pair(rho) / same, rel=0, abs=1e-11)
 
 
+@pytest.mark.parametrize("power", [-0.1, 0.5, 1.5, 30.0])
+def test_powers_agree_with_the_hypergeometric_function(power: float) -> None:
+    """E[|u|^a·|v|^a] ∝ ₂F₁(−a/2, −a/2; ½; rho²), by Mehler's series, singular at 0 or not."""
+
+    def pair(rho: float) -> float:
+        return float(mpmath.hyp2f1(-power / 2, -power / 2, 0.5, mpmath.mpf(rho) ** 2))
+
+    for rho in (0.5, -0.97, 0.999, 1 - 1e-9):
+        found = correlation(lambda x: np.abs(x) ** power, rho, 0.7)
+        assert found == pytest.approx(pair(rho) / pair(1.0), rel=0, abs=1e-10)
+
+
 def test_a_lively_function_is_settled_or_refused_but_never_wrong() -> None:
     for std in (10.0, 100.0):
         for near in (1e-6, 1e-3, 0.05, 0.5):
             found = correlation(lambda x: np.sin(x + 0.5), 1 - near, std)
             assert found == pytest.approx(math.exp(-(std**2) * near), abs=1e-10)
+
+    def staircase(of: np.ndarray) -> np.ndarray:
+        return np.asarray(np.round(of))
+
+    steps = [
+        (k - 0.5 if k > -40 else -math.inf, k + 0.5, float(k), 0.0, 0.0) for k in range(-40, 40)
+    ]
+    true = by_one_integral([*steps, (39.5, math.inf, 40.0, 0.0, 0.0)], 0.97, 3.0)
+    assert correlation(staircase, 0.97, 3.0) == pytest.approx(true, abs=1e-11)
+    with pytest.raises(MomentError, match="does not settle"):  # it has 100 steps on each side
+        correlation(staircase, 0.95, 10.0)
     noise = np.random.default_rng(0).normal(size=1 << 16)
     with pytest.raises(MomentError, match="does not settle"):
         correlation(lambda x: noise[(x * 1e9).astype(np.int64) % (1 << 16)], 0.5)

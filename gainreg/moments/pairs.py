@@ -56,11 +56,11 @@ SETTLED = 1e-12  # of E[φ²]: what the two rules may differ by there
 AGREED = 2e-11
 ROUNDING = 32 * EPS  # … beside the last digits of E[φ²], which are lost anyway
 RUN = 200_000  # nodes of the plane evaluated at once: what fits in the cache …
-BUDGET = 30_000_000  # … and the most for one rho: two seconds
+BUDGET = 150_000_000  # … and the most for one rho: some three seconds
 # A window this many times narrower than those around it has something in it that is not smooth: it
 # deviates so far from a polynomial, far above what the last digits of x do to φ (1e-12 for sin at
 # x = 1e4).
-NARROWER, SMOOTH = 8.0, 1e-9
+NARROWER, SMOOTH = 4.0, 1e-9
 SAME = 1e-12  # relative distance of two places that are one
 SMALLEST = 1e-300  # stands for rho = 0, which has no logarithm
 
@@ -98,14 +98,17 @@ def unlikeness(
             line = next((line for line in lines if line is not None), None)
             if line is not None:
                 shares = line.shares
-                _settle(line, size, lost)
-            if not np.isnan(lost).any():
-                break
+                if _settle(line, size, lost):
+                    break
     return shares, lost
 
 
-def _settle(line: _Line, size: FloatArray, lost: FloatArray) -> None:
-    """Fill in what one rule finds, up to the first |rho| where it does not settle."""
+def _settle(line: _Line, size: FloatArray, lost: FloatArray) -> bool:
+    """Fill in what one rule finds, up to the first |rho| where it does not settle.
+
+    Returns:
+        Whether a finer rule is of no use: all is settled, or would take too many nodes.
+    """
     upto, rest = 1.0, abs(1 - float(line.squares[:, 0].sum()))
     unknown = np.isnan(lost[0])
     lost[:, unknown] = _by_series(line, size[unknown], upto, rest)
@@ -120,14 +123,18 @@ def _settle(line: _Line, size: FloatArray, lost: FloatArray) -> None:
             # nearer to 1 it takes fewer nodes, and what is left out there may be little enough
             upto = 1 - (1 - upto) / 4
             if upto == 1:
-                return
+                return True
         found = _over_plane(line, upto)
+        if np.isnan(found).any():
+            return False
         kept = line.squares[:, 0].sum(axis=0) @ upto ** np.arange(TERMS)
         rest = abs(1 - float(kept + found.sum()))
-        nearby = found[:, None] if upto == size[i] else _by_series(line, size[here], upto, rest)
-        lost[:, here] = nearby
-        if np.isnan(nearby).any():
-            return
+        lost[:, here] = (
+            found[:, None] if upto == size[i] else _by_series(line, size[here], upto, rest)
+        )
+        if np.isnan(lost[0, i]):
+            break
+    return True
 
 
 # --- where φ is not smooth ---
@@ -412,12 +419,15 @@ def _cells(line: _Line, near: float) -> Iterator[_Cell]:
         rest = 1 - apart / (high - low)
         place = partial(_place_in_triangle, low, apart[:, None], rest[:, None], above)
         yield _Cell(place, rows * rest, columns, p_edges, p_edges, opposite)
-        below, rows = nodes(low, high, PLANE_DEPTH, most)
         for q_edges in intervals[i + 1 :]:
             start, end = q_edges[0] / line.std, q_edges[1] / line.std
-            if start - high > most:
+            between = most - (start - high)
+            if between < 0:
                 break
-            above, columns = nodes(start, end, PLANE_DEPTH, most)
+            below, rows = nodes(low, high, PLANE_DEPTH, between)
+            above, columns = nodes(start, end, PLANE_DEPTH, between)
+            if not (below.size and above.size):
+                break  # so far apart that no node is near enough
             place = partial(_place_in_rectangle, high, start, below[:, None], above)
             yield _Cell(place, rows, columns, p_edges, q_edges, low + start < most)
 
