@@ -9,9 +9,10 @@ from typing import Any
 from gainreg.activation import Activation
 from gainreg.entry import GainEntry
 from gainreg.errors import GainregError, MomentError, ParameterError, TableError
+from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.params import NAME
-from gainreg.resolver import as_activation, check_stds, find
+from gainreg.resolver import check_stds, find
 from gainreg.schema import Listing
 from gainreg.table import GainTable
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
 from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
+from gainreg.params import check_params, check_std
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -180,6 +181,25 @@ def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, floa
     return [(a, {key: params[key] for key in a.params if key in params}) for a in found]
 
 
+def _answers(options: argparse.Namespace, ask: Any) -> list[tuple[Activation, Any]]:
+    """What ``ask`` says of each activation named; those of a family that have no answer are
+    left out, with a line on stderr.
+    """
+    from gainreg.host import host
+
+    answers = []
+    for activation, params in _named(options):
+        try:
+            answers.append((activation, ask(activation, params)))
+        except (MomentError, ParameterError) as error:
+            if host().owner(activation.name) not in options.names:
+                raise
+            _say(f"left out: {error}")
+    if not answers:
+        raise ParameterError("nothing is left: none of the activations named has an answer")
+    return answers
+
+
 def _print_json(data: Any) -> int:
     import json
 
@@ -232,6 +252,7 @@ def _progress(what: str) -> Any:
 def _list(options: argparse.Namespace) -> int:
     from gainreg.host import host
 
+    check_std(options.std)
     named = _named(options)
     width = max(len(activation.name) for activation, _ in named) + 2
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -270,7 +291,7 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
         if entry.variance_slope > 1 + LEVEL:
             marks.append("unstable forward")
         if factor is None:
-            marks.append("no gradient")
+            marks.append("no gradient factor")
         elif abs(factor - 1) > LEVEL:
             marks.append(f"gradients {'grow' if factor > 1 else 'vanish'}")
     except GainregError as error:  # it needs a param, say
@@ -297,9 +318,9 @@ def _show(options: argparse.Namespace) -> int:
     from gainreg.entry import to_dict
     from gainreg.lookup import entry_for
 
+    std = check_std(options.std)
     found = []
-    for activation, params in _named(options):
-        entry = entry_for(activation.name, options.std, params)
+    for activation, entry in _answers(options, lambda a, params: entry_for(a.name, std, params)):
         about = {"reference": activation.reference, "aliases": list(activation.aliases)}
         found.append(({"activation": activation.name, **about, **to_dict(entry)}, entry))
     if options.json:
@@ -322,7 +343,8 @@ def _critical(options: argparse.Namespace) -> int:
 
     import gainreg
 
-    found = [gainreg.critical(activation, **params) for activation, params in _named(options)]
+    answers = _answers(options, lambda activation, params: gainreg.critical(activation, **params))
+    found = [point for _, point in answers]
     if options.json:
         return _print_json([dataclasses.asdict(point) for point in found])
     for point in found:
@@ -335,8 +357,12 @@ def _build(options: argparse.Namespace) -> int:
 
     if options.param and not options.names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
-    items = [(activation.name, params) for activation, params in _named(options)]
-    table = build_table(items if options.names else None, options.std, _progress("building"))
+    items = None
+    if options.names:
+        items = _answers(options, lambda a, params: check_params(a.name, a.params, params))
+    else:
+        _load(options)
+    table = build_table(items, options.std, _progress("building"))
     if options.names and not len(table):
         raise MomentError("nothing is left to write: none of these activations has a gain there")
     if options.output == "-":

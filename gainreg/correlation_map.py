@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from gainreg.errors import MomentError, ParameterError
+from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.moments import FloatArray, pairs
 from gainreg.params import check_std
-from gainreg.resolver import as_activation
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation

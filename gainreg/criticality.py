@@ -21,8 +21,9 @@ import numpy as np
 from scipy import optimize
 
 from gainreg.errors import MomentError
+from gainreg.frameworks import as_activation
 from gainreg.host import host
-from gainreg.resolver import as_activation, find
+from gainreg.resolver import find
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation

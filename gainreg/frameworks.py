@@ -31,7 +31,6 @@ ADAPTERS = {
     "keras": "keras",
     "torch": "torch",
     **dict.fromkeys(("jax", "jaxlib", "equinox", "flax"), "jax"),
-    **dict.fromkeys(("numpy", "scipy"), "numpy"),
 }
 
 # Arguments that say nothing of φ; the gain of a softmax depends on the length of its axis only.
@@ -56,30 +55,26 @@ POINTS = (-11.3, -2.6, -0.7, 0.4, 1.9, 9.7)
 TOLERANCE = 1e-5
 
 
-def understood(activation: Any, params: Mapping[str, Any]) -> Understood | None:
-    """An object of a framework that is imported already, as in that framework's adapter.
+def as_activation(activation: Any, params: Mapping[str, Any]) -> Understood:
+    """A name or an Activation for whatever stands for an activation, and all params known of it.
 
-    Args:
-        activation: a function, layer or class of a framework, or a ``functools.partial``.
-        params: given beside it.
-
-    Returns:
-        A gainreg name, or an ``Activation`` that evaluates what has no name, and all params that
-        are known; None for what belongs to no framework, or to one that is not imported.
+    What belongs to a framework that is imported already is read as its adapter reads it; anything
+    else must be a name, an Activation, or a callable on NumPy's arrays.
 
     Raises:
-        ParameterError: as ``Framework.understood``.
+        ParameterError: it stands for none, and as ``Framework.understood``.
     """
+    if isinstance(activation, (str, Activation)):
+        return activation, params
     function = activation.func if isinstance(activation, partial) else activation
     kind = function if isinstance(function, type) else type(function)
     owners = (function, *kind.__mro__, getattr(function, "__objclass__", None))
     packages = {str(getattr(owner, "__module__", None)).partition(".")[0] for owner in owners}
-    for package, adapter in ADAPTERS.items():
-        if package in packages and sys.modules.get(package) is not None:
-            framework = importlib.import_module(f"gainreg.adapters.{adapter}").FRAMEWORK
-            found: Understood = framework.understood(activation, params)
-            return found
-    return None
+    known = (it for it in ADAPTERS if it in packages and sys.modules.get(it) is not None)
+    adapter = ADAPTERS.get(next(known, ""), "numpy")
+    framework = importlib.import_module(f"gainreg.adapters.{adapter}").FRAMEWORK
+    found: Understood = framework.understood(activation, params)
+    return found
 
 
 @dataclass(frozen=True)
@@ -121,8 +116,8 @@ class Framework:
                 activation = activation()
         if isinstance(activation, type) or not callable(activation):
             raise ParameterError(
-                "an activation is a name, a gainreg.Activation, a GainEntry, a function, or an "
-                f"instance of a layer such as ReLU(), got {activation!r:.200}"
+                "an activation is a name, a gainreg.Activation, a function, or an instance of a "
+                f"layer such as ReLU(), got {activation!r:.200}"
             )
         named, own = self.read(activation)
         if named is None:

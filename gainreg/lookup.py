@@ -97,7 +97,7 @@ def entry_for(
     """
     given = activation
     if not isinstance(activation, str):
-        from gainreg.resolver import as_activation
+        from gainreg.frameworks import as_activation
 
         activation, params = as_activation(activation, params)
     if table is not None:

@@ -38,7 +38,7 @@ def check_params(
     for name, default in declared.items():
         value = given.get(name, default)
         if value is None:
-            raise ParameterError(f"{activation!r} needs its param {name!r}, as in {name}=1.0")
+            raise ParameterError(f"{activation!r} needs its param {name!r}: give it as {name}=…")
         values[name] = finite_float(value, f"param {name!r} of {activation!r}")
     return values
 

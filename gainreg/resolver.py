@@ -12,6 +12,7 @@ from gainreg.activation import Activation
 from gainreg.entry import SMALLEST, GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
 from gainreg.evaluate import moments
+from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.moments import FloatArray
 from gainreg.params import METHODS, check_seed, check_std
@@ -132,32 +133,6 @@ def find(
         method=used,
         error=m.error,
     )
-
-
-def as_activation(
-    activation: str | Activation | Callable[..., Any], params: Mapping[str, Any]
-) -> tuple[str | Activation, Mapping[str, Any]]:
-    """A name or an Activation for whatever stands for an activation, and its params.
-
-    What belongs to a framework that is imported is read as that framework's adapter reads it; any
-    other callable becomes an Activation that nobody registered.
-
-    Raises:
-        ParameterError: it stands for none.
-    """
-    if isinstance(activation, (str, Activation)):
-        return activation, params
-    from gainreg.frameworks import understood
-
-    found = understood(activation, params)
-    if found is not None:
-        return found
-    if not callable(activation):
-        raise ParameterError(
-            f"an activation is a name, a gainreg.Activation or a callable, got {activation!r}"
-        )
-    name = getattr(activation, "__name__", type(activation).__name__)
-    return Activation(name, activation, kinks=None), params
 
 
 def check_stds(stds: Any) -> FloatArray:

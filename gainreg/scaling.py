@@ -25,7 +25,9 @@ S = TypeVar("S")
 R = TypeVar("R")
 Axes = int | Sequence[int]
 
-MODES = ("fan_in", "fan_out", "fan_avg", "critical")
+# What initialisers keep, by the fan that counts; "forward" and "backward" are the first two, as for
+# ``gainreg.gain``.
+MODES = ("fan_in", "fan_out", "fan_avg", "critical", "forward", "backward")
 
 # Standard deviation of a standard normal truncated at ±2: √(1 − 4·pdf(2)/P(|z| < 2))
 TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
@@ -157,9 +159,10 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
 
     Args:
         entry: of the activation whose output feeds the weights.
-        mode: what to keep: "fan_in" the forward variance (He et al. 2015, arXiv:1502.01852,
-            eq. 10), "fan_out" the gradient variance (eq. 14), "fan_avg" the compromise of Glorot
-            and Bengio (2010), for any φ; "critical" both, together with biases of ``bias_std``.
+        mode: what to keep: "fan_in" or "forward" the forward variance (He et al. 2015,
+            arXiv:1502.01852, eq. 10), "fan_out" or "backward" the gradient variance (eq. 14),
+            "fan_avg" the compromise of Glorot and Bengio (2010), for any φ; "critical" both,
+            together with biases of ``bias_std``.
         fan_in: number of inputs that one output sums over.
         fan_out: number of outputs that one input goes to.
 
@@ -171,10 +174,10 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         raise ParameterError(f"mode is one of {', '.join(map(repr, MODES))}, got {mode!r}")
     if not (0 < fan_in < math.inf and 0 < fan_out < math.inf):
         raise ParameterError(f"fans must be above 0, got fan_in {fan_in}, fan_out {fan_out}")
-    if mode == "fan_in":
+    if mode in ("fan_in", "forward"):
         return float(entry.gain) ** 2 / fan_in
     backward = float(entry.backward_gain) ** 2
-    if mode == "fan_out":
+    if mode in ("fan_out", "backward"):
         return backward / fan_out
     if mode == "critical":
         bias_std(entry, mode)  # refuses what has none
@@ -182,11 +185,12 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
     return 2 / (fan_in / float(entry.gain) ** 2 + fan_out / backward)
 
 
-def bias_std(entry: GainEntry, mode: str) -> float:
+def bias_std(entry: GainEntry, mode: str, has_bias: bool = True) -> float:
     """Standard deviation of the biases beside such weights: 0 but for the mode "critical".
 
     Raises:
         MomentError: no biases make the weights of that mode keep the variance.
+        ParameterError: the layer needs biases and has none.
     """
     if mode != "critical":
         return 0.0
@@ -195,6 +199,8 @@ def bias_std(entry: GainEntry, mode: str) -> float:
             f"{entry.activation!r} at std = {entry.std:.6g} has no critical initialisation: its "
             "gradient_factor is below 1, or not known; use a mode that keeps one variance"
         )
+    if entry.critical_bias_std and not has_bias:
+        raise ParameterError("the layer has no bias, without which weights are not critical")
     return float(entry.critical_bias_std)
 
 
@@ -258,11 +264,12 @@ def takes(prepare: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R
     def decorate(draw: Callable[[S], R]) -> Callable[P, R]:
         @functools.wraps(draw)
         def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+            signature.bind(*args, **kwargs)  # a TypeError would name ``prepare``
             return draw(prepare(*args, **kwargs))
 
-        parameters = list(inspect.signature(prepare).parameters.values())
         returns = inspect.signature(draw).return_annotation
-        drawn.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+        signature = inspect.signature(prepare).replace(return_annotation=returns)
+        drawn.__signature__ = signature  # type: ignore[attr-defined]
         return drawn
 
     return decorate

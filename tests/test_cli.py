@@ -74,6 +74,27 @@ def test_show_says_why_a_number_is_missing(capsys: pytest.CaptureFixture[str]) -
     assert "'gaussian' has no critical biases: gradient_factor < 1" in out
 
 
+def test_a_family_leaves_out_what_has_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("show", "critical", "build"):
+        code, out, err = run(capsys, command, "rectifiers")
+        assert code == 0
+        assert "relu6" in out
+        assert "\nthreshold" not in out.replace(" ", "")
+        assert "left out: 'threshold' needs its param 'threshold': give it as threshold=…" in err
+        code, out, err = run(capsys, command, "threshold")  # by its own name
+        assert (code, out) == (2, "")
+    code, out, err = run(capsys, "critical", "competitive")
+    assert (code, out) == (2, "")
+    assert err.endswith("nothing is left: none of the activations named has an answer\n")
+
+
+def test_a_std_that_is_none_is_refused_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("list", "show"):
+        code, out, err = run(capsys, command, "rectifiers", "--std", "0")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "std must be above 0, got 0.0" in err
+
+
 def test_each_activation_gets_the_params_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "show", "gelu", "leaky_relu", "-p", "negative_slope=0.2", "--json")
     gelu, leaky_relu = json.loads(out)

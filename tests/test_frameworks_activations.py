@@ -15,7 +15,7 @@ import pytest
 import scipy.special
 
 import gainreg
-from gainreg.frameworks import understood
+from gainreg.frameworks import as_activation
 from gainreg.host import host
 
 # dense around 0 and around the kinks, and wide
@@ -186,14 +186,19 @@ def test_objects_of_imported_frameworks_are_understood() -> None:
         (np.tanh, "tanh", {}),
         (scipy.special.expit, "sigmoid", {}),
     ]:
-        assert understood(activation, {}) == (name, params), activation
+        assert as_activation(activation, {}) == (name, params), activation
         assert gainreg.gain(activation) == gainreg.gain(name, **params)
-    assert understood(torch.nn.Softmax(1), {"dim": 4}) == ("softmax", {"dim": 4})
+    assert as_activation(torch.nn.Softmax(1), {"dim": 4}) == ("softmax", {"dim": 4})
 
 
-def test_what_belongs_to_no_framework_is_left_to_others() -> None:
-    for own in (lambda x: x, math.tanh, int, 3, partial(max, 1)):
-        assert understood(own, {}) is None
+def test_what_belongs_to_no_framework_is_a_callable_on_arrays() -> None:
+    for own in (lambda x: x, math.tanh, partial(max, 1)):
+        found, params = as_activation(own, {})
+        assert isinstance(found, gainreg.Activation)
+        assert not params
+    for no_function in (int, 3, None, gainreg.resolve("elu")):
+        with pytest.raises(gainreg.ParameterError, match="an activation is a name"):
+            gainreg.gain(no_function)  # type: ignore[arg-type]
 
 
 def test_a_module_of_ones_own_is_evaluated_by_its_framework() -> None:
@@ -212,7 +217,7 @@ def test_what_is_registered_later_is_known_in_every_framework() -> None:
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
     gainreg.register(gainreg.Activation("sinc", np.sinc))
     for function in (np.sinc, torch.sinc, torch.special.sinc, jax.numpy.sinc):
-        assert understood(function, {}) == ("sinc", {})
+        assert as_activation(function, {}) == ("sinc", {})
 
 
 @pytest.mark.usefixtures("fresh_host")
@@ -220,15 +225,13 @@ def test_a_function_that_only_has_the_name_of_an_activation_is_not_believed() ->
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
     gainreg.register(gainreg.Activation("floor", np.ceil))
     for function in (np.identity, jax.numpy.identity, torch.floor, torch.nn.Linear(6, 6)):
-        found = understood(function, {})
-        assert found is not None
-        assert not isinstance(found[0], str)
+        assert not isinstance(as_activation(function, {})[0], str)
 
 
 def test_no_framework_is_imported_to_understand_an_object() -> None:
     code = (
-        "import sys, numpy, gainreg; from gainreg.frameworks import understood; "
-        "understood(numpy.tanh, {}); understood(lambda x: x, {}); "
+        "import sys, numpy, gainreg; from gainreg.frameworks import as_activation; "
+        "as_activation(numpy.tanh, {}); as_activation(lambda x: x, {}); "
         "print({'torch', 'jax', 'keras'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -262,9 +262,7 @@ def _layer(key: Any, layer: Any, recipe: _Recipe, draw: Draw) -> Any:
         strides=getattr(layer, "stride", None) or getattr(layer, "strides", None) or 1,
         groups=getattr(layer, "groups", None) or getattr(layer, "feature_group_count", None) or 1,
     )
-    spread = scaling.bias_std(recipe.entry, recipe.mode)
-    if spread and layer.bias is None:
-        raise ParameterError("the layer has no bias, without which weights are not critical")
+    spread = scaling.bias_std(recipe.entry, recipe.mode, layer.bias is not None)
     init, bias_key = _initializer(recipe, draw), jax.random.fold_in(key, 1)
 
     def bias() -> Any:

@@ -135,12 +135,10 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             raise ParameterError("a layer has no weights before it is built")
         strides, groups = getattr(layer, "strides", 1), getattr(layer, "groups", 1)
         shape, dtype = tuple(layer.kernel.shape), layer.kernel.dtype
+        spread = scaling.bias_std(self.entry, self.mode, layer.bias is not None)
         layer.kernel.assign(self._draw(shape, dtype, KINDS[known[0]], strides, groups))
-        spread = scaling.bias_std(self.entry, self.mode)
         if layer.bias is not None:
             layer.bias.assign(_biases(spread, self.seed)(layer.bias.shape, layer.bias.dtype))
-        elif spread:
-            raise ParameterError("the layer has no bias, without which weights are not critical")
         return layer
 
     def _draw(

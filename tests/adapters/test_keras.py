@@ -270,3 +270,12 @@ def test_models_are_saved_and_loaded_on_each_backend(backend: str, tmp_path: Pat
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
+
+
+def test_a_layer_that_is_refused_is_left_alone() -> None:
+    layer = layers.Dense(3, use_bias=False)
+    layer.build((None, 4))
+    before = keras.ops.convert_to_numpy(layer.kernel)
+    with pytest.raises(gainreg.ParameterError, match="has no bias"):
+        VarianceScaling("tanh", "critical")(layer)
+    np.testing.assert_array_equal(layer.kernel, before)

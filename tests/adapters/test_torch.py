@@ -357,6 +357,8 @@ def test_the_signature_is_whole_for_help_and_for_readers() -> None:
         assert names[-1] == "params"
         assert draw.__name__ in pydoc.render_doc(draw)
         assert "Fill weights" in pydoc.render_doc(draw)
+        with pytest.raises(TypeError, match=r"^missing a required argument: 'activation'$"):
+            draw(nn.Linear(4, 4), nonlinearity="relu")
 
 
 @pytest.mark.parametrize(

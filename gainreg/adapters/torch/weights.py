@@ -75,9 +75,8 @@ def _drawing(
     weight, found = _fans(tensor, transposed, groups)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scale = math.sqrt(scaling.variance(entry, mode, found.fan_in, found.fan_out))
-    bias_std = scaling.bias_std(entry, mode)
-    if bias_std and isinstance(tensor, nn.Module) and tensor.bias is None:
-        raise ParameterError("the layer has no bias, without which weights are not critical")
+    has_bias = isinstance(tensor, Tensor) or tensor.bias is not None
+    bias_std = scaling.bias_std(entry, mode, has_bias)
     return _Drawing(tensor, weight, scale, bias_std, generator)
 
 
