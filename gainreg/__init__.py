@@ -9,6 +9,7 @@ from gainreg.errors import (
     GainregError,
     MomentError,
     ParameterError,
+    PlanError,
     PluginError,
     TableError,
     UnknownActivationError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gainreg.lookup import gain
     from gainreg.moments.piecewise import Piecewise, X, exp, piecewise
     from gainreg.resolver import GainCurve, curve, resolve
+    from gainreg.signals.plan import load_plan
     from gainreg.table import GainTable, load_table
 
 __version__ = "0.2.0"
@@ -38,6 +40,7 @@ __all__ = [
     "MomentError",
     "ParameterError",
     "Piecewise",
+    "PlanError",
     "PluginError",
     "TableError",
     "UnknownActivationError",
@@ -50,6 +53,7 @@ __all__ = [
     "exp",
     "gain",
     "hookimpl",
+    "load_plan",
     "load_table",
     "piecewise",
     "register",
@@ -69,6 +73,7 @@ _HOMES = {
     "lookup": ("gain",),
     "moments.piecewise": ("Piecewise", "X", "exp", "piecewise"),
     "resolver": ("GainCurve", "curve", "resolve"),
+    "signals.plan": ("load_plan",),
     "table": ("GainTable", "load_table"),
 }
 

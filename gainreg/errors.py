@@ -26,3 +26,7 @@ class PluginError(GainregError):
 
 class TableError(GainregError):
     """A table cannot be read, is damaged, breaks the schema, or lacks the entry asked for."""
+
+
+class PlanError(GainregError, ValueError):
+    """A plan cannot be read, is damaged, or is not of the model that it is applied to."""

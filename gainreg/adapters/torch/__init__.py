@@ -1,6 +1,9 @@
-"""PyTorch: initialisers of weights, layers and chains (weights.py); what it calls an activation."""
+"""PyTorch: weights, layers and chains (weights.py), whole models (models.py), and what it calls an
+activation (activations.py)."""
 
 from gainreg.adapters.torch.activations import FRAMEWORK, wrap
+from gainreg.adapters.torch.models import apply_, initialize_, measure, plan
+from gainreg.adapters.torch.tracer import rule
 from gainreg.adapters.torch.weights import (
     calculate_gain,
     critical_,
@@ -13,11 +16,16 @@ from gainreg.adapters.torch.weights import (
 
 __all__ = [
     "FRAMEWORK",
+    "apply_",
     "calculate_gain",
     "critical_",
     "init_sequential_",
+    "initialize_",
+    "measure",
     "normal_",
     "orthogonal_",
+    "plan",
+    "rule",
     "trunc_normal_",
     "uniform_",
     "wrap",

@@ -1,0 +1,550 @@
+"""Whole PyTorch models: plan, apply_, measure and initialize_."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import init
+
+from gainreg import scaling
+from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
+from gainreg.adapters.torch.tracer import Signal, Tokens, Trace, Tracing, _tensors
+from gainreg.errors import MomentError, ParameterError
+from gainreg.signals.flow import Aims, Flow
+from gainreg.signals.plan import Plan
+from gainreg.signals.report import SignalReport
+from gainreg.signals.summary import Measured, accounts, plan_of, report_of
+from gainreg.signals.tape import Node
+
+DISTRIBUTIONS = ("normal", "truncated_normal", "uniform", "orthogonal")
+CRITERIA = ("forward", "critical")
+
+
+def plan(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    residual: float | None = 1.0,
+    output_std: float = 1.0,
+    criterion: str = "forward",
+) -> Plan:
+    """What would be set in a model so that its signals keep their size; touches nothing.
+
+    The model runs once on the example inputs. On the meta device nothing large is computed.
+
+    Args:
+        model: any module that runs eagerly.
+        args: a tensor or a tuple of example inputs; their moments are measured, and count as
+            those of standard normal numbers on the meta device.
+        kwargs: the model's keyword arguments.
+        residual: what all branches of a residual stream together add to it, as a share of its
+            second moment where it begins; None to let each branch add a second moment of 1.
+        output_std: standard deviation of the model's output.
+        criterion: "forward", or "critical" where the activations have a critical point.
+
+    Raises:
+        ParameterError: an option, the model or its inputs are not what they must be.
+        MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
+        The model's own errors, with a note.
+    """
+    options = _options(residual, output_std, criterion)
+    run = _run(model, args, kwargs)
+    flow = Flow(run.trace.tape, Aims(residual, output_std))
+    return plan_of(flow, options)
+
+
+def apply_(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    distribution: str = "normal",
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Set a model's weights and biases as a plan says, and return the model.
+
+    Args:
+        model: the model that the plan is of, or another with the same names and shapes.
+        plan: made by ``plan``, here or elsewhere.
+        distribution: "normal", "truncated_normal" (at twice its std, which is widened), "uniform"
+            or "orthogonal"; all have the same mean square.
+        generator: the random numbers' source.
+
+    Raises:
+        PlanError: the plan is of another model; nothing was set.
+        ParameterError: the model or the distribution is not what it must be.
+    """
+    _check_distribution(distribution)
+    parameters = _settable(model)
+    plan.check({name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    for name, item in plan.listed.items():
+        if item.status == "set" and item.std is not None:
+            _check_type(name, parameters[name])
+    with torch.no_grad():
+        for name, item in plan.listed.items():
+            if item.status == "zeroed":
+                parameters[name].zero_()
+            elif item.status == "set" and item.std is not None:
+                draw(parameters[name], item.std, distribution, generator)
+    return model
+
+
+def measure(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    backward: bool = True,
+) -> SignalReport:
+    """The model as it is: its signals predicted and measured, in one pass forward and one back.
+
+    Weights, gradients, buffers, mode and random state stay bit for bit as they were. Gradients are
+    those of a random loss: the sum of the outputs times independent standard normal numbers.
+
+    Args:
+        model, args, kwargs: as for ``plan``, with values.
+        backward: measure gradients too.
+
+    Raises:
+        As ``plan``.
+    """
+    run = _run(model, args, kwargs, probe=_Probe(backward))
+    flow = Flow(run.trace.tape, None)
+    assert run.probe is not None
+    return report_of(flow, accounts(run.trace.tape), run.probe.found)
+
+
+def initialize_(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    residual: float | None = 1.0,
+    output_std: float = 1.0,
+    criterion: str = "forward",
+    distribution: str = "normal",
+    calibrate: bool = False,
+    generator: torch.Generator | None = None,
+) -> SignalReport:
+    """Plan, apply and measure: set a model's weights, and report on its signals.
+
+    Args:
+        model, args, kwargs, residual, output_std, criterion: as for ``plan``.
+        distribution, generator: as for ``apply_``.
+        calibrate: set each weight from the measured second moment of what feeds it instead of the
+            predicted one, just before its first use, in one pass.
+
+    Raises:
+        As ``plan`` and ``apply_``; nothing was set then.
+    """
+    _check_distribution(distribution)
+    options = _options(residual, output_std, criterion)
+    _settable(model)
+    run = _run(model, args, kwargs)
+    flow = Flow(run.trace.tape, Aims(residual, output_std))
+    planned = plan_of(flow, options)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    try:
+        apply_(model, planned, distribution=distribution, generator=generator)
+        if calibrate:
+            _run(model, args, kwargs, probe=_Calibration(model, flow))
+        run = _run(model, args, kwargs, probe=_Probe(True))
+    except BaseException:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(before[name])
+        raise
+    now = Flow(run.trace.tape, None)
+    assert run.probe is not None
+    return report_of(now, planned.parameters, run.probe.found)
+
+
+# --- one run ---
+
+
+class _Probe:
+    """Measures what goes in and out of each weight, and the gradient by its output."""
+
+    def __init__(self, backward: bool) -> None:
+        self.backward = backward
+        self.found: dict[Node, Measured] = {}
+        self._waiting: list[tuple[Node, Tensor]] = []
+        self._gradients: dict[Node, float] = {}
+
+    def weighed(self, node: Node, x: Tensor, y: Tensor) -> None:
+        """Called when a weight was used."""
+        self.found[node] = Measured(_rms(x), _rms(y), None)
+        self._waiting.append((node, y))
+
+    def between(self) -> None:
+        """Called before each operation, when autograd knows of the output before."""
+        for node, y in self._waiting:
+            if self.backward and y.requires_grad:
+                y.register_hook(self._hook(node))
+        self._waiting.clear()
+
+    def _hook(self, node: Node) -> Callable[[Tensor], None]:
+        def keep(gradient: Tensor) -> None:
+            self._gradients[node] = _square(gradient)
+
+        return keep
+
+    def finish(self, outputs: list[Tensor], parameters: list[Tensor]) -> None:
+        """Go back through the model, once."""
+        self.between()
+        ends = [y for y in outputs if y.requires_grad]
+        if not self.backward or not ends:
+            return
+        source = torch.Generator().manual_seed(0)
+        loss = [
+            torch.randn(y.shape, generator=source, dtype=torch.float32).to(y.device, y.dtype)
+            for y in ends
+        ]
+        torch.autograd.grad(ends, parameters, loss, allow_unused=True)
+        for node, square in self._gradients.items():
+            self.found[node] = self.found[node]._replace(gradient_rms=math.sqrt(square))
+
+
+class _Calibration(_Probe):
+    """Rescales each weight at its first use, and its output with it, by what feeds it in fact."""
+
+    def __init__(self, model: nn.Module, flow: Flow) -> None:
+        super().__init__(False)
+        self.targets = {node.weight: flow.states[node].q for node in flow.targets}
+        self.parameters = dict(model.named_parameters())
+
+    def weighed(self, node: Node, x: Tensor, y: Tensor) -> None:
+        """Called when a weight was used; biases are 0, so that its output scales with it."""
+        target, square = self.targets.pop(node.weight, None), _square(x)
+        if target is None or not square:
+            return
+        weight = self.parameters[node.weight]
+        gain = node.facts["fan_in"] * node.facts["taps"] * _square(weight)
+        factor = math.sqrt(target / (gain * square))
+        weight.mul_(factor)
+        y.mul_(factor)
+
+
+@dataclass
+class _Run:
+    trace: Trace
+    probe: _Probe | None = None
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+class _Pass(Tracing):
+    """The tracing mode, with a probe."""
+
+    def __init__(self, trace: Trace, probe: _Probe | None) -> None:
+        super().__init__(trace)
+        self.probe = probe
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.probe is not None:
+            self.probe.between()
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _run(
+    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, probe: _Probe | None = None
+) -> _Run:
+    """Run a model once under a trace, and leave no other mark on it."""
+    _check_model(model)
+    args, kwargs = _arguments(args, kwargs)
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
+        if probe is not None:
+            raise ParameterError(
+                "the model has lazy parameters without a shape; run it once, or call initialize_"
+            )
+        model = copy.deepcopy(model)
+        with _unchanged(model):
+            model(*args, **kwargs)
+    trace = Trace(model)
+    if probe is not None:
+        trace.weighed = probe.weighed
+    for tensor in _tensors((args, kwargs)):
+        _describe_input(trace, tensor)
+    backward = probe is not None and probe.backward
+    with _unchanged(model), _differentiable(model, backward) as parameters:
+        mode = _Pass(trace, probe)
+        with torch.set_grad_enabled(backward), _opaque(model, mode):
+            try:
+                with mode:
+                    result = model(*args, **kwargs)
+            except (ParameterError, MomentError):
+                raise
+            except Exception as error:
+                _explain(error, model)
+                raise
+            outputs = [y for y in _outputs(result) if y.is_floating_point()]
+            entries = [trace.entry(y) for y in outputs]
+            trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
+            if probe is not None:
+                probe.finish(outputs, parameters)
+    if not any(node.weighs for node in trace.tape.nodes):
+        raise ParameterError(
+            f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
+        )
+    return _Run(trace, probe)
+
+
+def _describe_input(trace: Trace, tensor: Tensor) -> None:
+    from gainreg.adapters.torch.tracer import measured
+    from gainreg.signals import layout as layouts
+    from gainreg.signals.state import Moments
+
+    if not tensor.is_floating_point():
+        trace.set(tensor, Tokens())
+        return
+    own = layouts.of_input(tensor.shape)
+    moments = Moments(0.0, 1.0, 0.0, 0.0)
+    if tensor.device.type != "meta":
+        moments = measured(tensor, own)
+    node = trace.tape.record("given", (), own, moments=moments, phrase="data")
+    trace.set(tensor, Signal(node, own))
+
+
+def _outputs(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, (Tensor, dict, tuple, list)):
+        yield from _tensors(dict(result) if isinstance(result, dict) else result)
+    elif hasattr(result, "__dict__"):
+        yield from _tensors(vars(result))
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Buffers, mode and every random state, put back however it ends."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer is not None}
+    modes = {module: module.training for module in model.modules()}
+    states = random.getstate(), torch.get_rng_state()
+    import numpy as np
+
+    numpy_state = np.random.get_state()  # noqa: NPY002  models draw from it
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # the encoder's fused form is one operation of many weights; the plain one is the same model
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        random.setstate(states[0])
+        torch.set_rng_state(states[1])
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        if on_devices is not None:
+            torch.cuda.set_rng_state_all(on_devices)
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in kept and not _same_bits(buffer, kept[name]):
+                    buffer.copy_(kept[name])
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.device.type == "meta" or a is b or bool(torch.equal(a, b))
+
+
+@contextlib.contextmanager
+def _differentiable(model: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
+    """The floating parameters, requiring gradients while it lasts."""
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    if not wanted:
+        yield parameters
+        return
+    frozen = [p for p in parameters if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield parameters
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
+    """Recurrent layers go unseen: their output is what it is measured to be."""
+    handles = []
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        mode.paused += 1
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        mode.paused -= 1
+        if mode.paused:
+            return
+        trace = mode.trace
+        names = {id(p): n for n, p in model.named_parameters()}
+        kind = type(module).__name__
+        for parameter in module.parameters():
+            trace.tape.keep(names[id(parameter)], f"part of {kind}: recurrent layers are kept")
+        trace.tape.warn(f"{kind} is not followed inside: its output counts as it was measured")
+        signals = [trace.signal(t) for t in _tensors(args) if trace.is_signal(t)]
+        for y in _tensors(result):
+            trace.set(y, _recurrent(trace, y, signals, kind))
+
+    for module in model.modules():
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recurrent(trace: Trace, y: Tensor, signals: list[Signal], kind: str) -> Signal:
+    from gainreg.adapters.torch.tracer import measured
+    from gainreg.signals import layout as layouts
+    from gainreg.signals.state import Moments
+
+    own = layouts.of_input(y.shape)
+    note = f"the output of {kind}"
+    moments = Moments(0.0, 0.1, 0.0, 0.0) if y.device.type == "meta" else measured(y, own)
+    return trace.record(
+        "given", signals[:1], own, moments=moments, phrase=kind, exact=False, note=note
+    )
+
+
+# --- weights ---
+
+
+def draw(
+    tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None
+) -> None:
+    """Fill a tensor with numbers of mean 0 and that standard deviation."""
+    if tensor.dim() < 2 and distribution == "orthogonal":
+        distribution = "normal"
+    if distribution == "normal":
+        init.normal_(tensor, 0.0, std, generator=generator)
+    elif distribution == "uniform":
+        bound = scaling.uniform_bound(std)
+        init.uniform_(tensor, -bound, bound, generator=generator)
+    elif distribution == "truncated_normal":
+        wide = scaling.untruncated_std(std)
+        init.trunc_normal_(tensor, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
+    else:
+        rows = tensor.shape[0]
+        factor = scaling.orthogonal_scale(std, rows, tensor.numel() // rows)
+        drawn = torch.empty(tensor.shape, dtype=torch.float32)
+        tensor.copy_(init.orthogonal_(drawn, factor, generator=generator))
+
+
+def _rms(tensor: Tensor) -> float:
+    return math.sqrt(_square(tensor))
+
+
+def _square(tensor: Tensor) -> float:
+    x = tensor.detach()
+    return float(x.to(torch.promote_types(x.dtype, torch.float32)).square().mean())
+
+
+# --- what may be asked ---
+
+
+def _options(residual: Any, output_std: Any, criterion: Any) -> dict[str, Any]:
+    def is_size(value: Any) -> bool:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and 0 < value < math.inf
+
+    if residual is not None and not is_size(residual):
+        raise ParameterError(
+            f"residual is a finite number above 0, or None for a share of 1 a branch, got "
+            f"{residual!r}"
+        )
+    if not is_size(output_std):
+        raise ParameterError(f"output_std is a finite number above 0, got {output_std!r}")
+    if criterion not in CRITERIA:
+        known = ", ".join(map(repr, CRITERIA))
+        raise ParameterError(f"criterion is one of {known}, got {criterion!r}")
+    return {
+        "residual": None if residual is None else float(residual),
+        "output_std": float(output_std),
+        "criterion": criterion,
+    }
+
+
+def _check_distribution(distribution: str) -> None:
+    if distribution not in DISTRIBUTIONS:
+        known = ", ".join(map(repr, DISTRIBUTIONS))
+        raise ParameterError(f"distribution is one of {known}, got {distribution!r}")
+
+
+def _check_model(model: Any) -> None:
+    if hasattr(model, "_orig_mod"):
+        raise ParameterError("the model is wrapped by torch.compile; give the original model")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ParameterError("the model is scripted; give the original model")
+    if not isinstance(model, nn.Module):
+        raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
+    if next(model.parameters(), None) is None:
+        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+
+
+def _check_type(name: str, parameter: Tensor) -> None:
+    if not parameter.is_floating_point():
+        raise ParameterError(
+            f"the weight {name!r} has the type {parameter.dtype}; only real floating-point "
+            "weights can be set"
+        )
+    if parameter.is_inference():
+        raise ParameterError(
+            f"the weight {name!r} was made in inference mode and cannot be set; make the model "
+            "outside of torch.inference_mode"
+        )
+
+
+def _settable(model: nn.Module) -> dict[str, Tensor]:
+    _check_model(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        if nn.parameter.is_lazy(parameter):
+            raise ParameterError(
+                f"the parameter {name!r} is lazy and has no shape yet; run the model once"
+            )
+    return parameters
+
+
+def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args = (args,) if isinstance(args, Tensor) else args
+    if not isinstance(args, (tuple, list)) or not (
+        kwargs is None or isinstance(kwargs, Mapping)
+    ):
+        raise ParameterError(
+            "args is a tensor or a tuple of example inputs, and kwargs a dict, got "
+            f"{type(args).__name__} and {type(kwargs).__name__}"
+        )
+    args, kwargs = tuple(args), dict(kwargs or {})
+    tensors = list(_tensors((args, kwargs)))
+    if not tensors:
+        raise ParameterError("no tensor is among the example inputs; give the model's arguments")
+    for tensor in tensors:
+        if not tensor.is_floating_point() or tensor.device.type == "meta":
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
+    return args, kwargs
+
+
+def _explain(error: Exception, model: nn.Module) -> None:
+    """Say on the model's own error what gainreg was doing, and what helps on the meta device."""
+    error.add_note(
+        f"gainreg was running {type(model).__name__} on the example inputs; nothing was set"
+    )
+    if any(p.device.type == "meta" for p in model.parameters()):
+        error.add_note(
+            "the model is on the meta device, where tensors have no values: if its code asks one "
+            "for its value, plan on a small model with values instead"
+        )
+    _ = warnings

@@ -1,0 +1,254 @@
+"""The signal through a tape: forward states with each weight as it is or as it will be set, then
+gradients back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gainreg.errors import MomentError
+from gainreg.signals import policy, rules
+from gainreg.signals.policy import Residual
+from gainreg.signals.state import State
+from gainreg.signals.tape import Node, Tape
+
+# A weight's target is found to this, relative: as many digits as the moments have.
+ENOUGH = 1e-12
+
+
+@dataclass
+class Aims:
+    """What the weights are set for.
+
+    Attributes:
+        residual: what all branches of a stream together add, of its second moment; None for 1 a
+            branch.
+        output_std: standard deviation of the model's output.
+    """
+
+    residual: float | None = 1.0
+    output_std: float = 1.0
+
+
+class Flow:
+    """States and gradients of every node of a tape.
+
+    Args:
+        tape: what the model did.
+        aims: what the weights are to be set for; None to take them as they are.
+    """
+
+    def __init__(self, tape: Tape, aims: Aims | None) -> None:
+        self.tape = tape
+        self.aims = aims
+        self.residuals = policy.residuals(tape)
+        self.endings = policy.endings(tape)
+        self.states: dict[Node, State] = {}
+        self.back: dict[Node, tuple[rules.Back, ...]] = {}
+        self.variances: dict[str, float] = {}
+        self.targets: dict[Node, float] = {}
+        self.notes: dict[Node, str] = {}
+        self._ends = {node: r for r in self.residuals.values() for node in r.last}
+        self._solving: set[Residual] = set()
+        if aims is not None:
+            self._tie()
+        for node in tape.nodes:
+            self.state(node)
+        self.gradients = self._backward()
+
+    # --- forward ---
+
+    def state(self, node: Node) -> State:
+        """The state of a node's output."""
+        if node not in self.states:
+            for parent in node.inputs:
+                self.state(parent)
+            step = self._step(node, [self.states[parent] for parent in node.inputs])
+            self._check(node, step.state)
+            self.states[node] = step.state
+            self.back[node] = step.back
+        return self.states[node]
+
+    def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
+        if not node.weighs:
+            return rules.at(node.rule, node, inputs, node.facts)
+        if node.rule == "embedding":
+            return rules.embedding(node, variance=self._table(node), **node.facts)
+        gain = node.facts["fan_in"] * node.facts["taps"]
+        known = self.variances.get(node.weight, node.variance)
+        if known is None and self.aims is None:
+            known = self.tape.parameters[node.weight].square
+        if target is None and known is not None:
+            return rules.linear(node, *inputs, variance=known, **node.facts)
+        x = inputs[0]
+        q = x.q if x.counted is None else x.counted
+        if target is None:
+            target = self._target(node)
+            if not (0 < q < math.inf):
+                size = "zero" if not q else "not finite"
+                raise MomentError(
+                    f"the weight {node.weight!r} cannot be set: the signal that feeds it, "
+                    f"{x.phrase}, has a second moment that is {size}; look for what "
+                    "stops it on the way, or give other example inputs"
+                )
+            self.variances[node.weight] = target / (gain * q)
+            self.targets[node] = target
+            if x.counted is not None:
+                target *= x.q / x.counted
+        variance = target / (gain * x.q) if x.q else 0.0
+        if node.bias:
+            inputs = inputs[:1]  # it becomes 0
+        return rules.linear(node, *inputs, variance=variance, target=target, **node.facts)
+
+    def _table(self, node: Node) -> float:
+        if node.weight in self.variances:
+            return self.variances[node.weight]
+        square = self.tape.parameters[node.weight].square if node.weight else node.variance
+        if self.aims is None or not node.weight:
+            return 1.0 if square is None else square
+        self.variances[node.weight] = 1.0
+        return 1.0
+
+    def _check(self, node: Node, state: State) -> None:
+        if not math.isfinite(state.q):
+            fed = state.phrase
+            raise MomentError(
+                f"the signal is not finite behind step {node.id} ({node.rule}, {fed}); look for "
+                "what makes it grow on the way, or give other example inputs"
+            )
+
+    # --- targets ---
+
+    def _target(self, node: Node) -> float:
+        assert self.aims is not None
+        residual = self._ends.get(node)
+        if residual is not None and self.aims.residual is not None:
+            if residual in self._solving:
+                return 1.0
+            return self._branch_target(residual)
+        if node in self.endings:
+            return self.aims.output_std**2
+        return 1.0
+
+    def _branch_target(self, residual: Residual) -> float:
+        """What the last weights of a branch aim at, so that ``residual`` arrives at the sum."""
+        known = [self.targets[node] for node in residual.last if node in self.targets]
+        if known:
+            return known[0]
+        if residual.normed:
+            self.notes[residual.last[0]] = (
+                "its branch ends in a norm, whose scale decides what arrives at the residual sum"
+            )
+            return 1.0
+        self._solving.add(residual)
+        try:
+            start = self.state(residual.start).q
+            for node in residual.last:
+                self.state(node.inputs[0])
+            return self._solve(residual, self.aims.residual * start)  # type: ignore[union-attr,operator]
+        finally:
+            self._solving.discard(residual)
+
+    def _solve(self, residual: Residual, wanted: float) -> float:
+        """The target t for which L branches add up to what is wanted, by the secant rule in ln t:
+        one step where the tail is linear."""
+        length = residual.length
+        points: list[tuple[float, float]] = []
+        target = wanted / length
+        for _ in range(40):
+            arrived = self._arriving(residual, target)
+            whole = length * arrived.moments.variance + (length * arrived.moments.mean) ** 2
+            if not (0 < whole < math.inf):
+                self.notes[residual.last[0]] = "nothing of its branch arrives at the residual sum"
+                return 1.0
+            miss = math.log(whole / wanted)
+            if abs(miss) < ENOUGH:
+                return target
+            points = [*points[-1:], (math.log(target), miss)]
+            slope = 1.0
+            if len(points) == 2 and points[1][0] != points[0][0]:
+                slope = (points[1][1] - points[0][1]) / (points[1][0] - points[0][0])
+                slope = min(4.0, max(0.25, slope))
+            if abs(miss / slope) < 4 * ENOUGH:
+                return target
+            target *= math.exp(-miss / slope)
+        return target
+
+    def _arriving(self, residual: Residual, target: float) -> State:
+        """What arrives at the sum when the branch's last weights aim at ``target``.
+
+        A learned scale counts as 1: where its author starts it small, the branch is to be small.
+        """
+        trial: dict[Node, State] = {}
+        for node in residual.last:
+            trial[node] = self._step(node, [self.state(node.inputs[0])], target).state
+        for node in residual.tail:
+            inputs = [trial[p] if p in trial else self.state(p) for p in node.inputs]
+            if node.rule == "scale" and node.weight:
+                trial[node] = inputs[0]
+            else:
+                trial[node] = rules.at(node.rule, node, inputs, node.facts).state
+        return trial[residual.branch]
+
+    def _tie(self) -> None:
+        """Tables that are also output weights: what the output needs, found by going through the
+        model twice, since what feeds the output may depend on the table."""
+        tables = {node.weight for node in self.tape.nodes if node.rule == "embedding"}
+        heads = [
+            node for node in self.tape.nodes if node.rule == "linear" and node.weight in tables
+        ]
+        if not heads:
+            return
+        for _ in range(2):
+            for node in self.tape.nodes:
+                self.state(node)
+            tied = {}
+            for head in heads:
+                gain = head.facts["fan_in"] * head.facts["taps"]
+                tied[head.weight] = self._target(head) / (gain * self.states[head.inputs[0]].q)
+            self.states.clear()
+            self.targets.clear()
+            self.variances = tied.copy()
+
+    # --- backward ---
+
+    def _backward(self) -> dict[Node, float]:
+        """Mean squared gradients by each node's root, that by the model's output being 1.
+
+        A node whose output is a function of an earlier node's root passes its gradient to that.
+        """
+        nothing = (0.0, 0.0)
+        at = dict.fromkeys(self.tape.nodes, nothing)
+        at_root = [nothing] * len(self.tape.nodes)
+        for node in self.tape.outputs:
+            at[node] = (at[node][0] + 1.0, at[node][1])
+        for node in reversed(self.tape.nodes):
+            state = self.states[node]
+            if at[node] != nothing and not state.constant:
+                root = state.root
+                at_root[root.node] = _sum(at_root[root.node], at[node], self._slopes(state))
+            here = at_root[node.id]
+            if here == nothing:
+                continue
+            for parent, factor in zip(node.inputs, self.back[node], strict=False):
+                if node.rule == "view":  # of the root, not of its function
+                    i = self.states[parent].root.node
+                    at_root[i] = _sum(at_root[i], here, factor)
+                else:
+                    at[parent] = _sum(at[parent], here, factor)
+        return {node: at_root[node.id][0] for node in self.tape.nodes}
+
+    def _slopes(self, state: State) -> rules.Back:
+        """From a function of a root to the root: E[f′²], and E[f′(u)f′(v)] across positions."""
+        f, root = state.profile, state.root
+        if state.function.core is None:
+            return rules.back(state.function.scale**2)
+        rho = root.correlation(root.moments.across_positions)
+        return rules.back(f.slope if math.isfinite(f.slope) else 0.0, f.slopes(rho, root.std))
+
+
+def _sum(
+    here: tuple[float, float], more: tuple[float, float], by: rules.Back
+) -> tuple[float, float]:
+    g, h = more
+    return here[0] + by.gg * g + by.gh * h, here[1] + by.hg * g + by.hh * h

@@ -1,0 +1,101 @@
+"""Which axes of a tensor hold units, positions and samples, followed through reshapes.
+
+An axis is a run of parts, a part is (role, size): after ``x.reshape(samples·tokens, features)`` the
+first axis is a run of two. Numbers that are averaged over are counted here, nothing is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+SAMPLE, POSITION, UNIT = "sample", "position", "unit"
+
+Part = tuple[str, int]
+Axis = tuple[Part, ...]
+Layout = tuple[Axis, ...]
+
+
+def of_input(shape: Sequence[int]) -> Layout:
+    """The layout of a model's input: samples first, then positions; the last axis holds units.
+
+    Where there are four axes or more, the second holds units, as convolutions have it. A weight
+    says later which axis it sums over, so a wrong guess costs nothing but the typical pair of
+    positions that ``across_positions`` is measured on.
+    """
+    if len(shape) < 2:
+        return tuple(((UNIT, size),) for size in shape)
+    unit = 1 if len(shape) >= 4 else len(shape) - 1
+    roles = [
+        SAMPLE if axis == 0 else UNIT if axis == unit else POSITION for axis in range(len(shape))
+    ]
+    return tuple(((role, size),) for role, size in zip(roles, shape, strict=True))
+
+
+def count(axes: Iterable[Axis]) -> dict[str, int]:
+    """How many units, positions and samples the axes run over."""
+    sizes = {SAMPLE: 1, POSITION: 1, UNIT: 1}
+    for axis in axes:
+        for role, size in axis:
+            sizes[role] *= size
+    return sizes
+
+
+def size(axis: Axis) -> int:
+    """The length of an axis."""
+    return math.prod(part for _, part in axis)
+
+
+def role(axis: Axis) -> str:
+    """The role of most of an axis: what a new part of other length inherits."""
+    return max(axis, key=lambda part: part[1])[0] if axis else POSITION
+
+
+def resized(axis: Axis, length: int, into: str | None = None) -> Axis:
+    """The axis with another length, in the same role or a given one."""
+    if into is None and size(axis) == length:
+        return axis
+    return ((into or role(axis), length),)
+
+
+def fitted(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The layout with the lengths of ``shape``, axis by axis."""
+    return tuple(resized(axis, length) for axis, length in zip(layout, shape, strict=True))
+
+
+def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The layout after the same elements, in the same order, took another shape."""
+    parts = [part for axis in layout for part in axis if part[1] > 1]
+    found: list[Axis] = []
+    for length in shape:
+        taken: list[Part] = []
+        left = length
+        while left > 1:
+            if not parts:
+                taken.append((POSITION, left))
+                break
+            name, whole = parts.pop(0)
+            if left % whole == 0:
+                taken.append((name, whole))
+                left //= whole
+            else:  # the part is split: as much as fits goes here, the rest to the next axis
+                common = math.gcd(left, whole)
+                taken.append((name, left if common < 2 else common))
+                left = 1 if common < 2 else left // common
+                if common > 1 and whole > common:
+                    parts.insert(0, (name, whole // common))
+        found.append(tuple(taken))
+    return tuple(found)
+
+
+def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
+    """The layout of what an operation makes of operands that broadcast against each other."""
+    found: list[Axis] = []
+    for back in range(len(shape), 0, -1):
+        axes = [
+            layout[-back]
+            for layout in layouts
+            if len(layout) >= back and size(layout[-back]) == shape[-back] > 1
+        ]
+        found.append(axes[0] if axes else ((POSITION, shape[-back]),) if shape[-back] > 1 else ())
+    return tuple(found)

@@ -1,0 +1,161 @@
+"""SignalReport: what was predicted of a model's signals, beside what was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gainreg import document
+from gainreg.errors import ParameterError, TableError
+
+# The marks of str(report). A signal is said to grow or to die where it is a factor 10 larger or
+# smaller than 1, what every weight aims at; samples to collapse where two have 95 % in common.
+GROWN, SHRUNK, ALIKE = 10.0, 0.1, 0.95
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """A weight at its first use; all sizes are root mean squares.
+
+    Attributes:
+        name: of the parameter.
+        operation: what it is used in.
+        fan_in: inputs that an output sums over, as far as they lie inside the padding.
+        weight_std: of the weight: to be set, or as it is.
+        fed_by: what feeds it.
+        input_rms, output_rms: predicted of what feeds it and of its output.
+        gradient_rms: predicted of its output, that by the model's output being 1.
+        spread: standard deviation of ln rms that is to be expected at this width.
+        correlation: of its output, across samples.
+        exact: whether nothing on the way was an approximation.
+        note: what was, or what else is to be said.
+        measured_input_rms, measured_output_rms, measured_gradient_rms: None if not measured.
+    """
+
+    name: str
+    operation: str
+    fan_in: float
+    weight_std: float
+    fed_by: str
+    input_rms: float
+    output_rms: float
+    gradient_rms: float
+    spread: float
+    correlation: float
+    exact: bool
+    note: str
+    measured_input_rms: float | None = None
+    measured_output_rms: float | None = None
+    measured_gradient_rms: float | None = None
+
+
+@dataclass(frozen=True)
+class SignalReport:
+    """A model's signals.
+
+    Attributes:
+        weights: in order of first use.
+        parameters: name → (status, reason).
+        warnings: sentences.
+    """
+
+    weights: tuple[WeightReport, ...]
+    parameters: Mapping[str, tuple[str, str]]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {
+            "weights": [asdict(weight) for weight in self.weights],
+            "parameters": {name: list(item) for name, item in self.parameters.items()},
+            "warnings": list(self.warnings),
+        }
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            ParameterError: the file cannot be written.
+        """
+        try:
+            document.write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        except TableError as error:
+            raise ParameterError(str(error)) from error
+
+    def __str__(self) -> str:
+        measured = any(weight.measured_input_rms is not None for weight in self.weights)
+        pair = "predicted/measured" if measured else "predicted"
+        head = ("weight", "fed by", "std", "in", "out", "gradient", "")
+        rows = [head, *(_row(weight, measured) for weight in self.weights)]
+        widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(head))]
+        lines = [f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"]
+        for row in rows:
+            cells = [
+                _short(cell, width).ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  ".join(cells).rstrip())
+        counts = Counter(status for status, _ in self.parameters.values())
+        total = sum(counts.values())
+        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+        lines.append(f"{total} parameters: {told}")
+        lines += [f"! {sentence}" for sentence in self.warnings]
+        return "\n".join(lines)
+
+
+def _row(weight: WeightReport, measured: bool) -> tuple[str, ...]:
+    def cell(predicted: float, found: float | None) -> str:
+        if not measured:
+            return f"{predicted:.3g}"
+        return f"{predicted:.3g}/" + ("–" if found is None else f"{found:.3g}")
+
+    marks = ""
+    if max(weight.input_rms, weight.output_rms) > GROWN or weight.gradient_rms > GROWN:
+        marks += "↑"
+    if min(weight.input_rms, weight.output_rms) < SHRUNK or weight.gradient_rms < SHRUNK:
+        marks += "↓"
+    if weight.correlation > ALIKE:
+        marks += "="
+    if not weight.exact:
+        marks += "~"
+    return (
+        weight.name,
+        weight.fed_by,
+        f"{weight.weight_std:.3g}",
+        cell(weight.input_rms, weight.measured_input_rms),
+        cell(weight.output_rms, weight.measured_output_rms),
+        cell(weight.gradient_rms, weight.measured_gradient_rms),
+        marks,
+    )
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+
+
+def tendencies(weights: tuple[WeightReport, ...]) -> list[str]:
+    """Sentences on what grows, dies out or collapses, each with the first weight that shows it."""
+    found: list[str] = []
+    for holds, what in (
+        (lambda w: w.input_rms > GROWN, "the signal grows: it reaches rms {0.input_rms:.3g}"),
+        (lambda w: w.input_rms < SHRUNK, "the signal dies out: it falls to rms {0.input_rms:.3g}"),
+        (lambda w: w.gradient_rms > GROWN, "the gradient grows, going back, to {0.gradient_rms:.3g}"),
+        (
+            lambda w: w.gradient_rms < SHRUNK,
+            "the gradient dies out, going back, to {0.gradient_rms:.3g}",
+        ),
+        (
+            lambda w: w.correlation > ALIKE,
+            "samples become alike: two have a correlation of {0.correlation:.3g}",
+        ),
+    ):
+        hits = [weight for weight in weights if math.isfinite(weight.input_rms) and holds(weight)]
+        if hits:
+            also = f", and at {len(hits) - 1} more weights" if len(hits) > 1 else ""
+            found.append(f"{what.format(hits[0])} at {hits[0].name}{also}")
+    return found

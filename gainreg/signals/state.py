@@ -1,0 +1,364 @@
+"""What is known of a tensor: its moments, and how it depends on independent Gaussians.
+
+A ``Source`` is a random variable of its own, most often what leaves a weight. A ``Root`` is a
+linear combination of sources; a ``State`` is an elementwise function of one root. Sums of states
+that are linear images of their roots stay linear combinations, so x + f(x) − x is f(x); sums and
+products of anything else are sources of their own, with the moments that they have.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from gainreg.signals.functions import (
+    IDENTITY,
+    NODES,
+    FloatArray,
+    Function,
+    Profile,
+    of_gaussian,
+    of_values,
+)
+
+# Points of equal weight that stand for a distribution where two are added or multiplied: enough
+# for the second moment of what a kinked function makes of the result to 3 digits.
+QUANTILES = 256
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, second moment and the two covariances, over the draw of the weights.
+
+    Attributes:
+        mean: E[x].
+        second_moment: E[x²].
+        across_positions: E[x·x′], x′ the same unit at another position of the same sample.
+        across_samples: E[x·x′], x′ the same unit and position in another sample.
+    """
+
+    mean: float
+    second_moment: float
+    across_positions: float
+    across_samples: float
+
+    @property
+    def variance(self) -> float:
+        """E[x²] − E[x]²."""
+        return max(0.0, self.second_moment - self.mean**2)
+
+    def scaled(self, factor: float, square: float | None = None) -> Moments:
+        """The moments of k·x for an independent k of mean ``factor`` and mean square ``square``.
+
+        k is the same at all positions and in all samples, as a parameter or a number is.
+        """
+        square = factor**2 if square is None else square
+        return Moments(
+            factor * self.mean,
+            square * self.second_moment,
+            square * self.across_positions,
+            square * self.across_samples,
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A random variable that others are combinations of.
+
+    Attributes:
+        key: what it is, and the views that were taken of it since: sources of different keys are
+            independent, or are taken for it.
+        moments: its own.
+        gaussian: whether its distribution is normal.
+        of: what it is a function of, if it is.
+        values: where not normal, its values at the nodes of a unit Gaussian z that it is an
+            increasing function of; None where only the moments are known.
+    """
+
+    key: tuple[Hashable, ...]
+    moments: Moments = field(compare=False)
+    gaussian: bool = field(default=True, compare=False)
+    of: State | None = field(default=None, compare=False)
+    values: tuple[FloatArray, ...] = field(default=(), compare=False)
+
+    def viewed(self, view: Hashable) -> Source:
+        """The same variable, its elements in another order, or some of them."""
+        of = None if self.of is None else replace(self.of, root=self.of.root.viewed(view, -1))
+        return replace(self, key=follow(self.key, view), of=of)
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A view that reorders axes: ``order`` of a tensor of that shape."""
+
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """The shape afterwards."""
+        return tuple(self.shape[axis] for axis in self.order)
+
+
+def follow(key: tuple[Hashable, ...], view: Hashable) -> tuple[Hashable, ...]:
+    """A chain of views with one more; transposes that follow each other become one or none."""
+    last = key[-1]
+    if (
+        isinstance(view, Permutation)
+        and isinstance(last, Permutation)
+        and last.result == view.shape
+    ):
+        order = tuple(last.order[axis] for axis in view.order)
+        in_place = order == tuple(range(len(order)))
+        return key[:-1] if in_place else (*key[:-1], Permutation(order, last.shape))
+    return (*key, view)
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """A linear combination of sources, and what follows from that.
+
+    Attributes:
+        node: the step of the tape whose output it is.
+        terms: the factors, by source.
+        shift: the number added to it.
+    """
+
+    node: int
+    terms: dict[Source, float]
+    shift: float
+    moments: Moments
+
+    @property
+    def std(self) -> float:
+        """Standard deviation."""
+        return math.sqrt(self.moments.variance)
+
+    @functools.cached_property
+    def gaussian(self) -> bool:
+        """Whether its distribution is normal, but for a thousandth of the variance at most."""
+        odd = sum(k**2 * s.moments.variance for s, k in self.terms.items() if not s.gaussian)
+        return odd <= 1e-3 * self.moments.variance
+
+    @functools.cached_property
+    def values(self) -> FloatArray:
+        """Its values at the nodes of the unit Gaussian that it is an increasing function of."""
+        z = self.moments.mean + self.std * NODES
+        if self.gaussian or self.std == 0:
+            return z
+        parts = [(s, k) for s, k in self.terms.items() if s.moments.variance]
+        if len(parts) == 1 and parts[0][0].values:
+            (source, k), odd = parts[0], parts[0][0].values[0]
+            return k * (odd - source.moments.mean) * math.copysign(1, k) + self.moments.mean
+        total = np.zeros(1)
+        for source, k in parts:
+            known = source.values[0] if source.values else _normal_values(source.moments)
+            total = spread_out(np.add.outer(k * at_quantiles(known), total))
+        values = on_nodes(total)
+        here = of_values(IDENTITY, values)
+        own = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
+        return (values - here.mean) * (self.std / own) + self.moments.mean
+
+    @functools.cached_property
+    def _line(self) -> Profile:
+        return self.profile(IDENTITY)
+
+    def profile(self, f: Function) -> Profile:
+        """The moments of f of this root."""
+        if self.gaussian:
+            return of_gaussian(f, self.moments.mean, self.std)
+        return of_values(f, self.values)
+
+    def correlation(self, covariance: float) -> float:
+        """The correlation of the unit Gaussians behind two copies of that covariance."""
+        variance = self.moments.variance
+        if not variance:
+            return 1.0
+        plain = (covariance - self.moments.mean**2) / variance
+        plain = min(1.0, max(-1.0, plain))
+        if self.gaussian or abs(plain) in (0.0, 1.0):
+            return plain
+        low, high = -1.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (
+                (middle, high) if self._line.covariance(middle) < covariance else (low, middle)
+            )
+        return (low + high) / 2
+
+    def viewed(self, view: Hashable, node: int) -> Root:
+        """The same combination of the sources' views."""
+        terms = {source.viewed(view): k for source, k in self.terms.items()}
+        return Root(node, terms, self.shift, self.moments)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What is known of a tensor.
+
+    Attributes:
+        root, function: it is this function of that linear combination.
+        moments: its own.
+        profile: the function's, over the root.
+        noise: variance of ln(second moment) that finite widths are expected to cause.
+        exact: whether nothing on the way was an approximation; ``note`` says what was.
+        phrase: what a report calls it.
+        counted: behind attention, the second moment of the values that it averages: weights count
+            that, since making up for the average would amplify what all positions have in common.
+    """
+
+    root: Root
+    function: Function
+    moments: Moments
+    profile: Profile
+    noise: float = 0.0
+    exact: bool = True
+    note: str = ""
+    phrase: str = "data"
+    counted: float | None = None
+
+    @property
+    def q(self) -> float:
+        """E[x²]."""
+        return self.moments.second_moment
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is one and the same number everywhere."""
+        return not self.moments.variance
+
+    def source(self, key: tuple[Hashable, ...]) -> Source:
+        """The state as a random variable of its own."""
+        values = () if self.constant else (np.sort(self.function(self.root.values)),)
+        of = self if self.root.gaussian and not self.constant else None
+        return Source(key, self.moments, False, of, values)
+
+    def but(self, note: str) -> State:
+        """The same, marked as approximate."""
+        return replace(self, exact=False, note=joined(self.note, note))
+
+
+def joined(*notes: str) -> str:
+    """Notes without repetition."""
+    return "; ".join(dict.fromkeys(part for note in notes for part in note.split("; ") if part))
+
+
+def of_root(
+    root: Root, function: Function, like: Sequence[State] = (), phrase: str = "", note: str = ""
+) -> State:
+    """The state of a function of a root; noise and notes are those of the states it comes from."""
+    profile = root.profile(function)
+    m = root.moments
+    if function == IDENTITY:
+        moments = m
+    else:
+        moments = Moments(
+            profile.mean,
+            profile.second_moment,
+            profile.covariance(root.correlation(m.across_positions)),
+            profile.covariance(root.correlation(m.across_samples)),
+        )
+    notes = joined(*(state.note for state in like), note)
+    exact = all(state.exact for state in like) and not note
+    if function.core is not None and not root.gaussian:
+        exact, notes = False, joined(notes, "a function of what is not Gaussian")
+    noise = max((state.noise for state in like), default=0.0)
+    return State(root, function, moments, profile, noise, exact, notes, phrase)
+
+
+def fresh(
+    node: int, moments: Moments, noise: float = 0.0, exact: bool = True, note: str = "",
+    phrase: str = "data", gaussian: bool = True, values: tuple[FloatArray, ...] = (),
+) -> State:  # fmt: skip
+    """The state of a new random variable."""
+    source = Source((node,), moments, gaussian, None, values)
+    root = Root(node, {source: 1.0}, 0.0, moments)
+    return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, exact, note, phrase)
+
+
+# --- how variables go together ---
+
+
+def product_mean(a: Source, b: Source) -> float:
+    """E[a·b] of two sources."""
+    if a.key == b.key:
+        return a.moments.second_moment
+    return a.moments.mean * b.moments.mean + _covariance(a, b)
+
+
+def _covariance(a: Source, b: Source) -> float:
+    """Of a function of a Gaussian root with another such, or with a Gaussian source: Σ aₖ·bₖ·ρᵏ,
+    with the functions' Hermite coefficients; 0 for independent ones."""
+    left, right = _gaussian_root(a), _gaussian_root(b)
+    if left is None or right is None:
+        return 0.0
+    (f, p), (g, q) = left, right
+    shared = math.fsum(
+        k * q.terms[s] * s.moments.variance for s, k in p.terms.items() if s in q.terms
+    )
+    if not shared or not p.std or not q.std:
+        return 0.0
+    rho = min(1.0, max(-1.0, shared / (p.std * q.std)))
+    orders = p.profile(f).orders * q.profile(g).orders
+    return float(orders[1:] @ rho ** np.arange(1, len(orders)))
+
+
+def _gaussian_root(source: Source) -> tuple[Function, Root] | None:
+    if source.gaussian:
+        return IDENTITY, Root(-1, {source: 1.0}, 0.0, source.moments)
+    if source.of is not None:
+        return source.of.function, source.of.root
+    return None
+
+
+def related(a: State, b: State) -> bool:
+    """Whether two states depend on a source that both have."""
+    return not _ultimate(a).isdisjoint(_ultimate(b))
+
+
+def _ultimate(state: State) -> set[Hashable]:
+    keys: set[Hashable] = set()
+    for source in state.root.terms:
+        keys |= _ultimate(source.of) if source.of is not None else {source.key}
+    return keys
+
+
+# --- distributions by their quantiles ---
+
+
+def _normal_values(moments: Moments) -> FloatArray:
+    return moments.mean + math.sqrt(moments.variance) * NODES
+
+
+@functools.cache
+def _levels() -> tuple[FloatArray, FloatArray]:
+    """z of the quantiles' levels, and of all sums of two quantiles in order."""
+    from scipy.special import ndtri
+
+    few = ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
+    many = ndtri((np.arange(QUANTILES**2) + 0.5) / QUANTILES**2)
+    return few, many
+
+
+def at_quantiles(values: FloatArray) -> FloatArray:
+    """A distribution on the nodes, at points of equal weight."""
+    return np.interp(_levels()[0], NODES, values)
+
+
+def on_nodes(points: FloatArray) -> FloatArray:
+    """A distribution at points of equal weight, on the nodes."""
+    few, many = _levels()
+    at = few if points.size == few.size else many
+    return np.interp(NODES, at, np.sort(points.ravel()))
+
+
+def spread_out(points: FloatArray) -> FloatArray:
+    """All combinations of two sets of points, as so many points as one set has."""
+    flat = np.sort(points.ravel())
+    if flat.size <= QUANTILES:
+        return flat
+    return flat.reshape(QUANTILES, -1).mean(axis=1)

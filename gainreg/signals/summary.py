@@ -1,0 +1,187 @@
+"""From a tape and its flow to a plan and to the rows of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gainreg.signals.flow import Flow
+from gainreg.signals.plan import Plan, PlannedParameter, PlannedWeight
+from gainreg.signals.report import SignalReport, WeightReport, tendencies
+from gainreg.signals.state import joined
+from gainreg.signals.tape import Node, Tape
+
+
+class Measured(NamedTuple):
+    """What was measured of an operation with a weight: root mean squares."""
+
+    input_rms: float | None
+    output_rms: float | None
+    gradient_rms: float | None
+
+
+NOTHING = Measured(None, None, None)
+
+
+def plan_of(flow: Flow, options: Mapping[str, Any]) -> Plan:
+    """The plan that a flow with aims amounts to."""
+    tape = flow.tape
+    weights = tuple(
+        PlannedWeight(
+            node.weight,
+            _operation(node),
+            _fan_in(node),
+            math.sqrt(flow.variances[node.weight]),
+            _fed_by(flow, node),
+        )
+        for node in first_uses(tape)
+        if node.weight in flow.variances
+    )
+    stds = {weight.name: weight.std for weight in weights}
+    listed = {
+        name: PlannedParameter(parameter.shape, status, reason, stds.get(name))
+        for (name, parameter), (status, reason) in zip(
+            tape.parameters.items(), _accounts(flow).values(), strict=True
+        )
+    }
+    listed.update(
+        (alias, PlannedParameter(tape.parameters[name].shape, "tied", f"the same as {name}"))
+        for alias, name in tape.aliases.items()
+    )
+    return Plan(weights, listed, dict(options), tuple(_warnings(flow)))
+
+
+def report_of(
+    flow: Flow, parameters: Mapping[str, tuple[str, str]], measured: Mapping[Node, Measured]
+) -> SignalReport:
+    """The report of a flow, with what was measured by node."""
+    weights = tuple(
+        _weight(flow, node, measured.get(node, NOTHING)) for node in first_uses(flow.tape)
+    )
+    warnings = tuple(dict.fromkeys([*_warnings(flow), *tendencies(weights)]))
+    return SignalReport(weights, dict(parameters), warnings)
+
+
+def first_uses(tape: Tape) -> list[Node]:
+    """The first operation with each weight, in order."""
+    found: dict[str, Node] = {}
+    for node in tape.nodes:
+        if node.weighs and node.weight:
+            found.setdefault(node.weight, node)
+    return list(found.values())
+
+
+def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
+    state = flow.states[node]
+    fed = flow.states[node.inputs[0]] if node.inputs else state
+    variance = flow.variances.get(node.weight, node.variance)
+    if variance is None:
+        variance = flow.tape.parameters[node.weight].square or 0.0
+    m = state.moments
+    stray = state.noise + 2 / flow_units(node)
+    return WeightReport(
+        name=node.weight,
+        operation=_operation(node),
+        fan_in=_fan_in(node),
+        weight_std=math.sqrt(variance),
+        fed_by=_fed_by(flow, node),
+        input_rms=math.sqrt(fed.q) if node.inputs else 1.0,
+        output_rms=math.sqrt(state.q),
+        gradient_rms=math.sqrt(flow.gradients[node]),
+        spread=math.sqrt(stray) / 2,
+        correlation=m.across_samples / m.second_moment if m.second_moment else 0.0,
+        exact=state.exact,
+        note=joined(state.note, flow.notes.get(node, "")),
+        measured_input_rms=measured.input_rms,
+        measured_output_rms=measured.output_rms,
+        measured_gradient_rms=measured.gradient_rms,
+    )
+
+
+def flow_units(node: Node) -> float:
+    """Width of an operation's output: its numbers that do not repeat over samples, positions."""
+    from gainreg.signals.layout import UNIT, count
+
+    return max(1, count(node.layout)[UNIT])
+
+
+def _operation(node: Node) -> str:
+    return str(node.facts.get("operation", node.rule))
+
+
+def _fan_in(node: Node) -> float:
+    return float(node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0))
+
+
+def _fed_by(flow: Flow, node: Node) -> str:
+    return flow.states[node.inputs[0]].phrase if node.inputs else "tokens"
+
+
+def accounts(tape: Tape) -> dict[str, tuple[str, str]]:
+    """Status and reason of every parameter of a model that is measured as it is."""
+    used = {node.weight for node in tape.nodes if node.weight}
+    used |= {node.bias for node in tape.nodes if node.bias}
+    found = {}
+    for name in tape.parameters:
+        if name in used or name in tape.kept:
+            found[name] = ("kept", tape.kept.get(name, "measured as it is"))
+        else:
+            found[name] = ("unreached", "no signal met it on the way to the output")
+    for alias, name in tape.aliases.items():
+        found[alias] = ("tied", f"the same as {name}")
+    return found
+
+
+def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
+    tape = flow.tape
+    firsts = {node.weight: node for node in first_uses(tape)}
+    tables = {node.weight for node in tape.nodes if node.rule == "embedding"}
+    heads = {node.weight for node in tape.nodes if node.rule == "linear"} & tables
+    biases = {node.bias: node.weight for node in tape.nodes if node.bias}
+    ends = {
+        node.weight: residual
+        for residual in flow.residuals.values()
+        for node in residual.last
+    }
+    found: dict[str, tuple[str, str]] = {}
+    for name in tape.parameters:
+        node = firsts.get(name)
+        if name in heads:
+            found[name] = "set", "a table that is also the output's weight: what the output needs"
+        elif node is not None and node.rule == "embedding":
+            found[name] = "set", "embedding table: std 1"
+        elif node is not None and name in flow.variances:
+            residual = ends.get(name)
+            if residual is not None and not residual.normed and flow.aims is not None:
+                if flow.aims.residual is None:
+                    found[name] = "set", "last weight of a residual branch, which aims at 1"
+                else:
+                    found[name] = (
+                        "set",
+                        f"last weight of one of {residual.length} residual branches that together "
+                        f"add {flow.aims.residual:g} times what their stream begins with",
+                    )
+            elif node in flow.endings:
+                found[name] = "set", "output weight: the output's std"
+            else:
+                found[name] = "set", "its output keeps second moment 1"
+        elif name in biases:
+            found[name] = "zeroed", f"bias of {biases[name]}"
+        elif name in tape.kept:
+            found[name] = "kept", tape.kept[name]
+        else:
+            found[name] = "unreached", "no signal met it on the way to the output"
+    return found
+
+
+def _warnings(flow: Flow) -> list[str]:
+    found = list(flow.tape.warnings)
+    for residual in flow.residuals.values():
+        if residual.normed:
+            found.append(
+                "residual branches end in a norm, whose scale is kept: each adds as much as the "
+                "norm gives, so the stream grows with every block"
+            )
+            break
+    return found

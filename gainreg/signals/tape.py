@@ -1,0 +1,105 @@
+"""What a model did with its signals, step by step: what a tracer records and all else reads."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gainreg.signals.layout import POSITION, Layout, count, size
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation on signals, and its output.
+
+    Attributes:
+        id: its place on the tape.
+        rule: the name of the rule in rules.py.
+        inputs: the nodes whose outputs it takes.
+        layout: of its output.
+        facts: what the rule needs to know beside the states.
+        weight: the parameter that it multiplies by, if it does: a weight, a table or a scale.
+        variance: of the weight where that is no parameter that could be set.
+        bias: the parameter that is added along with it.
+    """
+
+    id: int
+    rule: str
+    inputs: tuple[Node, ...]
+    layout: Layout
+    facts: dict[str, Any] = field(default_factory=dict)
+    weight: str = ""
+    variance: float | None = None
+    bias: str = ""
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Number of elements of the output."""
+        return math.prod(size(axis) for axis in self.layout)
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """Numbers of elements of the inputs."""
+        return tuple(node.size for node in self.inputs)
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of the output."""
+        return count(self.layout)[POSITION]
+
+    @property
+    def input_positions(self) -> tuple[int, ...]:
+        """Numbers of positions of the inputs."""
+        return tuple(node.positions for node in self.inputs)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it is an operation with a weight or a table."""
+        return self.rule in ("linear", "embedding")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the model.
+
+    Attributes:
+        mean, square: mean and mean square of its elements; None on the meta device.
+        shape: of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float | None
+    square: float | None
+
+
+class Tape:
+    """Nodes in the order of execution, the parameters, and which nodes are the model's output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.outputs: list[Node] = []
+        self.parameters: dict[str, Parameter] = {}
+        self.aliases: dict[str, str] = {}
+        self.kept: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def record(
+        self, rule: str, inputs: Sequence[Node], layout: Layout, **facts: Any
+    ) -> Node:
+        """Add a step."""
+        node = Node(len(self.nodes), rule, tuple(inputs), layout, facts)
+        self.nodes.append(node)
+        return node
+
+    def keep(self, name: str, reason: str) -> None:
+        """Note why a parameter stays as it is, if nothing was said before."""
+        self.kept.setdefault(name, reason)
+
+    def warn(self, sentence: str) -> None:
+        """Note a sentence for the report, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
