@@ -153,6 +153,9 @@ class Flow:
         """The target t for which L branches add up to what is wanted, by the secant rule in ln t:
         one step where the tail is linear."""
         length = residual.length
+        if not wanted:
+            self.notes[residual.last[0]] = "its residual stream begins with 0"
+            return 1.0
         points: list[tuple[float, float]] = []
         target = wanted / length
         for _ in range(40):

@@ -222,9 +222,7 @@ class Profile(NamedTuple):
         """The profile of f.scale·this + f.shift, by the variable that is f.inner times larger."""
         orders = f.scale * self.orders
         orders[0] += f.shift
-        second = (
-            f.scale**2 * self.second_moment + 2 * f.scale * f.shift * self.mean + f.shift**2
-        )
+        second = f.scale**2 * self.second_moment + 2 * f.scale * f.shift * self.mean + f.shift**2
         return Profile(
             f.scale * self.mean + f.shift,
             second,
@@ -259,7 +257,7 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
     known = named(core) if not mean else None
     try:
         if known:
-            entry = gainreg.resolve(known[0], std, **known[1])
+            entry = gainreg.resolve(known[0], std, **known[1])  # type: ignore[arg-type]
         else:
             entry = gainreg.resolve(lambda t: core(np.asarray(t) + mean), std)
     except GainregError:  # no moments, or none that can be found to many digits

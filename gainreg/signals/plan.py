@@ -78,7 +78,9 @@ class Plan:
 
         lines = [f"schema: {SCHEMA}", f"generator: {document.flow(f'gainreg {__version__}')}"]
         lines.append(f"options: {document.flow(self.options)}")
-        weights = [{f.name: getattr(weight, f.name) for f in fields(weight)} for weight in self.weights]
+        weights = [
+            {f.name: getattr(weight, f.name) for f in fields(weight)} for weight in self.weights
+        ]
         parameters = [
             {
                 "name": name,

@@ -17,6 +17,10 @@ from gainreg.errors import ParameterError, TableError
 # smaller than 1, what every weight aims at; samples to collapse where two have 95 % in common.
 GROWN, SHRUNK, ALIKE = 10.0, 0.1, 0.95
 
+# Likewise of what a weight's output does to the loss, its rms times its gradient's times √elements,
+# beside the model's last weight. One branch of a stream of 100 has a tenth of it, and is not dying.
+MORE, LESS = 10.0, 0.01
+
 
 @dataclass(frozen=True)
 class WeightReport:
@@ -31,6 +35,7 @@ class WeightReport:
         input_rms, output_rms: predicted of what feeds it and of its output.
         gradient_rms: predicted of its output, that by the model's output being 1.
         spread: standard deviation of ln rms that is to be expected at this width.
+        elements: of its output.
         correlation: of its output, across samples.
         exact: whether nothing on the way was an approximation.
         note: what was, or what else is to be said.
@@ -46,6 +51,7 @@ class WeightReport:
     output_rms: float
     gradient_rms: float
     spread: float
+    elements: int
     correlation: float
     exact: bool
     note: str
@@ -88,10 +94,11 @@ class SignalReport:
             raise ParameterError(str(error)) from error
 
     def __str__(self) -> str:
+        influence = influences(self.weights)
         measured = any(weight.measured_input_rms is not None for weight in self.weights)
         pair = "predicted/measured" if measured else "predicted"
         head = ("weight", "fed by", "std", "in", "out", "gradient", "")
-        rows = [head, *(_row(weight, measured) for weight in self.weights)]
+        rows = [head, *(_row(w, i, measured) for w, i in zip(self.weights, influence, strict=True))]
         widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(head))]
         lines = [f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"]
         for row in rows:
@@ -108,16 +115,16 @@ class SignalReport:
         return "\n".join(lines)
 
 
-def _row(weight: WeightReport, measured: bool) -> tuple[str, ...]:
+def _row(weight: WeightReport, influence: float, measured: bool) -> tuple[str, ...]:
     def cell(predicted: float, found: float | None) -> str:
         if not measured:
             return f"{predicted:.3g}"
         return f"{predicted:.3g}/" + ("–" if found is None else f"{found:.3g}")
 
     marks = ""
-    if max(weight.input_rms, weight.output_rms) > GROWN or weight.gradient_rms > GROWN:
+    if weight.input_rms > GROWN or influence > MORE:
         marks += "↑"
-    if min(weight.input_rms, weight.output_rms) < SHRUNK or weight.gradient_rms < SHRUNK:
+    if weight.input_rms < SHRUNK or influence < LESS:
         marks += "↓"
     if weight.correlation > ALIKE:
         marks += "="
@@ -138,24 +145,40 @@ def _short(text: str, width: int) -> str:
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
+def influences(weights: tuple[WeightReport, ...]) -> list[float]:
+    """What each weight's output does to the loss, that of the last weight being 1."""
+    sizes = [w.output_rms * w.gradient_rms * math.sqrt(w.elements) for w in weights]
+    last = sizes[-1] if sizes and sizes[-1] > 0 else 1.0
+    return [size / last for size in sizes]
+
+
 def tendencies(weights: tuple[WeightReport, ...]) -> list[str]:
     """Sentences on what grows, dies out or collapses, each with the first weight that shows it."""
     found: list[str] = []
-    for holds, what in (
-        (lambda w: w.input_rms > GROWN, "the signal grows: it reaches rms {0.input_rms:.3g}"),
-        (lambda w: w.input_rms < SHRUNK, "the signal dies out: it falls to rms {0.input_rms:.3g}"),
-        (lambda w: w.gradient_rms > GROWN, "the gradient grows, going back, to {0.gradient_rms:.3g}"),
+    pairs = list(zip(weights, influences(weights), strict=True))
+    for hits, what in (
         (
-            lambda w: w.gradient_rms < SHRUNK,
-            "the gradient dies out, going back, to {0.gradient_rms:.3g}",
+            [w for w in weights if w.input_rms > GROWN],
+            "the signal grows: it reaches rms {0.input_rms:.3g}",
         ),
         (
-            lambda w: w.correlation > ALIKE,
+            [w for w in weights if w.input_rms < SHRUNK],
+            "the signal dies out: it falls to rms {0.input_rms:.3g}",
+        ),
+        (
+            [w for w, influence in pairs if influence > MORE],
+            "the gradient grows, going back: it is {0.gradient_rms:.3g} of the output's",
+        ),
+        (
+            [w for w, influence in pairs if influence < LESS],
+            "the gradient dies out, going back: it is {0.gradient_rms:.3g} of the output's",
+        ),
+        (
+            [w for w in weights if w.correlation > ALIKE],
             "samples become alike: two have a correlation of {0.correlation:.3g}",
         ),
     ):
-        hits = [weight for weight in weights if math.isfinite(weight.input_rms) and holds(weight)]
         if hits:
-            also = f", and at {len(hits) - 1} more weights" if len(hits) > 1 else ""
-            found.append(f"{what.format(hits[0])} at {hits[0].name}{also}")
+            more = f", and at {len(hits) - 1} more weights" if len(hits) > 1 else ""
+            found.append(f"{what.format(hits[0])} at {hits[0].name}{more}")
     return found

@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,10 +44,13 @@ from gainreg.signals.state import (
     product_mean,
     related,
 )
+from gainreg.signals.tape import Node
 
 # Points on which functions of several variables are taken: randomised quasi-Monte Carlo, good to
 # about 0.3 % of the second moment.
 POINTS = 4096
+
+INDEPENDENT = "attention weights, from scores taken for independent"
 
 # The largest of more variables than this is taken for the largest of so many: from 64 to 200 it
 # grows by 15 %.
@@ -56,16 +59,6 @@ MOST = 64
 # A mean over so many independent units is taken for the number that it tends to: it strays by
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
-
-
-class Where(Protocol):
-    """What a rule reads of its node: an id, and the sizes of its output and inputs."""
-
-    id: int
-    size: int
-    input_sizes: tuple[int, ...]
-    positions: int
-    input_positions: tuple[int, ...]
 
 
 class Back(NamedTuple):
@@ -93,7 +86,7 @@ class Step(NamedTuple):
 
 
 def linear(
-    node: Where,
+    node: Node,
     x: State,
     bias: State | None = None,
     *,
@@ -106,6 +99,7 @@ def linear(
     copies: float = 1.0,
     steps: int = 1,
     transposed: bool = False,
+    mixes: bool = False,
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
@@ -118,11 +112,13 @@ def linear(
         copies: samples times positions, over which a measurement would average.
         steps: ∏stride. Only one in so many pairs of positions on the finer side meet the same
             weights; the others share nothing.
+        mixes: it sums over positions, as token mixing does: no two of them share weights.
     """
     gain = variance * fan_in * taps
     exact = gain * x.q if target is None else target
     c, s = (_part(c, x.q) * exact for c in _covariances(x.moments))
-    m = Moments(0.0, exact, c / steps if transposed else c, s)
+    c = 0.0 if mixes else c / steps if transposed else c
+    m = Moments(0.0, exact, c, s)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
     if bias is not None and bias.q:
@@ -130,7 +126,7 @@ def linear(
         m = Moments(0.0, m.second_moment + b, m.across_positions + b, m.across_samples + b)
         state = fresh(node.id, m, noise, x.exact, x.note, operation)
     g = gain * node.size / node.input_sizes[0]
-    return Step(state, (back(g, g if transposed else g / steps), back(0.0)))
+    return Step(state, (back(g, 0.0 if mixes else g if transposed else g / steps), back(0.0)))
 
 
 def _part(c: float, q: float) -> float:
@@ -160,7 +156,7 @@ def _alike(m: Moments, copies: float) -> float:
     return min(1.0, rho + (1 - min(rho, 1.0)) / copies)
 
 
-def embedding(node: Where, *, variance: float, units: int, copies: float = 1.0) -> Step:
+def embedding(node: Node, *, variance: float, units: int, copies: float = 1.0) -> Step:
     """Rows of a table, different ones for different tokens: q = Var[w], c = 0."""
     m = Moments(0.0, variance, 0.0, 0.0)
     return Step(fresh(node.id, m, 2 / units / copies, phrase="embedding"))
@@ -169,7 +165,7 @@ def embedding(node: Where, *, variance: float, units: int, copies: float = 1.0) 
 # --- elementwise ---
 
 
-def elementwise(node: Where, *states: State, operation: Operation) -> Step:
+def elementwise(node: Node, *states: State, operation: Operation) -> Step:
     """m, q by the moments, c by E[φ(u)φ(v)]; functions of one root are one function of it."""
     varying = [state for state in states if not state.constant]
     if not varying:
@@ -192,7 +188,7 @@ def same(a: Root, b: Root) -> bool:
     return a is b or (a.shift == b.shift and a.terms == b.terms)
 
 
-def _number(node: Where, value: float, states: Sequence[State]) -> State:
+def _number(node: Node, value: float, states: Sequence[State]) -> State:
     if not math.isfinite(value):
         value = 0.0
     m = Moments(value, value**2, value**2, value**2)
@@ -214,7 +210,7 @@ def _of(root: Root, f: Function, like: Sequence[State]) -> State:
     return state
 
 
-def add(node: Where, *states: State, factors: Sequence[float], shift: float = 0.0) -> Step:
+def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0) -> Step:
     """Σ factor·x + shift: of linear images as linear combinations, else Σq + 2·Σm·m′."""
     varying = [(s, k) for s, k in zip(states, factors, strict=True) if not s.constant]
     shift += math.fsum(
@@ -243,7 +239,10 @@ def add(node: Where, *states: State, factors: Sequence[float], shift: float = 0.
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
     root = Root(node.id, terms, shift, m)
     first = of_root(root, IDENTITY, alike, "a sum")
-    return Step(replace(first, noise=noise), tuple(back(k**2) for k in factors))
+    return Step(
+        replace(first, noise=noise),
+        tuple(_spread_out(node, i, k**2, k**2) for i, k in enumerate(factors)),
+    )
 
 
 def _names(root: Root) -> tuple[Hashable, ...]:
@@ -254,10 +253,8 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     items = list(terms.items())
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
-    positions, samples = (
-        math.fsum(k**2 * (c(s.moments) - s.moments.mean**2) for s, k in items)
-        for c in (lambda m: m.across_positions, lambda m: m.across_samples)
-    )
+    positions = math.fsum(k**2 * (s.moments.across_positions - s.moments.mean**2) for s, k in items)
+    samples = math.fsum(k**2 * (s.moments.across_samples - s.moments.mean**2) for s, k in items)
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
             if a.gaussian and b.gaussian:
@@ -269,7 +266,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     return Moments(mean, second + square, positions + square, samples + square)
 
 
-def multiply(node: Where, a: State, b: State) -> Step:
+def multiply(node: Node, a: State, b: State) -> Step:
     """Of independent signals m·m′, q·q′, c·c′; the gradient by one is the other's q."""
     if a.constant and b.constant:
         return Step(_number(node, a.moments.mean * b.moments.mean, (a, b)))
@@ -300,7 +297,15 @@ def multiply(node: Where, a: State, b: State) -> Step:
         gaussian=False,
         values=(on_nodes(values),),
     )
-    return Step(state, tuple(back(m.second_moment, m.across_positions) for m in (n, m)))
+    factors = ((n.second_moment, n.across_positions), (m.second_moment, m.across_positions))
+    return Step(state, tuple(_spread_out(node, i, *factor) for i, factor in enumerate(factors)))
+
+
+def _spread_out(node: Node, i: int, g: float, h: float) -> Back:
+    """The factors of an input that is broadcast: the gradients by its copies add up."""
+    share = node.size / node.input_sizes[i]
+    copies = max(1.0, node.positions / node.input_positions[i])
+    return Back(share * g, share * (copies - 1) * h, 0.0, share * copies * h)
 
 
 def _points(state: State) -> FloatArray:
@@ -314,7 +319,7 @@ PRODUCT = Operation("product", np.multiply)
 
 
 def scale(
-    node: Where, x: State, *, mean: float, square: float, positions: float | None = None
+    node: Node, x: State, *, mean: float, square: float, positions: float | None = None
 ) -> Step:
     """x·k for a parameter or constant k: q·E[k²], c·E[k²].
 
@@ -327,13 +332,11 @@ def scale(
         m = replace(m, across_positions=positions * x.moments.across_positions)
     gaussian = x.root.gaussian and x.function.core is None
     values = () if gaussian else (np.sort(np.nan_to_num(x.function(x.root.values))),)
-    state = fresh(
-        node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values
-    )
+    state = fresh(node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values)
     return Step(state, (back(square, positions),))
 
 
-def dropout(node: Where, x: State, *, keep: float, factor: float, elements: bool = True) -> Step:
+def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool = True) -> Step:
     """Each element kept with probability ``keep`` and multiplied by ``factor``: q/(1−p), c
     unchanged. ``elements`` is False where whole samples or channels are dropped."""
     if keep * factor == 1.0 and keep == 1.0:
@@ -364,7 +367,7 @@ def _normal_points(dimensions: int) -> FloatArray:
     return normal
 
 
-def sampled(node: Where, *states: State, operation: Operation) -> Step:
+def sampled(node: Node, *states: State, operation: Operation) -> Step:
     """A function of several variables, on samples of what they depend on: approximate."""
     sources = list(dict.fromkeys(s for state in states for s in state.root.terms))
     points = _normal_points(2 * max(1, len(sources)))
@@ -401,7 +404,8 @@ def sampled(node: Where, *states: State, operation: Operation) -> Step:
             step = 1e-5 * (1 + np.abs(values))
             moved = [v + step if j == i else v for j, v in enumerate(x)]
             slopes = np.nan_to_num((np.nan_to_num(operation.call(*moved)) - y) / step)
-            factors.append(back(float(np.mean(slopes**2))))
+            slope = float(np.mean(slopes**2))
+            factors.append(_spread_out(node, i, slope, slope))
     m = Moments(
         float(y.mean()),
         float(np.mean(y * y)),
@@ -420,7 +424,7 @@ def sampled(node: Where, *states: State, operation: Operation) -> Step:
 
 
 def normalise(
-    node: Where,
+    node: Node,
     x: State,
     *,
     units: int,
@@ -493,12 +497,12 @@ def _clip(c: float, q: float) -> float:
     return min(q, max(-q, c))
 
 
-def _scaled_root(node: Where, root: Root, f: Function, moments: Moments) -> Root:
+def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
     terms = {source: f.scale * k for source, k in root.terms.items()}
     return Root(node.id, terms, f.scale * root.shift + f.shift, moments)
 
 
-def _fresh_like(node: Where, x: State, moments: Moments, phrase: str) -> State:
+def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
     """A variable of its own, of x's distribution moved and stretched."""
     gaussian = x.root.gaussian and x.function.core is None
     values: tuple[FloatArray, ...] = ()
@@ -506,16 +510,14 @@ def _fresh_like(node: Where, x: State, moments: Moments, phrase: str) -> State:
         own = np.sort(np.nan_to_num(x.function(x.root.values)))
         stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
         values = ((own - x.moments.mean) * stretch + moments.mean,)
-    return fresh(
-        node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values
-    )
+    return fresh(node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values)
 
 
 # --- means, maxima and attention ---
 
 
 def mean(
-    node: Where, x: State, *, units: int, positions: int, samples: int, factor: float = 1.0
+    node: Node, x: State, *, units: int, positions: float, samples: int, factor: float = 1.0
 ) -> Step:
     """Of n positions q → c + (q − c)/n, and of units and samples likewise; then ·factor.
 
@@ -537,7 +539,7 @@ def mean(
     if plain:
         return Step(of_root(x.root, x.function.scaled(factor), (x,), x.phrase))
     over = [
-        f"{size} {name}"
+        f"{size:.3g} {name}"
         for size, name in ((positions, "positions"), (units, "units"), (samples, "samples"))
         if size > 1
     ]
@@ -552,13 +554,13 @@ def mean(
     return Step(state, (back(g),))
 
 
-def deviation(node: Where, x: State, *, root: bool) -> Step:
+def deviation(node: Node, x: State, *, root: bool) -> Step:
     """The variance over many units, or its root: a number."""
     value = x.moments.variance
     return Step(_number(node, math.sqrt(value) if root else value, (x,)))
 
 
-def maximum(node: Where, x: State, *, positions: int, units: int = 1) -> Step:
+def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     """The largest of n positions, which share one Gaussian and have one each of their own; on
     samples.
 
@@ -568,30 +570,36 @@ def maximum(node: Where, x: State, *, positions: int, units: int = 1) -> Step:
     units = min(units, MOST)
     positions = min(positions, MOST // units)
     root = x.root
-    points = _normal_points(2 * MOST + 2 * MOST)
-    own, shared = points[: 2 * MOST], points[2 * MOST :]
+    rho = min(1.0, max(0.0, root.correlation(root.moments.across_positions)))
+    points = _normal_points(4 * MOST)
 
-    def largest(first: int, mix: float = 1.0) -> FloatArray:
-        """The largest, of copies of the variables that share ``1 − mix²`` with the first ones."""
+    def window(first: int) -> list[FloatArray]:
+        """The variables, as unit Gaussians, from that row of the points on."""
+        own, common = points[first : first + MOST], points[first + MOST : first + 2 * MOST]
+        return [
+            math.sqrt(rho) * common[unit] + math.sqrt(1 - rho) * own[unit * positions + position]
+            for unit in range(units)
+            for position in range(positions)
+        ]
+
+    one, other = window(0), window(2 * MOST)
+
+    def largest(r: float) -> FloatArray:
+        """The largest of variables that have a correlation r with the first ones."""
         found = np.full(POINTS, -np.inf)
-        for unit in range(units):
-            rho = min(1.0, max(0.0, root.correlation(root.moments.across_positions)))
-            for position in range(positions):
-                i = unit * positions + position
-                z = math.sqrt(rho) * shared[unit] + math.sqrt(1 - rho) * own[i]
-                if first:
-                    other = math.sqrt(rho) * shared[MOST + unit] + math.sqrt(1 - rho) * own[MOST + i]
-                    z = math.sqrt(1 - mix**2) * z + mix * other
-                with np.errstate(all="ignore"):
-                    np.maximum(found, x.function(np.interp(z, NODES, root.values)), out=found)
+        for z, fresh_one in zip(one, other, strict=True):
+            mixed = r * z + math.sqrt(1 - r * r) * fresh_one
+            with np.errstate(all="ignore"):
+                values = x.function(np.interp(mixed, NODES, root.values))
+            np.maximum(found, values, out=found)
         return found
 
-    y = largest(0)
+    y = largest(1.0)
     q = float(np.mean(y * y))
     pairs = []
     for c in _covariances(root.moments):
         r = min(1.0, max(0.0, root.correlation(c)))
-        pairs.append(min(q, float(np.mean(y * largest(1, math.sqrt(1 - r * r))))))
+        pairs.append(min(q, float(np.mean(y * largest(r)))))
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *pairs),
@@ -615,7 +623,7 @@ def _sorted_levels() -> FloatArray:
 
 
 def scores(
-    node: Where,
+    node: Node,
     query: State,
     key: State,
     *,
@@ -666,7 +674,7 @@ def _scores(a: Moments, b: Moments, width: int, factor: float, positions: bool) 
     )
 
 
-def softmax(node: Where, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
+def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
     """Weights over n keys: E[Σp²] of independent scores of variance q − c.
 
     ``rows`` are the numbers of keys that a mask leaves; ``units`` says that it goes over units,
@@ -676,7 +684,7 @@ def softmax(node: Where, x: State, *, size: int, rows: Rows, units: bool = False
     if units:
         m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
     moments, down = _softmax(m, size, rows)
-    note = joined(x.note, "attention weights, from scores taken for independent")
+    note = joined(x.note, INDEPENDENT)
     state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
     return Step(state, (down,))
 
@@ -692,7 +700,7 @@ def _softmax(scored: Moments, size: int, rows: Rows) -> tuple[Moments, Back]:
 
 
 def attend(
-    node: Where,
+    node: Node,
     weights: State,
     value: State,
     scored: State | None = None,
@@ -750,7 +758,7 @@ def _to_values(a: float, queries: float, keys: int) -> Back:
 
 
 def attention(
-    node: Where,
+    node: Node,
     query: State,
     key: State,
     value: State,
@@ -765,7 +773,9 @@ def attention(
     scored = _scores(query.moments, key.moments, width, factor, False)
     weights, through = _softmax(scored, size, rows)
     moments, a = _attend(weights, value.moments, size, *_spread(scored), common)
-    note = joined(query.note, key.note, value.note, "attention weights, from scores taken for independent")
+    note = joined(
+        query.note, key.note, value.note, "attention weights, from scores taken for independent"
+    )
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
     queries = node.input_sizes[0] / width
@@ -783,7 +793,7 @@ def attention(
 # --- what only moves numbers ---
 
 
-def view(node: Where, x: State, *, view: Hashable = None) -> Step:
+def view(node: Node, x: State, *, view: Hashable = None) -> Step:
     """Reshape, transpose, slice, expand, gather, cast: unchanged; gradients are counted."""
     if view is None:
         return Step(x)
@@ -792,7 +802,7 @@ def view(node: Where, x: State, *, view: Hashable = None) -> Step:
     return Step(state, (_moved(node),))
 
 
-def _moved(node: Where) -> Back:
+def _moved(node: Node) -> Back:
     """What a view passes back: of fewer positions, so many pairs less; of copies, their sum."""
     share = node.size / node.input_sizes[0]
     before, after = node.input_positions[0], node.positions
@@ -803,7 +813,7 @@ def _moved(node: Where) -> Back:
     return Back(share, 0.0, 0.0, share / (after / before) * pairs)
 
 
-def concatenate(node: Where, *states: State) -> Step:
+def concatenate(node: Node, *states: State) -> Step:
     """Averages weighted by size."""
     total = math.fsum(node.input_sizes)
     shares = [size / total for size in node.input_sizes]
@@ -846,9 +856,16 @@ def _row(m: Moments) -> tuple[float, float, float, float]:
 # --- the ends ---
 
 
-def given(node: Where, *, moments: Moments, phrase: str, exact: bool = True, note: str = "",
-          gaussian: bool = True) -> Step:  # fmt: skip
-    """An input, a parameter or a buffer, with the moments that it has."""
+def given(
+    node: Node,
+    *states: State,
+    moments: Moments,
+    phrase: str,
+    exact: bool = True,
+    note: str = "",
+    gaussian: bool = True,
+) -> Step:
+    """An input, a parameter, a buffer, or what is only known by its moments."""
     m = moments
     if m.variance <= 1e-14 * m.second_moment:
         state = _number(node, m.mean, ())
@@ -856,7 +873,7 @@ def given(node: Where, *, moments: Moments, phrase: str, exact: bool = True, not
     return Step(fresh(node.id, m, 0.0, exact, note, phrase, gaussian=gaussian))
 
 
-def passed(node: Where, *states: State, operation: str) -> Step:
+def passed(node: Node, *states: State, operation: str) -> Step:
     """What is not understood: the first signal, taken for unchanged."""
     x = max(states, key=lambda state: state.q)
     note = f"{operation} was not understood and is taken for the identity"
@@ -868,12 +885,12 @@ def passed(node: Where, *states: State, operation: str) -> Step:
 RULES: dict[str, Callable[..., Step]] = {
     rule.__name__: rule
     for rule in (
-        add, attend, attention, concatenate, deviation, dropout, elementwise, embedding, given, linear,
-        maximum, mean, multiply, normalise, passed, scale, scores, softmax, view,
+        add, attend, attention, concatenate, deviation, dropout, elementwise, embedding, given,
+        linear, maximum, mean, multiply, normalise, passed, scale, scores, softmax, view,
     )
 }  # fmt: skip
 
 
-def at(rule: str, node: Where, states: Sequence[State], facts: dict[str, Any]) -> Step:
+def at(rule: str, node: Node, states: Sequence[State], facts: dict[str, Any]) -> Step:
     """Apply a rule by name."""
     return RULES[rule](node, *states, **facts)

@@ -53,9 +53,7 @@ def over_rows(spread: float, rows: Rows) -> float:
 def shared(rows: Rows) -> float:
     """Σp·p′ of two rows that weigh alike all keys that they see, the one with fewer seeing some of
     the other's."""
-    return math.fsum(
-        a * b / max(m, n) for m, a in rows for n, b in rows
-    )
+    return math.fsum(a * b / max(m, n) for m, a in rows for n, b in rows)
 
 
 def causal(keys: int) -> Rows:

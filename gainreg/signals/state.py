@@ -361,4 +361,5 @@ def spread_out(points: FloatArray) -> FloatArray:
     flat = np.sort(points.ravel())
     if flat.size <= QUANTILES:
         return flat
-    return flat.reshape(QUANTILES, -1).mean(axis=1)
+    groups: FloatArray = flat.reshape(QUANTILES, -1).mean(axis=1)
+    return groups

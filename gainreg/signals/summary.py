@@ -86,10 +86,11 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
         fan_in=_fan_in(node),
         weight_std=math.sqrt(variance),
         fed_by=_fed_by(flow, node),
-        input_rms=math.sqrt(fed.q) if node.inputs else 1.0,
+        input_rms=math.sqrt(fed.q),
         output_rms=math.sqrt(state.q),
         gradient_rms=math.sqrt(flow.gradients[node]),
         spread=math.sqrt(stray) / 2,
+        elements=node.size,
         correlation=m.across_samples / m.second_moment if m.second_moment else 0.0,
         exact=state.exact,
         note=joined(state.note, flow.notes.get(node, "")),
@@ -139,11 +140,7 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
     tables = {node.weight for node in tape.nodes if node.rule == "embedding"}
     heads = {node.weight for node in tape.nodes if node.rule == "linear"} & tables
     biases = {node.bias: node.weight for node in tape.nodes if node.bias}
-    ends = {
-        node.weight: residual
-        for residual in flow.residuals.values()
-        for node in residual.last
-    }
+    ends = {node.weight: residual for residual in flow.residuals.values() for node in residual.last}
     found: dict[str, tuple[str, str]] = {}
     for name in tape.parameters:
         node = firsts.get(name)

@@ -87,9 +87,7 @@ class Tape:
         self.kept: dict[str, str] = {}
         self.warnings: list[str] = []
 
-    def record(
-        self, rule: str, inputs: Sequence[Node], layout: Layout, **facts: Any
-    ) -> Node:
+    def record(self, rule: str, inputs: Sequence[Node], layout: Layout, **facts: Any) -> Node:
         """Add a step."""
         node = Node(len(self.nodes), rule, tuple(inputs), layout, facts)
         self.nodes.append(node)

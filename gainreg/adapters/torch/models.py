@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,6 +147,9 @@ def initialize_(
     """
     _check_distribution(distribution)
     options = _options(residual, output_std, criterion)
+    _check_model(model)
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
+        _shape(model, args, kwargs)
     _settable(model)
     run = _run(model, args, kwargs)
     flow = Flow(run.trace.tape, Aims(residual, output_std))
@@ -177,6 +179,7 @@ class _Probe:
     def __init__(self, backward: bool) -> None:
         self.backward = backward
         self.found: dict[Node, Measured] = {}
+        self.warnings: list[str] = []
         self._waiting: list[tuple[Node, Tensor]] = []
         self._gradients: dict[Node, float] = {}
 
@@ -189,7 +192,7 @@ class _Probe:
         """Called before each operation, when autograd knows of the output before."""
         for node, y in self._waiting:
             if self.backward and y.requires_grad:
-                y.register_hook(self._hook(node))
+                y.register_hook(self._hook(node))  # type: ignore[no-untyped-call]
         self._waiting.clear()
 
     def _hook(self, node: Node) -> Callable[[Tensor], None]:
@@ -198,7 +201,7 @@ class _Probe:
 
         return keep
 
-    def finish(self, outputs: list[Tensor], parameters: list[Tensor]) -> None:
+    def finish(self, outputs: list[Tensor], parameters: list[nn.Parameter]) -> None:
         """Go back through the model, once."""
         self.between()
         ends = [y for y in outputs if y.requires_grad]
@@ -209,7 +212,14 @@ class _Probe:
             torch.randn(y.shape, generator=source, dtype=torch.float32).to(y.device, y.dtype)
             for y in ends
         ]
-        torch.autograd.grad(ends, parameters, loss, allow_unused=True)
+        try:
+            torch.autograd.grad(ends, parameters, loss, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            self.warnings.append(
+                "gradients were not measured: reentrant checkpointing does not allow it"
+            )
         for node, square in self._gradients.items():
             self.found[node] = self.found[node]._replace(gradient_rms=math.sqrt(square))
 
@@ -241,7 +251,7 @@ class _Run:
     outputs: list[Tensor] = field(default_factory=list)
 
 
-class _Pass(Tracing):
+class _Pass(Tracing):  # type: ignore[no-untyped-call]
     """The tracing mode, with a probe."""
 
     def __init__(self, trace: Trace, probe: _Probe | None) -> None:
@@ -266,8 +276,7 @@ def _run(
                 "the model has lazy parameters without a shape; run it once, or call initialize_"
             )
         model = copy.deepcopy(model)
-        with _unchanged(model):
-            model(*args, **kwargs)
+        _shape(model, args, kwargs)
     trace = Trace(model)
     if probe is not None:
         trace.weighed = probe.weighed
@@ -290,11 +299,19 @@ def _run(
             trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
             if probe is not None:
                 probe.finish(outputs, parameters)
+                trace.tape.warnings += probe.warnings
     if not any(node.weighs for node in trace.tape.nodes):
         raise ParameterError(
             f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
         )
     return _Run(trace, probe)
+
+
+def _shape(model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Run a model with lazy parameters, so that they get their shapes."""
+    args, kwargs = _arguments(args, kwargs)
+    with _unchanged(model), torch.no_grad():
+        model(*args, **kwargs)
 
 
 def _describe_input(trace: Trace, tensor: Tensor) -> None:
@@ -323,13 +340,17 @@ def _outputs(result: Any) -> Iterator[Tensor]:
 @contextlib.contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Buffers, mode and every random state, put back however it ends."""
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer is not None}
+    kept = {
+        name: buffer.clone()
+        for name, buffer in model.named_buffers()
+        if not nn.parameter.is_lazy(buffer)
+    }
     modes = {module: module.training for module in model.modules()}
     states = random.getstate(), torch.get_rng_state()
     import numpy as np
 
     numpy_state = np.random.get_state()  # noqa: NPY002  models draw from it
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    on_devices = torch.cuda.get_rng_state_all() if _on_cuda() else None
     fast = torch.backends.mha.get_fastpath_enabled()
     # the encoder's fused form is one operation of many weights; the plain one is the same model
     torch.backends.mha.set_fastpath_enabled(False)
@@ -350,12 +371,16 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(kept[name])
 
 
+def _on_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.device.type == "meta" or a is b or bool(torch.equal(a, b))
 
 
 @contextlib.contextmanager
-def _differentiable(model: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
+def _differentiable(model: nn.Module, wanted: bool) -> Iterator[list[nn.Parameter]]:
     """The floating parameters, requiring gradients while it lasts."""
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     if not wanted:
@@ -420,9 +445,7 @@ def _recurrent(trace: Trace, y: Tensor, signals: list[Signal], kind: str) -> Sig
 # --- weights ---
 
 
-def draw(
-    tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None
-) -> None:
+def draw(tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None) -> None:
     """Fill a tensor with numbers of mean 0 and that standard deviation."""
     if tensor.dim() < 2 and distribution == "orthogonal":
         distribution = "normal"
@@ -505,7 +528,7 @@ def _check_type(name: str, parameter: Tensor) -> None:
         )
 
 
-def _settable(model: nn.Module) -> dict[str, Tensor]:
+def _settable(model: nn.Module) -> dict[str, nn.Parameter]:
     _check_model(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in parameters.items():
@@ -518,9 +541,7 @@ def _settable(model: nn.Module) -> dict[str, Tensor]:
 
 def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args = (args,) if isinstance(args, Tensor) else args
-    if not isinstance(args, (tuple, list)) or not (
-        kwargs is None or isinstance(kwargs, Mapping)
-    ):
+    if not isinstance(args, (tuple, list)) or not (kwargs is None or isinstance(kwargs, Mapping)):
         raise ParameterError(
             "args is a tensor or a tuple of example inputs, and kwargs a dict, got "
             f"{type(args).__name__} and {type(kwargs).__name__}"
@@ -547,4 +568,3 @@ def _explain(error: Exception, model: nn.Module) -> None:
             "the model is on the meta device, where tensors have no values: if its code asks one "
             "for its value, plan on a small model with values instead"
         )
-    _ = warnings

@@ -19,14 +19,13 @@ from gainreg.adapters.torch.tracer import (
     MASKED,
     Constant,
     Mask,
-    NotUnderstood,
+    NotUnderstoodError,
     Padded,
     Signal,
     Tokens,
     Trace,
     Weight,
     rule,
-    unit_size,
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
@@ -39,12 +38,12 @@ aten = torch.ops.aten
 # --- weights ---
 
 
-@rule(aten.mm, aten.bmm, aten.mv, aten.dot)
+@rule(aten.mm, aten.bmm, aten.mv, aten.dot, alone=True)
 def _product(trace: Trace, a: Tensor, b: Tensor) -> Any:
     return matrix_product(trace, a, b, None)
 
 
-@rule(aten.addmm, aten.baddbmm, aten.addmv)
+@rule(aten.addmm, aten.baddbmm, aten.addmv, alone=True)
 def _product_plus(
     trace: Trace, bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Any:
@@ -60,13 +59,11 @@ def _product_plus(
     )
 
 
-@rule(aten.linear)
+@rule(aten.linear, alone=True)
 def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     layout = (*trace.signal(x).layout[:-1], ((UNIT, weight.shape[0]),))
     fan_in = weight.shape[1]
-    return trace.linear(
-        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in
-    )
+    return trace.linear(x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in)
 
 
 def _two_signals(trace: Trace, a: Tensor, b: Tensor) -> bool:
@@ -77,31 +74,41 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
     """Signals and weights on either side; two signals are attention's scores or sums."""
     if _two_signals(trace, a, b):
         return contraction(trace, a, b)
-    if trace.is_signal(a) or (trace.is_weight(b) and not trace.is_signal(b)):
+    if not trace.is_signal(a) and not trace.is_signal(b) and not _applies(trace, b):
+        return _no_signal(trace, a, b)  # a weight that is computed, as in low-rank adapters
+    if not trace.is_signal(b):
         x, weight = a, b
-        if trace.is_weight(a) and not _transposed(b):
-            return None  # two parameters: a weight that is computed, as in low-rank adapters
         x_layout = trace.signal(a).layout
         fan_in = a.shape[-1]
-        last = ((UNIT, b.shape[-1]),) if b.dim() > 1 else ()
+        summed_over = x_layout[-1]
+        last = ((_role(summed_over), b.shape[-1]),)
         layout = (*x_layout[:-1], last) if b.dim() > 1 else x_layout[:-1]
     else:
         x, weight = b, a
         x_layout = trace.signal(b).layout
         fan_in = a.shape[-1]
+        summed_over = x_layout[-2] if b.dim() > 1 else x_layout[0]
         batch = x_layout[: b.dim() - 2] if b.dim() > 2 else ()
-        layout = (*batch, ((UNIT, a.shape[-2]),), *x_layout[-1:]) if b.dim() > 1 else (
-            ((UNIT, a.shape[0]),),
+        layout = (
+            (*batch, ((_role(summed_over), a.shape[-2]),), *x_layout[-1:])
+            if b.dim() > 1
+            else (((UNIT, a.shape[0]),),)
         )
-        if b.dim() == 1:
-            x_layout = (x_layout[0],)
+    mixes = any(role == POSITION for role, _ in summed_over)
     return trace.linear(
-        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in
+        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, mixes=mixes
     )
 
 
-def _transposed(tensor: Tensor) -> bool:
-    return tensor.dim() > 1 and tensor.stride(-1) != 1
+def _role(summed_over: layouts.Axis) -> str:
+    """What a weight's outputs are: positions where it sums over nothing else, as token mixing."""
+    return POSITION if {role for role, _ in summed_over} == {POSITION} else UNIT
+
+
+def _applies(trace: Trace, weight: Tensor) -> bool:
+    """Whether a product without signals is a layer on a constant or a parameter, such as class
+    tokens or coordinates: layers transpose their weights."""
+    return trace.is_weight(weight) and weight.dim() == 2 and weight.stride(-1) != 1
 
 
 def contraction(trace: Trace, a: Tensor, b: Tensor) -> Signal:
@@ -119,9 +126,7 @@ def contraction(trace: Trace, a: Tensor, b: Tensor) -> Signal:
         common = common_width(keys, value.node)
         return trace.record("attend", inputs, layout, size=width, common=common)
     along = layouts.role(left.layout[-1])
-    return trace.record(
-        "scores", [left, right], layout, width=width, positions=along == POSITION
-    )
+    return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
 
 
 def origin(node: Node) -> Node:
@@ -157,7 +162,7 @@ def comes_from(signal: Signal, rule: str) -> bool:
     return origin(signal.node).rule == rule
 
 
-@rule(aten.convolution, aten.cudnn_convolution, aten.miopen_convolution)
+@rule(aten.convolution, aten.cudnn_convolution, aten.miopen_convolution, alone=True)
 def _convolution(
     trace: Trace,
     x: Tensor,
@@ -216,19 +221,27 @@ def _taps_inside(
     return total
 
 
-@rule(aten.embedding)
+@rule(aten.embedding, alone=True)
 def _embedding(trace: Trace, weight: Tensor, indices: Tensor, *rest: Any) -> Any:
     return looked_up(trace, weight, indices, weight.shape[-1])
 
 
-@rule(aten._embedding_bag, aten._embedding_bag_forward_only)
+@rule(aten._embedding_bag, aten._embedding_bag_forward_only, alone=True)
 def _embedding_bag(
-    trace: Trace, weight: Tensor, indices: Tensor, offsets: Tensor, *rest: Any
-) -> Any:
-    raise NotUnderstood
+    trace: Trace, weight: Tensor, indices: Tensor, offsets: Tensor, scale: bool, mode: int,
+    *rest: Any, **more: Any,
+) -> Any:  # fmt: skip
+    made = looked_up(trace, weight, indices, weight.shape[-1], whole=False)
+    if not isinstance(made, Signal) or mode > 1:
+        raise NotUnderstoodError
+    n = indices.numel() / max(1, offsets.numel())
+    layout = layouts.of_input(trace.outputs[0].shape)
+    factor = 1.0 if mode else n
+    bag = trace.record("mean", [made], layout, units=1, positions=n, samples=1, factor=factor)
+    return bag, None, None, None
 
 
-def looked_up(trace: Trace, weight: Tensor, indices: Tensor, units: int) -> Any:
+def looked_up(trace: Trace, weight: Tensor, indices: Tensor, units: int, whole: bool = True) -> Any:
     """Rows of a table: its own to set by tokens, as it is by anything else, as positions."""
     entry = trace.entry(weight)
     y = trace.outputs[0]
@@ -243,7 +256,8 @@ def looked_up(trace: Trace, weight: Tensor, indices: Tensor, units: int) -> Any:
     layout = _of_rows(indices, units, y)
     made = trace.record("embedding", [], layout, units=units, copies=float(indices.numel()))
     made.node.weight = entry.name
-    trace.weighed(made.node, y, y)
+    if whole:
+        trace.weighed(made.node, y, y)
     return made
 
 
@@ -262,17 +276,17 @@ def _given(trace: Trace, y: Tensor, layout: layouts.Layout, phrase: str) -> Sign
 # --- elementwise, where the algebra knows more than the operation's values ---
 
 
-@rule(aten.add)
+@rule(aten.add, alone=True)
 def _add(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
     return summed(trace, a, b, 1.0, float(alpha))
 
 
-@rule(aten.sub)
+@rule(aten.sub, alone=True)
 def _subtract(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
     return summed(trace, a, b, 1.0, -float(alpha))
 
 
-@rule(aten.rsub)
+@rule(aten.rsub, alone=True)
 def _reverse_subtract(trace: Trace, a: Any, b: Any, alpha: float = 1) -> Any:
     return summed(trace, a, b, -float(alpha), 1.0)
 
@@ -317,12 +331,12 @@ def _line(trace: Trace, x: Tensor, factor: float, shift: float = 0.0) -> Any:
     return replace(made, rows=entry.rows)
 
 
-@rule(aten.neg)
+@rule(aten.neg, alone=True)
 def _negative(trace: Trace, x: Tensor) -> Any:
     return _line(trace, x, -1.0)
 
 
-@rule(aten.mul)
+@rule(aten.mul, alone=True)
 def _multiply(trace: Trace, a: Any, b: Any) -> Any:
     if not isinstance(a, Tensor):
         a, b = b, a
@@ -342,7 +356,7 @@ def _multiply(trace: Trace, a: Any, b: Any) -> Any:
     return trace.record("multiply", signals, layout)
 
 
-@rule(aten.div)
+@rule(aten.div, alone=True)
 def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     if not isinstance(b, Tensor) and rounding_mode is None:
         return _line(trace, a, 1 / float(b)) if b else None
@@ -398,7 +412,7 @@ def dropped(trace: Trace, x: Tensor, mask: Mask, elements: bool) -> Signal:
     )
 
 
-@rule(aten.bernoulli)
+@rule(aten.bernoulli, alone=True)
 def _bernoulli(trace: Trace, x: Tensor, p: float = 0.5, *, generator: Any = None) -> Any:
     return Mask(float(p)) if isinstance(p, (int, float)) else None
 
@@ -410,7 +424,7 @@ def _native_dropout(trace: Trace, x: Tensor, p: float, train: bool | None) -> An
     return dropped(trace, x, Mask(1 - p, 1 / (1 - p)), True), None
 
 
-@rule(aten.cos, aten.sin)
+@rule(aten.cos, aten.sin, alone=True)
 def _wave(trace: Trace, x: Tensor) -> Any:
     operation = aten.cos
     if trace.is_signal(x):
@@ -419,7 +433,7 @@ def _wave(trace: Trace, x: Tensor) -> Any:
     return Constant(0.0, 0.5) if x.device.type == "meta" else None
 
 
-@rule(aten.tril)
+@rule(aten.tril, alone=True)
 def _triangle(trace: Trace, x: Tensor, diagonal: int = 0) -> Any:
     return Constant(triangular=True) if x.device.type == "meta" else None
 
@@ -439,22 +453,22 @@ def _add_product(trace: Trace, x: Tensor, a: Tensor, b: Tensor, *, value: float 
 @rule(aten.lerp)
 def _interpolate(trace: Trace, a: Tensor, b: Tensor, weight: Any) -> Any:
     if isinstance(weight, Tensor):
-        raise NotUnderstood
+        raise NotUnderstoodError
     layout, signals = trace.broadcast(a, b)
     return trace.record("add", signals, layout, factors=(1 - weight, weight))
 
 
-@rule(aten.masked_fill)
+@rule(aten.masked_fill, alone=True)
 def _masked_fill(trace: Trace, x: Tensor, mask: Tensor, value: Any) -> Any:
     if not trace.is_signal(x):
         return trace.entry(x) if isinstance(trace.entry(x), (Tokens, Constant)) else None
     return _kept_where(trace, x, mask, value, keep=False)
 
 
-@rule(aten.where)
+@rule(aten.where, alone=True)
 def _where(trace: Trace, condition: Tensor, a: Any = None, b: Any = None) -> Any:
     if trace.is_signal(condition) or b is None:
-        raise NotUnderstood
+        raise NotUnderstoodError
     if not trace.is_signal(a) and not trace.is_signal(b):
         tokens = [t for t in (a, b) if isinstance(trace.entry(t), Tokens)]
         return trace.entry(tokens[0]) if tokens else _no_signal(trace, condition)
@@ -502,6 +516,44 @@ def _rows_of(trace: Trace, left: Tensor, keys: int) -> Rows | None:
         return causal(keys) if isinstance(trace.entry(left), Constant) else None
     counts = left.expand(*left.shape[:-1], keys).sum(-1).flatten().tolist()
     return grouped(counts) or None
+
+
+# --- activations of a kind of their own ---
+
+
+@rule(aten.glu)
+def _gated(trace: Trace, x: Tensor, dim: int = -1) -> Any:
+    signal, dim = trace.signal(x), dim % x.dim()
+    half = x.shape[dim] // 2
+    layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+    a, b = (
+        trace.record("view", [signal], layout, view=("slice", dim, i * half, half, 1))
+        for i in (0, 1)
+    )
+    gate = trace.record("elementwise", [b], layout, operation=trace.operation_of(aten.sigmoid))
+    return trace.record("multiply", [a, gate], layout)
+
+
+@rule(aten._prelu_kernel, aten.prelu)
+def _prelu(trace: Trace, x: Tensor, weight: Tensor) -> Any:
+    _, square = trace.statistics(weight, 0.25)
+    return _leaky(trace, x, math.sqrt(square))
+
+
+@rule(aten.rrelu_with_noise, aten.rrelu)
+def _rrelu(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+    numbers = [value for value in rest if isinstance(value, float)]
+    low, high = numbers if len(numbers) == 2 else (1 / 8, 1 / 3)
+    training = any(value is True for value in rest)
+    square = (low**2 + low * high + high**2) / 3 if training else ((low + high) / 2) ** 2
+    return _leaky(trace, x, math.sqrt(square))
+
+
+def _leaky(trace: Trace, x: Tensor, slope: float) -> Signal:
+    """Of several slopes the root mean square, which gives the average over channels."""
+    signal = trace.signal(x)
+    operation = trace.operation_of(aten.leaky_relu, slope)
+    return trace.record("elementwise", [signal], operation=operation)
 
 
 # --- norms ---
@@ -669,12 +721,20 @@ def _average_pool(trace: Trace, x: Tensor, size: Any, *rest: Any) -> Any:
     signal = trace.signal(x)
     if trace.tape and len(size) and not rest:  # adaptive: as many as there are for one
         spatial = len(size)
-        positions = math.prod(
-            math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, spatial + 1)
-        )
+        positions = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, spatial + 1))
     else:
         positions = math.prod(size if len(size) > 1 else [*size] * (x.dim() - 2))
     return trace.record("mean", [signal], units=1, positions=positions, samples=1)
+
+
+@rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
+def _blended(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+    y = trace.outputs[0]
+    share = 1.0
+    for before, after in zip(x.shape[2:], y.shape[2:], strict=True):
+        at = [((i + 0.5) * before / after - 0.5) % 1.0 for i in range(after)]
+        share *= sum((1 - t) ** 2 + t**2 for t in at) / after
+    return trace.record("mean", [trace.signal(x)], units=1, positions=1 / share, samples=1)
 
 
 @rule(aten.var, aten.std)
@@ -682,9 +742,13 @@ def _variance(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     signal = trace.signal(x)
     y = trace.outputs[0]
     root = "std" in str(trace.operation)
-    layout = layouts.of_input(y.shape) if y.dim() != x.dim() else tuple(
-        layouts.resized(axis, size) if size > 1 else ()
-        for axis, size in zip(signal.layout, y.shape, strict=True)
+    layout = (
+        layouts.of_input(y.shape)
+        if y.dim() != x.dim()
+        else tuple(
+            layouts.resized(axis, size) if size > 1 else ()
+            for axis, size in zip(signal.layout, y.shape, strict=True)
+        )
     )
     if y.dim() != x.dim():
         layout = tuple(axis for axis in signal.layout if layouts.size(axis) in y.shape)[: y.dim()]
@@ -704,7 +768,7 @@ def _vector_norm(
     trace: Trace, x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, **rest: Any
 ) -> Any:
     if order != 2:
-        raise NotUnderstood
+        raise NotUnderstoodError
     axes = _axes(x, dim)
     n = float(math.prod(x.shape[axis] for axis in axes))
     square = trace.elementwise(aten.pow, x, 2)
@@ -736,9 +800,7 @@ def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any
 @rule(aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
 def _adaptive_max_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
     y = trace.outputs[0]
-    positions = math.prod(
-        math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1)
-    )
+    positions = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1))
     return trace.record("maximum", [trace.signal(x)], positions=positions), None
 
 
@@ -822,15 +884,17 @@ def _layout(trace: Trace, x: Tensor) -> layouts.Layout:
 @rule(
     aten.view, aten._unsafe_view, aten.reshape, aten.unsqueeze, aten.squeeze, aten.clone,
     aten.alias, aten.detach, aten._to_copy, aten.lift_fresh, aten.contiguous, aten._reshape_alias,
-    aten._reshape_copy, aten.view_as, aten.to, aten.flatten, aten.lift,
+    aten._reshape_copy, aten.view_as, aten.to, aten.flatten, aten.lift, alone=True,
 )  # fmt: skip
 def _reshaped(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     y = trace.outputs[0]
     layout = _layout(trace, x)
-    return _moved(trace, x, layout if x.shape == y.shape else layouts.reshaped(layout, y.shape), None)
+    return _moved(
+        trace, x, layout if x.shape == y.shape else layouts.reshaped(layout, y.shape), None
+    )
 
 
-@rule(aten.t, aten.transpose, aten.permute, aten.numpy_T)
+@rule(aten.t, aten.transpose, aten.permute, aten.numpy_T, alone=True)
 def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
     n = x.dim()
     order = list(range(n))
@@ -847,7 +911,7 @@ def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
     return _moved(trace, x, tuple(layout[axis] for axis in order), view)
 
 
-@rule(aten.slice, aten.narrow)
+@rule(aten.slice, aten.narrow, alone=True)
 def _sliced(
     trace: Trace, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
@@ -859,7 +923,7 @@ def _sliced(
     return _moved(trace, x, layout, ("slice", dim, (start or 0) % x.shape[dim], y.shape[dim], step))
 
 
-@rule(aten.select)
+@rule(aten.select, alone=True)
 def _selected(trace: Trace, x: Tensor, dim: int, index: int) -> Any:
     dim %= x.dim()
     layout = _layout(trace, x)
@@ -868,7 +932,7 @@ def _selected(trace: Trace, x: Tensor, dim: int, index: int) -> Any:
 
 
 @rule(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes,
-      aten.chunk, aten.unsafe_chunk)  # fmt: skip
+      aten.chunk, aten.unsafe_chunk, alone=True)  # fmt: skip
 def _split(trace: Trace, x: Tensor, size: Any, dim: int = 0) -> Any:
     dim %= x.dim()
     found, outputs = [], trace.outputs
@@ -882,7 +946,7 @@ def _split(trace: Trace, x: Tensor, size: Any, dim: int = 0) -> Any:
     return tuple(found)
 
 
-@rule(aten.unbind)
+@rule(aten.unbind, alone=True)
 def _unbound(trace: Trace, x: Tensor, dim: int = 0) -> Any:
     dim %= x.dim()
     layout = _layout(trace, x)
@@ -893,7 +957,7 @@ def _unbound(trace: Trace, x: Tensor, dim: int = 0) -> Any:
     )
 
 
-@rule(aten.expand)
+@rule(aten.expand, alone=True)
 def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
     y = trace.outputs[0]
     layout = _layout(trace, x)
@@ -915,6 +979,7 @@ def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
     aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad2d, aten.index,
     aten._unsafe_index, aten.masked_select, aten.channel_shuffle, aten.native_channel_shuffle,
     aten.reflection_pad3d, aten.replication_pad1d, aten.replication_pad3d, aten.sort, aten.topk,
+    alone=True,
 )  # fmt: skip
 def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     y = trace.outputs[0]
@@ -939,7 +1004,7 @@ def _index(rest: Sequence[Any]) -> Any:
     return first[0] if isinstance(first, (tuple, list)) and first else first
 
 
-@rule(aten.cat, aten.concat, aten.stack)
+@rule(aten.cat, aten.concat, aten.stack, alone=True)
 def _concatenated(trace: Trace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     y = trace.outputs[0]
     tensors = [t for t in tensors if t.numel()]
@@ -966,7 +1031,7 @@ def _part(trace: Trace, tensor: Tensor, like: layouts.Layout) -> Signal:
     return trace.signal(tensor, layouts.fitted(like, tensor.shape))
 
 
-@rule(aten.copy)
+@rule(aten.copy, alone=True)
 def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
     entry = trace.entry(source)
     if isinstance(entry, Signal) and source.shape != x.shape:
@@ -974,7 +1039,7 @@ def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
     return entry
 
 
-@rule(aten.constant_pad_nd)
+@rule(aten.constant_pad_nd, alone=True)
 def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -> Any:
     y = trace.outputs[0]
     if not trace.is_signal(x):
@@ -994,7 +1059,8 @@ def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -
 
 @rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like, aten.randn_like,
       aten.full_like, aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full,
-      aten.new_empty_strided, aten.fill, aten.zero, aten.uniform, aten.normal)  # fmt: skip
+      aten.new_empty_strided, aten.fill, aten.zero, aten.uniform, aten.normal,
+      alone=True)  # fmt: skip
 def _new(trace: Trace, *rest: Any, **more: Any) -> Any:
     return None
 
@@ -1004,6 +1070,10 @@ def _new(trace: Trace, *rest: Any, **more: Any) -> Any:
 
 def _plain(name: str) -> Any:
     return lambda **_: (name, {})
+
+
+def _gelu(approximate: str = "none") -> Any:
+    return ("gelu_tanh" if approximate == "tanh" else "gelu"), {}
 
 
 def _elu(alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Any:
@@ -1017,9 +1087,8 @@ _NAMED.update(
         **{getattr(aten, name): _plain(name) for name in (
             "relu", "sigmoid", "tanh", "silu", "mish", "erf", "sin", "abs", "relu6", "selu",
         ) if hasattr(aten, name)},
-        aten.gelu: lambda approximate="none": ("gelu_tanh" if approximate == "tanh" else "gelu", {}),
+        aten.gelu: _gelu,
         aten.leaky_relu: lambda slope=0.01: ("leaky_relu", {"negative_slope": float(slope)}),
         aten.elu: _elu,
     }
 )  # fmt: skip
-_ = SAMPLE, unit_size

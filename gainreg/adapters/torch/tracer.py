@@ -14,7 +14,6 @@ rules.py says of each which rule of gainreg.signals applies. Every tensor is one
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -105,19 +104,22 @@ Entry = Signal | Weight | Computed | Tokens | Mask | Constant | None
 Rule = Callable[..., Any]
 
 _RULES: dict[Any, Rule] = {}
+_ALONE: set[Any] = set()
 
 
-class NotUnderstood(Exception):
+class NotUnderstoodError(Exception):
     """Raised by a rule for a form of its operation that it has no answer to."""
 
 
-def rule(*operations: Any) -> Callable[[Rule], Rule]:
+def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for operations, as a user does for a kernel of their own.
 
     The decorated function takes the ``Trace`` and the operation's own arguments, and returns what
     the output is: most often what a method of the trace gives, such as ``trace.elementwise`` or
     ``trace.signal(x)`` for an operation that leaves sizes as they are; a tuple for several
-    outputs; None for what is no signal.
+    outputs; None for what is no signal. It raises ``NotUnderstoodError`` for a form of the
+    operation that it has no answer to. With ``alone`` it is also asked where no signal is among the operands,
+    but a parameter or the like.
 
         @rule(torch.ops.mylib.scaled_tanh)
         def _(trace, x, scale):
@@ -126,7 +128,10 @@ def rule(*operations: Any) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for operation in operations:
-            _RULES[getattr(operation, "overloadpacket", operation)] = function
+            packet = getattr(operation, "overloadpacket", operation)
+            _RULES[packet] = function
+            if alone:
+                _ALONE.add(packet)
         return function
 
     return register
@@ -246,22 +251,16 @@ class Trace:
 
         Its function is the operation itself, run in double precision.
         """
-        shape = self.outputs[0].shape
-        like = self._broadcast(arguments, shape)
+        like = self._broadcast(arguments, self.outputs[0].shape)
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        others = tuple(
-            TENSOR if isinstance(argument, Tensor) else argument for argument in arguments
-        )
+        others = [TENSOR if isinstance(argument, Tensor) else argument for argument in arguments]
         signals = [self.signal(tensor, like) for tensor in tensors]
-        call = functools.partial(_in_doubles, operation, others, keywords)
-        key = (operation, others, tuple(sorted(keywords.items())))
-        with contextlib.suppress(TypeError):
-            hash(key)
-            return self.record(
-                "elementwise", signals, like, operation=Operation(key, call, *_named(key))
-            )
-        key = (operation, repr(others), repr(keywords))
-        return self.record("elementwise", signals, like, operation=Operation(key, call))
+        function = _operation(operation, tuple(others), keywords)
+        return self.record("elementwise", signals, like, operation=function)
+
+    def operation_of(self, operation: Any, *others: Any) -> Operation:
+        """An operation of one tensor and such other arguments, as a function on arrays."""
+        return _operation(operation, (TENSOR, *others), {})
 
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
@@ -269,9 +268,7 @@ class Trace:
         return like, [self.signal(tensor, like) for tensor in tensors]
 
     def _broadcast(self, arguments: Sequence[Any], shape: Sequence[int]) -> Layout:
-        known = [
-            entry.layout for entry in map(self.entry, arguments) if isinstance(entry, Signal)
-        ]
+        known = [entry.layout for entry in map(self.entry, arguments) if isinstance(entry, Signal)]
         return layouts.broadcast(known, shape)
 
     def view(self, x: Tensor, layout: Layout, view: Any = None) -> Signal:
@@ -354,7 +351,10 @@ class Trace:
         """Pass a signal on, and say so."""
         out = self.outputs[0] if self.outputs else None
         signals = [self.signal(t) for t in tensors if self.is_signal(t)]
-        if out is None or not signals or not out.is_floating_point():
+        for tensor in tensors:
+            for name in _names(self.entry(tensor)):
+                self.tape.keep(name, f"used by {operation}, which is not understood")
+        if out is None or not signals or not (out.is_floating_point() or out.is_complex()):
             return None
         self.tape.warn(f"{operation} is not understood: its output is taken for its input")
         largest = max(signals, key=lambda signal: signal.node.size)
@@ -378,7 +378,9 @@ class Trace:
                 self.set(tensor, None)
             return
         self.operation, self.outputs = operation, out
-        if ruled is None and not any(isinstance(entry, Signal) for entry in known):
+        entries: Any
+        has_signal = any(isinstance(entry, Signal) for entry in known)
+        if not has_signal and packet not in _ALONE:
             entries = self._without_signal(known, out)
         else:
             entries = self._apply(packet, operation, ruled, args, kwargs, tensors)
@@ -392,14 +394,15 @@ class Trace:
         tensors: list[Tensor],
     ) -> Any:  # fmt: skip
         name = str(packet).removeprefix("aten.")
+        kwargs = {key: value for key, value in kwargs.items() if key != "out"}
         if not self.outputs:
             return None
         if ruled is not None:
             try:
                 return ruled(self, *args, **kwargs)
-            except NotUnderstood:
+            except NotUnderstoodError:
                 return self.not_understood(name, tensors)
-        if not self.outputs[0].is_floating_point():
+        if not (self.outputs[0].is_floating_point() or self.outputs[0].is_complex()):
             return None
         if torch.Tag.pointwise in operation.tags or _is_elementwise(packet, args, self):
             return self.elementwise(packet, *args, **kwargs)
@@ -430,17 +433,15 @@ class Trace:
             self.set(base, Signal(entry.node, layouts.of_input(base.shape)))
 
 
-class Tracing(TorchDispatchMode):
+class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The mode in which a trace follows all that is done."""
 
     def __init__(self, trace: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.paused = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self.paused:
@@ -466,9 +467,7 @@ def measured(tensor: Tensor, own: Layout) -> Moments:
         raise ParameterError("NaN or infinities are among the numbers that the model works on")
     found = []
     for role in (POSITION, SAMPLE):
-        axes = [
-            i for i, axis in enumerate(own) if layouts.role(axis) == role and x.shape[i] > 1
-        ]
+        axes = [i for i, axis in enumerate(own) if layouts.role(axis) == role and x.shape[i] > 1]
         n = math.prod(x.shape[axis] for axis in axes)
         if n > 1:
             total = x.sum(axes)
@@ -529,6 +528,17 @@ def _functional(operation: Any) -> tuple[Any, bool]:
     if mutates:
         packet = getattr(getattr(torch.ops, space), name[:-1], packet)
     return packet, mutates
+
+
+def _operation(operation: Any, others: tuple[Any, ...], keywords: dict[str, Any]) -> Operation:
+    """The operation on arrays, with a key that is equal for equal arguments."""
+    call = functools.partial(_in_doubles, operation, others, keywords)
+    key = (operation, others, tuple(sorted(keywords.items())))
+    try:
+        hash(key)
+    except TypeError:  # lists among the arguments
+        return Operation((operation, repr(others), repr(keywords)), call)
+    return Operation(key, call, *_named(key))
 
 
 def _in_doubles(
