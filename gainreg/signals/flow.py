@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from gainreg.errors import MomentError
 from gainreg.signals import policy, rules
 from gainreg.signals.policy import Residual
@@ -14,6 +16,10 @@ from gainreg.signals.tape import Node, Tape
 
 # A weight's target is found to this, relative: as many digits as the moments have.
 ENOUGH = 1e-12
+
+# Second moments of the smallest and largest signals that single precision holds: the weights that
+# would bring others back to 1 could not be held either, and the model itself makes infinities.
+SMALLEST, LARGEST = 1e-76, 1e76
 
 
 @dataclass
@@ -63,7 +69,8 @@ class Flow:
         if node not in self.states:
             for parent in node.inputs:
                 self.state(parent)
-            step = self._step(node, [self.states[parent] for parent in node.inputs])
+            with np.errstate(all="ignore"):  # what is not finite is said in a sentence
+                step = self._step(node, [self.states[parent] for parent in node.inputs])
             self._check(node, step.state)
             self.states[node] = step.state
             self.back[node] = step.back
@@ -84,8 +91,8 @@ class Flow:
         q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
-            if not (0 < q < math.inf):
-                size = "zero" if not q else "not finite"
+            if q < SMALLEST:
+                size = f"zero or nearly so, {q:.3g}"
                 raise MomentError(
                     f"the weight {node.weight!r} cannot be set: the signal that feeds it, "
                     f"{x.phrase}, has a second moment that is {size}; look for what "
@@ -110,11 +117,13 @@ class Flow:
         return 1.0
 
     def _check(self, node: Node, state: State) -> None:
-        if not math.isfinite(state.q):
-            fed = state.phrase
+        if not state.q < LARGEST:
+            before = next((n for n in self.tape.nodes[node.id :: -1] if n.weighs), None)
+            where = f" behind the weight {before.weight!r}" if before and before.weight else ""
             raise MomentError(
-                f"the signal is not finite behind step {node.id} ({node.rule}, {fed}); look for "
-                "what makes it grow on the way, or give other example inputs"
+                f"the signal{where}, {state.phrase}, has a second moment of {state.q:.3g}, which "
+                "single precision does not hold; look for what makes it grow or is undefined on "
+                "the way, or give other example inputs"
             )
 
     # --- targets ---
