@@ -50,7 +50,7 @@ class Flow:
         self.residuals = policy.residuals(tape)
         self.endings = policy.endings(tape)
         self.states: dict[Node, State] = {}
-        self.back: dict[Node, tuple[rules.Back, ...]] = {}
+        self.steps: dict[Node, rules.Step] = {}
         self.variances: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
@@ -69,11 +69,24 @@ class Flow:
         if node not in self.states:
             for parent in node.inputs:
                 self.state(parent)
-            with np.errstate(all="ignore"):  # what is not finite is said in a sentence
-                step = self._step(node, [self.states[parent] for parent in node.inputs])
-            self._check(node, step.state)
+            inputs = [self.states[parent] for parent in node.inputs]
+            try:
+                with np.errstate(all="ignore"):  # what is not finite is said in a sentence
+                    step = self._step(node, inputs)
+                q = step.state.q
+            except OverflowError:
+                q = math.inf
+            if not q < LARGEST:
+                fed = f", fed by {inputs[0].phrase}" if inputs else ""
+                last = next((n for n in self.tape.nodes[node.id :: -1] if n.weight), None)
+                where = f", after the weight {last.weight!r}" if last else ""
+                raise MomentError(
+                    f"the signal behind step {node.id}, {node.rule}{fed}{where}, has a second "
+                    f"moment of {q:.3g}, which is not finite in single precision; look for what "
+                    "makes it grow, or is undefined, on the way, or give other example inputs"
+                )
             self.states[node] = step.state
-            self.back[node] = step.back
+            self.steps[node] = step
         return self.states[node]
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
@@ -115,16 +128,6 @@ class Flow:
             return 1.0 if square is None else square
         self.variances[node.weight] = 1.0
         return 1.0
-
-    def _check(self, node: Node, state: State) -> None:
-        if not state.q < LARGEST:
-            before = next((n for n in self.tape.nodes[node.id :: -1] if n.weighs), None)
-            where = f" behind the weight {before.weight!r}" if before and before.weight else ""
-            raise MomentError(
-                f"the signal{where}, {state.phrase}, has a second moment of {state.q:.3g}, which "
-                "single precision does not hold; look for what makes it grow or is undefined on "
-                "the way, or give other example inputs"
-            )
 
     # --- targets ---
 
@@ -242,8 +245,8 @@ class Flow:
             here = at_root[node.id]
             if here == nothing:
                 continue
-            for parent, factor in zip(node.inputs, self.back[node], strict=False):
-                if node.rule == "view":  # of the root, not of its function
+            for parent, factor in zip(node.inputs, self.steps[node].back, strict=False):
+                if self.steps[node].to_roots:
                     i = self.states[parent].root.node
                     at_root[i] = _sum(at_root[i], here, factor)
                 else:

@@ -17,8 +17,8 @@ from gainreg.errors import ParameterError, TableError
 # smaller than 1, what every weight aims at; samples to collapse where two have 95 % in common.
 GROWN, SHRUNK, ALIKE = 10.0, 0.1, 0.95
 
-# Likewise of what a weight's output does to the loss, its rms times its gradient's times √elements,
-# beside the model's last weight. One branch of a stream of 100 has a tenth of it, and is not dying.
+# Likewise of the norm of the gradient by a weight's output, beside that by the last weight's.
+# Within one branch of a stream of 100 it is a tenth, and not dying.
 MORE, LESS = 10.0, 0.01
 
 
@@ -94,11 +94,11 @@ class SignalReport:
             raise ParameterError(str(error)) from error
 
     def __str__(self) -> str:
-        influence = influences(self.weights)
+        gradients = norms(self.weights)
         measured = any(weight.measured_input_rms is not None for weight in self.weights)
         pair = "predicted/measured" if measured else "predicted"
         head = ("weight", "fed by", "std", "in", "out", "gradient", "")
-        rows = [head, *(_row(w, i, measured) for w, i in zip(self.weights, influence, strict=True))]
+        rows = [head, *(_row(w, g, measured) for w, g in zip(self.weights, gradients, strict=True))]
         widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(head))]
         lines = [f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"]
         for row in rows:
@@ -115,16 +115,16 @@ class SignalReport:
         return "\n".join(lines)
 
 
-def _row(weight: WeightReport, influence: float, measured: bool) -> tuple[str, ...]:
+def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ...]:
     def cell(predicted: float, found: float | None) -> str:
         if not measured:
             return f"{predicted:.3g}"
         return f"{predicted:.3g}/" + ("–" if found is None else f"{found:.3g}")
 
     marks = ""
-    if weight.input_rms > GROWN or influence > MORE:
+    if weight.input_rms > GROWN or gradient > MORE:
         marks += "↑"
-    if weight.input_rms < SHRUNK or influence < LESS:
+    if weight.input_rms < SHRUNK or gradient < LESS:
         marks += "↓"
     if weight.correlation > ALIKE:
         marks += "="
@@ -145,9 +145,9 @@ def _short(text: str, width: int) -> str:
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
-def influences(weights: tuple[WeightReport, ...]) -> list[float]:
-    """What each weight's output does to the loss, that of the last weight being 1."""
-    sizes = [w.output_rms * w.gradient_rms * math.sqrt(w.elements) for w in weights]
+def norms(weights: tuple[WeightReport, ...]) -> list[float]:
+    """Norms of the gradients by the weights' outputs, that of the last weight being 1."""
+    sizes = [weight.gradient_rms * math.sqrt(weight.elements) for weight in weights]
     last = sizes[-1] if sizes and sizes[-1] > 0 else 1.0
     return [size / last for size in sizes]
 
@@ -155,7 +155,7 @@ def influences(weights: tuple[WeightReport, ...]) -> list[float]:
 def tendencies(weights: tuple[WeightReport, ...]) -> list[str]:
     """Sentences on what grows, dies out or collapses, each with the first weight that shows it."""
     found: list[str] = []
-    pairs = list(zip(weights, influences(weights), strict=True))
+    pairs = list(zip(weights, norms(weights), strict=True))
     for hits, what in (
         (
             [w for w in weights if not math.isfinite(w.measured_input_rms or 0.0)],
@@ -170,11 +170,11 @@ def tendencies(weights: tuple[WeightReport, ...]) -> list[str]:
             "the signal dies out: it falls to rms {0.input_rms:.3g}",
         ),
         (
-            [w for w, influence in pairs if influence > MORE],
+            [w for w, gradient in pairs if gradient > MORE],
             "the gradient grows, going back: it is {0.gradient_rms:.3g} of the output's",
         ),
         (
-            [w for w, influence in pairs if influence < LESS],
+            [w for w, gradient in pairs if gradient < LESS],
             "the gradient dies out, going back: it is {0.gradient_rms:.3g} of the output's",
         ),
         (

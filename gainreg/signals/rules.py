@@ -31,7 +31,7 @@ from gainreg.signals.functions import (
     compose,
     describe,
 )
-from gainreg.signals.softmax import Rows, over_rows, shared
+from gainreg.signals.softmax import Rows, over_rows, passing, shared
 from gainreg.signals.state import (
     Moments,
     Root,
@@ -56,6 +56,9 @@ INDEPENDENT = "attention weights, from scores taken for independent"
 # grows by 15 %.
 MOST = 64
 
+# So much of the variance may units have in common, and a norm still takes one number off them all.
+LITTLE = 0.01
+
 # A mean over so many independent units is taken for the number that it tends to: it strays by
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
@@ -76,10 +79,14 @@ def back(g: float, h: float | None = None) -> Back:
 
 
 class Step(NamedTuple):
-    """What a rule answers: the output's state, and a backward factor for each input."""
+    """What a rule answers: the output's state, and a backward factor for each input.
+
+    ``to_roots`` says that the factors are to what the inputs are functions of.
+    """
 
     state: State
     back: tuple[Back, ...] = ()
+    to_roots: bool = False
 
 
 # --- weights ---
@@ -479,18 +486,27 @@ def normalise(
         _clip(sample_part * k * square, level) + shift_square,
     )
     factor = square * k
-    plain = common - pair <= 1e-9 * m.second_moment if centred else True
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
-    if plain and uniform:  # x·k + shift: still the same combination of the same variables
-        by = math.sqrt(k) * scale
-        f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
-        if f.core is None:
-            root = _scaled_root(node, x.root, f, moments)
-            state = of_root(root, IDENTITY, (x,), phrase)
-        else:
-            state = _fresh_like(node, x, moments, phrase)
+    beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
+    if not uniform or beyond > LITTLE * spread:
+        state = _fresh_like(node, x, moments, phrase)
         return Step(replace(state, noise=0.0), (back(factor),))
-    return Step(replace(_fresh_like(node, x, moments, phrase), noise=0.0), (back(factor),))
+    # what is taken off is one number: still a function of the same variables
+    by = math.sqrt(k) * scale
+    f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
+    if f.core is None:
+        state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
+    else:
+        state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
+    return Step(replace(state, noise=0.0), (back(factor),))
+
+
+def _in_common(m: Moments, positions: int, samples: int) -> float:
+    """What typical ones among so many positions and samples of a unit have in common."""
+    over_samples = m.across_samples if samples > 1 else m.second_moment
+    over_positions = m.across_positions if positions > 1 else m.second_moment
+    common = min(over_samples, over_positions)
+    return common if common < m.second_moment else m.mean**2
 
 
 def _clip(c: float, q: float) -> float:
@@ -582,24 +598,24 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
             for position in range(positions)
         ]
 
-    one, other = window(0), window(2 * MOST)
-
-    def largest(r: float) -> FloatArray:
-        """The largest of variables that have a correlation r with the first ones."""
-        found = np.full(POINTS, -np.inf)
-        for z, fresh_one in zip(one, other, strict=True):
-            mixed = r * z + math.sqrt(1 - r * r) * fresh_one
+    def largest(r: float) -> tuple[FloatArray, FloatArray]:
+        """The largest of variables that have a correlation r with the first ones, and where it
+        is."""
+        found, at = np.full(POINTS, -np.inf), np.zeros(POINTS)
+        for z, own in zip(window(0), window(2 * MOST), strict=True):
+            mixed = np.interp(r * z + math.sqrt(1 - r * r) * own, NODES, root.values)
             with np.errstate(all="ignore"):
-                values = x.function(np.interp(mixed, NODES, root.values))
+                values = x.function(mixed)
+            at = np.where(values > found, mixed, at)
             np.maximum(found, values, out=found)
-        return found
+        return found, at
 
-    y = largest(1.0)
+    y, at = largest(1.0)
     q = float(np.mean(y * y))
     pairs = []
     for c in _covariances(root.moments):
         r = min(1.0, max(0.0, root.correlation(c)))
-        pairs.append(min(q, float(np.mean(y * largest(r)))))
+        pairs.append(min(q, float(np.mean(y * largest(r)[0]))))
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *pairs),
@@ -610,8 +626,12 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
         gaussian=False,
         values=(np.interp(NODES, _sorted_levels(), np.sort(y)),),
     )
+    step = 1e-6 * (1 + np.abs(at))
+    with np.errstate(all="ignore"):
+        slopes = np.nan_to_num((x.function(at + step) - y) / step)
     share = node.size / node.input_sizes[0]
-    return Step(state, (back(share, share**2),))
+    g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
+    return Step(state, (back(share * g, share**2 * h),), to_roots=True)
 
 
 @functools.cache
@@ -638,7 +658,9 @@ def scores(
     ``positions`` says that the sum goes over positions, which have their c in common, as in
     linear attention.
     """
-    note = "scores of signals that depend on each other" if related(query, key) else ""
+    note = ""
+    if related(query, key) or positions:
+        note = "a product of signals that depend on each other"
     moments = _scores(query.moments, key.moments, width, factor, positions)
     state = fresh(
         node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,
@@ -695,7 +717,7 @@ def _softmax(scored: Moments, size: int, rows: Rows) -> tuple[Moments, Back]:
     a = over_rows(spread, rows)
     # two queries look at the same keys as far as they are alike
     both = min(a, shared(rows) * math.exp(min(spread * alike, 300.0)))
-    down = back(a / size * (1 - a), 0.0)
+    down = back(passing(spread, rows) / size, 0.0)
     return Moments(1 / size, a / size, both / size, both / size), down
 
 
@@ -799,7 +821,7 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
         return Step(x)
     root = x.root.viewed(view, node.id)
     state = replace(x, root=root)
-    return Step(state, (_moved(node),))
+    return Step(state, (_moved(node),), to_roots=True)
 
 
 def _moved(node: Node) -> Back:

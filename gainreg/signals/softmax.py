@@ -50,6 +50,12 @@ def over_rows(spread: float, rows: Rows) -> float:
     return math.fsum(share * participation(spread, keys) for keys, share in rows)
 
 
+def passing(spread: float, rows: Rows) -> float:
+    """Σp²·(1 − Σp²) averaged over rows: what of a gradient by the weights goes to the scores."""
+    seen = [(participation(spread, keys), share) for keys, share in rows]
+    return math.fsum(share * a * (1 - a) for a, share in seen)
+
+
 def shared(rows: Rows) -> float:
     """Σp·p′ of two rows that weigh alike all keys that they see, the one with fewer seeing some of
     the other's."""

@@ -158,6 +158,8 @@ def initialize_(
     flow = Flow(run.trace.tape, Aims(residual, output_std))
     planned = plan_of(flow, options)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    source = generator or torch.default_generator
+    state = source.get_state()
     try:
         apply_(model, planned, distribution=distribution, generator=generator)
         if calibrate:
@@ -166,8 +168,8 @@ def initialize_(
     except BaseException:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if not torch.equal(parameter, before[name]):
-                    parameter.copy_(before[name])
+                parameter.copy_(before[name])
+        source.set_state(state)
         raise
     now = Flow(run.trace.tape, None)
     assert run.probe is not None
@@ -522,6 +524,12 @@ def _check_model(model: Any) -> None:
         raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
         raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+    for name, parameter in model.named_parameters():
+        if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
+            raise ParameterError(
+                f"the weight {name!r} was made in inference mode and cannot be set; make the model "
+                "outside of torch.inference_mode"
+            )
 
 
 def _check_values(model: nn.Module) -> None:
@@ -538,11 +546,6 @@ def _check_type(name: str, parameter: Tensor) -> None:
         raise ParameterError(
             f"the weight {name!r} has the type {parameter.dtype}; only real floating-point "
             "weights can be set"
-        )
-    if parameter.is_inference():
-        raise ParameterError(
-            f"the weight {name!r} was made in inference mode and cannot be set; make the model "
-            "outside of torch.inference_mode"
         )
 
 

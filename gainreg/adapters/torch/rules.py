@@ -426,9 +426,8 @@ def _native_dropout(trace: Trace, x: Tensor, p: float, train: bool | None) -> An
 
 @rule(aten.cos, aten.sin, alone=True)
 def _wave(trace: Trace, x: Tensor) -> Any:
-    operation = aten.cos
     if trace.is_signal(x):
-        return trace.elementwise(operation, x)
+        return trace.elementwise(aten.cos if "cos" in str(trace.operation) else aten.sin, x)
     # of constants without values, most often the angles of rotary embeddings
     return Constant(0.0, 0.5) if x.device.type == "meta" else None
 

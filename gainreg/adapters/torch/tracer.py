@@ -118,8 +118,8 @@ def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
     the output is: most often what a method of the trace gives, such as ``trace.elementwise`` or
     ``trace.signal(x)`` for an operation that leaves sizes as they are; a tuple for several
     outputs; None for what is no signal. It raises ``NotUnderstoodError`` for a form of the
-    operation that it has no answer to. With ``alone`` it is also asked where no signal is among the operands,
-    but a parameter or the like.
+    operation that it has no answer to. With ``alone`` it is also asked where no signal is among
+    the operands, but a parameter or the like.
 
         @rule(torch.ops.mylib.scaled_tanh)
         def _(trace, x, scale):

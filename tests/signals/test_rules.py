@@ -1,0 +1,166 @@
+"""Each rule on one operation, against a network wide enough to measure it."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+nn = torch.nn
+
+from networks import Of  # noqa: E402
+
+from gainreg.adapters.torch import initialize_, measure, plan  # noqa: E402
+
+WIDE = 2048
+
+# what stands between two layers, what its second moment is, and the part of it that a network of
+# this width may be off by
+ELEMENTWISE = {
+    "GELU by sigmoid": (lambda h: h * torch.sigmoid(1.702 * h), 0.6496**2),
+    "x + relu": (lambda h: h + torch.relu(h), 2.5),
+    "2x − x": (lambda h: 2 * h - h, 1.0),
+    "a relu": (torch.relu, 0.5),
+    "in place": (lambda h: (h * 3).relu_() / 3, 0.5),
+    "a gate of halves": (lambda h: h[..., : WIDE // 2] * torch.relu(h[..., WIDE // 2 :]), 0.5),
+    "a gate of itself": (lambda h: h * torch.relu(h), 1.5),
+    "chunks": (lambda h: math.prod(h.chunk(2, -1)), 1.0),
+    "a norm": (lambda h: F.layer_norm(3 * h + 1, (WIDE,)), 1.0),
+    "a norm written out": (
+        lambda h: (h - h.mean(-1, keepdim=True)) * (h.var(-1, keepdim=True) + 1e-5).rsqrt(),
+        1.0,
+    ),
+    "RMS norm written out": (
+        lambda h: F.relu(5 * h) * (F.relu(5 * h).pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt(),
+        1.0,
+    ),
+    "dropout": (lambda h: F.dropout(h, 0.25), 1 / 0.75),
+    "a concatenation": (lambda h: torch.cat([h, torch.relu(h)], -1), 0.75),
+    "a stack of transposes": (lambda h: (torch.relu(h).T.contiguous().T - h) / 2, 1 / 8),
+    "softplus of a number": (lambda h: F.softplus(torch.zeros_like(h)) + h, 1 + math.log(2) ** 2),
+    "squares": (lambda h: (h**2 - 1) / math.sqrt(2), 1.0),
+    "where": (lambda h: torch.where(h > 0, h, 0.1 * h), 0.505),
+    "clamp": (lambda h: h.clamp(min=0), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_what_stands_between_two_layers_is_one_function(name: str) -> None:
+    function, expected = ELEMENTWISE[name]
+    torch.manual_seed(0)
+    model = Of(
+        lambda m, x: m.after(function(m.before(x))),
+        before=nn.Linear(256, WIDE),
+        after=nn.LazyLinear(128),
+    )
+    after = initialize_(model, torch.randn(32, 256)).weights[-1]
+    tolerance = 3 * after.spread + 0.005
+    exact = plan_again(model)
+    assert exact == pytest.approx(math.sqrt(expected), rel=1e-3)
+    assert math.log(after.input_rms / after.measured_input_rms) == pytest.approx(0, abs=tolerance)
+
+
+def plan_again(model: nn.Module) -> float:
+    """What is predicted to feed the second layer when the first keeps second moment 1."""
+    weight = plan(model, torch.randn(32, 256)).weights[-1]
+    return 1 / (weight.std * math.sqrt(weight.fan_in))
+
+
+POSITIONS = {
+    "convolution, padded": (nn.Conv2d(64, 256, 3, padding=1), (64, 8, 8)),
+    "convolution, strided and dilated": (nn.Conv2d(64, 256, 3, 2, 2, dilation=2), (64, 9, 9)),
+    "grouped convolution": (nn.Conv2d(64, 256, 3, groups=4), (64, 8, 8)),
+    "transposed convolution": (nn.ConvTranspose2d(64, 256, 4, 2, 1), (64, 6, 6)),
+    "transposed convolution with gaps": (nn.ConvTranspose1d(64, 256, 2, 3), (64, 20)),
+    "convolution of one axis": (nn.Conv1d(64, 256, 5, 2), (64, 30)),
+    "convolution of three axes": (nn.Conv3d(16, 128, 3, padding=1), (16, 4, 4, 4)),
+    "linear": (nn.Linear(64, 512), (16, 64)),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_weight_alone_keeps_what_its_taps_inside_bring(name: str) -> None:
+    layer, shape = POSITIONS[name]
+    torch.manual_seed(0)
+    (weight,) = initialize_(layer, torch.randn(16, *shape)).weights
+    assert weight.exact
+    assert weight.measured_output_rms == pytest.approx(1.0, rel=0.04)
+    assert weight.output_rms == pytest.approx(weight.measured_output_rms, rel=0.03)
+    assert weight.measured_gradient_rms == pytest.approx(weight.gradient_rms, rel=0.03)
+
+
+def head(forward: Callable[..., torch.Tensor], **parts: nn.Module) -> nn.Module:
+    """A convolution, what is tested, and a linear layer on top."""
+    return Of(
+        lambda m, x: m.top(forward(m, m.first(x))),
+        first=nn.Conv2d(32, 512, 3, padding=1),
+        top=nn.LazyLinear(256),
+        **parts,
+    )
+
+
+# what comes between a convolution and the top, and how far off the prediction may be
+OVER_POSITIONS = {
+    "mean of all positions": (lambda m, x: F.relu(x).mean((2, 3)), {}, 0.03),
+    "average pool": (lambda m, x: F.avg_pool2d(F.gelu(x), 2).mean((2, 3)), {}, 0.03),
+    "mean of a level signal": (lambda m, x: x.mean((-1, -2)), {}, 0.05),
+    "maximum pool": (lambda m, x: F.max_pool2d(F.relu(x), 8).flatten(1), {}, 0.03),
+    "global maximum": (lambda m, x: x.amax((2, 3)), {}, 0.03),
+    "flattened": (lambda m, x: F.silu(x).flatten(1), {}, 0.03),
+    "batch norm": (lambda m, x: m.norm(F.relu(x)).flatten(1), {"norm": nn.BatchNorm2d(512)}, 0.02),
+    "batch norm in evaluation": (
+        lambda m, x: m.norm(F.relu(x)).flatten(1),
+        {"norm": nn.BatchNorm2d(512).eval()},
+        0.02,
+    ),
+    "group norm": (lambda m, x: m.norm(F.relu(x)).flatten(1), {"norm": nn.GroupNorm(8, 512)}, 0.02),
+    "instance norm": (
+        lambda m, x: F.relu(m.norm(F.relu(x))).flatten(1),
+        {"norm": nn.InstanceNorm2d(512)},
+        0.02,
+    ),
+    "enlarged": (lambda m, x: F.interpolate(F.relu(x), scale_factor=2).flatten(1), {}, 0.03),
+    "blended": (
+        lambda m, x: F.interpolate(F.relu(x), scale_factor=2, mode="bilinear").flatten(1),
+        {},
+        0.05,
+    ),
+    "gated by the mean": (
+        lambda m, x: (x * m.gate(F.relu(x).mean((2, 3)))[..., None, None].sigmoid()).flatten(1),
+        {"gate": nn.Linear(512, 512)},
+        0.03,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVER_POSITIONS)
+def test_positions_share_what_the_covariances_say(name: str) -> None:
+    forward, parts, tolerance = OVER_POSITIONS[name]
+    torch.manual_seed(0)
+    model = head(forward, **parts)
+    report = initialize_(model, torch.randn(8, 32, 8, 8))
+    for weight in report.weights:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=tolerance)
+        assert weight.gradient_rms == pytest.approx(weight.measured_gradient_rms, rel=0.25)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 5, 40])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0])
+def test_softmax_sees_so_much_of_a_few_keys(keys: int, spread: float) -> None:
+    from gainreg.signals.softmax import participation
+
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(100_000, keys, generator=generator, dtype=torch.float64)
+    seen = (scores * math.sqrt(spread)).softmax(-1).square().sum(-1).mean()
+    assert participation(spread, keys) == pytest.approx(float(seen), rel=0.01)
+
+
+def test_a_model_as_it_is_is_predicted_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 512))  # PyTorch's sizes
+    report = measure(model, torch.randn(64, 512))
+    assert report.weights[0].output_rms == pytest.approx(math.sqrt(1 / 3), rel=0.02)
+    for weight in report.weights:
+        assert weight.output_rms == pytest.approx(weight.measured_output_rms, rel=0.03)
+        assert weight.gradient_rms == pytest.approx(weight.measured_gradient_rms, rel=0.05)
