@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from gainreg.errors import MomentError
 from gainreg.signals import policy, rules
 from gainreg.signals.policy import Residual
@@ -14,6 +16,10 @@ from gainreg.signals.tape import Node, Tape
 
 # A weight's target is found to this, relative: as many digits as the moments have.
 ENOUGH = 1e-12
+
+# Second moments of the smallest and largest signals that single precision holds: the weights that
+# would bring others back to 1 could not be held either, and the model itself makes infinities.
+SMALLEST, LARGEST = 1e-76, 1e76
 
 
 @dataclass
@@ -65,16 +71,19 @@ class Flow:
                 self.state(parent)
             inputs = [self.states[parent] for parent in node.inputs]
             try:
-                step = self._step(node, inputs)
-                finite = math.isfinite(step.state.q)
+                with np.errstate(all="ignore"):  # what is not finite is said in a sentence
+                    step = self._step(node, inputs)
+                q = step.state.q
             except OverflowError:
-                finite = False
-            if not finite:
+                q = math.inf
+            if not q < LARGEST:
                 fed = f", fed by {inputs[0].phrase}" if inputs else ""
-                named = f" of {node.weight!r}" if node.weight else ""
+                last = next((n for n in self.tape.nodes[node.id :: -1] if n.weight), None)
+                where = f", after the weight {last.weight!r}" if last else ""
                 raise MomentError(
-                    f"the signal is not finite behind step {node.id}, {node.rule}{named}{fed}; "
-                    "look for what makes it grow on the way, or give other example inputs"
+                    f"the signal behind step {node.id}, {node.rule}{fed}{where}, has a second "
+                    f"moment of {q:.3g}, which is not finite in single precision; look for what "
+                    "makes it grow, or is undefined, on the way, or give other example inputs"
                 )
             self.states[node] = step.state
             self.steps[node] = step
@@ -95,8 +104,8 @@ class Flow:
         q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
-            if not (0 < q < math.inf):
-                size = "zero" if not q else "not finite"
+            if q < SMALLEST:
+                size = f"zero or nearly so, {q:.3g}"
                 raise MomentError(
                     f"the weight {node.weight!r} cannot be set: the signal that feeds it, "
                     f"{x.phrase}, has a second moment that is {size}; look for what "

@@ -35,6 +35,11 @@ WEIGHTS /= WEIGHTS.sum()
 # ReLU that is 2e-4 of the second moment, and right at ρ = 0 and 1.
 ORDERS = 64
 
+# Share of a variable on which a function may be undefined before its moments are NaN, as those of
+# a logarithm are. Below it lie roots and quotients of what is positive but taken for Gaussian: of
+# the mean of three squares 11 % would be below 0.
+UNDEFINED = 0.3
+
 
 def _hermite_rows() -> FloatArray:
     """The orthonormal Hermite polynomials at the nodes, times the weights."""
@@ -285,6 +290,8 @@ def of_values(f: Function, x: FloatArray) -> Profile:
         middle = (WEIGHTS[1:] + WEIGHTS[:-1]) / 2
         slopes = np.where(moving, np.diff(y) / np.where(moving, step, 1.0), 0.0)
     second = float(WEIGHTS @ y**2)
+    if float(WEIGHTS @ bad) > UNDEFINED:
+        second = math.nan
     growth = float(WEIGHTS @ (y**2 * (NODES**2 - 1))) / (2 * second) if second > 0 else 0.0
     return Profile(
         float(WEIGHTS @ y), second, float(middle @ slopes**2), growth, _HERMITE @ y, False

@@ -158,6 +158,10 @@ def tendencies(weights: tuple[WeightReport, ...]) -> list[str]:
     pairs = list(zip(weights, norms(weights), strict=True))
     for hits, what in (
         (
+            [w for w in weights if not math.isfinite(w.measured_input_rms or 0.0)],
+            "the measured signal is not finite: its rms is {0.measured_input_rms}",
+        ),
+        (
             [w for w in weights if w.input_rms > GROWN],
             "the signal grows: it reaches rms {0.input_rms:.3g}",
         ),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import init
+from torch.utils._pytree import tree_map_only
 
 from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
@@ -85,6 +86,7 @@ def apply_(
     _check_distribution(distribution)
     parameters = _settable(model)
     plan.check({name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    _check_values(model)
     for name, item in plan.listed.items():
         if item.status == "set" and item.std is not None:
             _check_type(name, parameters[name])
@@ -151,6 +153,7 @@ def initialize_(
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         _shape(model, args, kwargs)
     _settable(model)
+    _check_values(model)
     run = _run(model, args, kwargs)
     flow = Flow(run.trace.tape, Aims(residual, output_std))
     planned = plan_of(flow, options)
@@ -282,13 +285,18 @@ def _run(
         _shape(model, args, kwargs)
     trace = Trace(model)
     if probe is not None:
+        _check_values(model)
         trace.weighed = probe.weighed
     for tensor in _tensors((args, kwargs)):
         _describe_input(trace, tensor)
     backward = probe is not None and probe.backward
     with _unchanged(model), _differentiable(model, backward) as parameters:
         mode = _Pass(trace, probe)
-        with torch.set_grad_enabled(backward), _opaque(model, mode):
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(backward),
+            _opaque(model, mode),
+        ):
             try:
                 with mode:
                     result = model(*args, **kwargs)
@@ -524,6 +532,15 @@ def _check_model(model: Any) -> None:
             )
 
 
+def _check_values(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ParameterError(
+                f"the parameter {name!r} is on the meta device, where nothing can be set or "
+                "measured; make a plan there, and apply it to the real model"
+            )
+
+
 def _check_type(name: str, parameter: Tensor) -> None:
     if not parameter.is_floating_point():
         raise ParameterError(
@@ -550,7 +567,9 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
             "args is a tensor or a tuple of example inputs, and kwargs a dict, got "
             f"{type(args).__name__} and {type(kwargs).__name__}"
         )
-    args, kwargs = tuple(args), dict(kwargs or {})
+    # clones, as a model may work in place on what it is given; and no inference tensors
+    with torch.inference_mode(False), torch.no_grad():
+        args, kwargs = tree_map_only(Tensor, torch.clone, (tuple(args), dict(kwargs or {})))
     tensors = list(_tensors((args, kwargs)))
     if not tensors:
         raise ParameterError("no tensor is among the example inputs; give the model's arguments")
