@@ -79,7 +79,7 @@ def correlation(
         worst = sizes[np.isnan(lost).any(axis=0)].max()
         raise MomentError(
             f"E[φ(u)·φ(v)] of {bound.name!r} does not settle at std = {std:.6g} and rho = "
-            f"{worst:.17g}: φ is 0, grows too fast, is too lively or jumps too often there, or is not "
+            f"{worst:.17g}: φ is 0, grows too fast, is too lively, jumps too often, or is not "
             "computed in float64; try another std, or declare the kinks of φ in an Activation"
         )
     even, odd = lost[:, where].reshape(2, *rhos.shape)

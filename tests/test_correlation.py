@@ -354,7 +354,8 @@ def test_from_0_to_1_it_rises_and_bends_upwards(rho: list[float], name: str, std
     digits = 1e-12
     assert (np.diff(found) >= -digits).all()
     for (a, b, c), (x, y, z) in zip(windowed(rho), windowed(found.tolist()), strict=True):
-        assert y <= (x * (c - b) + z * (b - a)) / (c - a) + digits
+        share = (b - a) / (c - a)
+        assert y <= x + (z - x) * share + digits
 
 
 def windowed(values: list[float]) -> list[tuple[float, float, float]]:
