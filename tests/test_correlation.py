@@ -421,5 +421,6 @@ def test_a_random_function_has_none() -> None:
 
 def test_what_has_no_second_moment_has_none() -> None:
     for forward in (np.zeros_like, lambda x: np.exp(x * x)):
-        with pytest.raises(MomentError, match="does not settle"):
-            correlation(forward, 0.5)
+        for rho in (0.5, 1.0, -1.0):
+            with pytest.raises(MomentError, match="does not settle"):
+                correlation(forward, rho)
