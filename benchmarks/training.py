@@ -155,6 +155,11 @@ def gainreg(model: nn.Module, x: torch.Tensor) -> None:
     initialize_(model, x)
 
 
+def critical(model: nn.Module, x: torch.Tensor) -> None:
+    """gainreg, by the criterion "critical"."""
+    initialize_(model, x, criterion="critical")
+
+
 def train(make: Callable[[], nn.Module], start: Any, seed: int) -> tuple[float, float, float]:
     """Final loss, accuracy, seconds to initialise."""
     digits = load_digits()
@@ -185,7 +190,7 @@ def train(make: Callable[[], nn.Module], start: Any, seed: int) -> tuple[float, 
 def main(names: list[str]) -> None:
     print(f"{'network':28} {'initialisation':14} {'loss':>7} {'accuracy':>9} {'seconds':>8}")
     for name in names or NETWORKS:
-        for start in (default, kaiming, lsuv, gainreg):
+        for start in (default, kaiming, lsuv, gainreg, critical):
             runs = [train(NETWORKS[name], start, seed) for seed in range(SEEDS)]
             loss, right, took = (statistics.fmean(column) for column in zip(*runs, strict=True))
             print(f"{name:28} {start.__name__:14} {loss:7.3f} {right:9.1%} {took:8.2f}", flush=True)

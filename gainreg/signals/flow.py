@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import gainreg
 from gainreg.errors import MomentError
 from gainreg.signals import policy, rules
 from gainreg.signals.policy import Residual
@@ -30,10 +31,13 @@ class Aims:
         residual: what all branches of a stream together add, of its second moment; None for 1 a
             branch.
         output_std: standard deviation of the model's output.
+        critical: set weights by the backward gain of what feeds them, and biases so that the
+            forward variance is kept, where the activation has such a point.
     """
 
     residual: float | None = 1.0
     output_std: float = 1.0
+    critical: bool = False
 
 
 class Flow:
@@ -52,6 +56,7 @@ class Flow:
         self.states: dict[Node, State] = {}
         self.steps: dict[Node, rules.Step] = {}
         self.variances: dict[str, float] = {}
+        self.biases: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
         self._ends = {node: r for r in self.residuals.values() for node in r.last}
@@ -95,12 +100,15 @@ class Flow:
         if node.rule == "embedding":
             return rules.embedding(node, variance=self._table(node), **node.facts)
         gain = node.facts["fan_in"] * node.facts["taps"]
+        x = inputs[0]
+        bias = inputs[1].q if len(inputs) > 1 else 0.0
+        if node.bias and self.aims is not None:
+            bias = self.biases.get(node.bias, 0.0)
         known = self.variances.get(node.weight, node.variance)
         if known is None and self.aims is None:
             known = self.tape.parameters[node.weight].square
         if target is None and known is not None:
-            return rules.linear(node, *inputs, variance=known, **node.facts)
-        x = inputs[0]
+            return rules.linear(node, x, bias=bias, variance=known, **node.facts)
         q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
@@ -111,14 +119,26 @@ class Flow:
                     f"{x.phrase}, has a second moment that is {size}; look for what "
                     "stops it on the way, or give other example inputs"
                 )
-            self.variances[node.weight] = target / (gain * q)
             self.targets[node] = target
+            bias = self._critical_bias(node, x, target)
+            target -= bias
+            self.variances[node.weight] = target / (gain * q)
             if x.counted is not None:
                 target *= x.q / x.counted
         variance = target / (gain * x.q) if x.q else 0.0
-        if node.bias:
-            inputs = inputs[:1]  # it becomes 0
-        return rules.linear(node, *inputs, variance=variance, target=target, **node.facts)
+        return rules.linear(node, x, bias=bias, variance=variance, target=target, **node.facts)
+
+    def _critical_bias(self, node: Node, x: State, target: float) -> float:
+        """The variance of a weight's biases: what the backward gain leaves of the target."""
+        if self.aims is None or not self.aims.critical or not node.bias:
+            return 0.0
+        if x.function.core is None or node in self._ends or node in self.endings:
+            return 0.0
+        kept = x.root.moments.variance * x.profile.slope  # of the gradient, by the forward gain
+        if not kept > x.q:
+            return 0.0
+        self.biases[node.bias] = target * (1 - x.q / kept)
+        return self.biases[node.bias]
 
     def _table(self, node: Node) -> float:
         if node.weight in self.variances:
@@ -140,6 +160,18 @@ class Flow:
             return self._branch_target(residual)
         if node in self.endings:
             return self.aims.output_std**2
+        return self._critical_variance(node) if self.aims.critical else 1.0
+
+    def _critical_variance(self, node: Node) -> float:
+        """The variance at which what follows a weight is critical, if it is at one above 0."""
+        for follower in self.tape.nodes[node.id + 1 :]:
+            if follower.rule == "elementwise" and follower.inputs == (node,):
+                operation = follower.facts["operation"]
+                if operation.name:
+                    point = gainreg.critical(operation.name, **dict(operation.params))
+                    if point.kind == "half_stable" and point.std is not None:
+                        return point.std**2
+                break
         return 1.0
 
     def _branch_target(self, residual: Residual) -> float:
@@ -223,6 +255,7 @@ class Flow:
                 tied[head.weight] = self._target(head) / (gain * self.states[head.inputs[0]].q)
             self.states.clear()
             self.targets.clear()
+            self.biases.clear()
             self.variances = tied.copy()
 
     # --- backward ---

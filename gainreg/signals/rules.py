@@ -95,8 +95,8 @@ class Step(NamedTuple):
 def linear(
     node: Node,
     x: State,
-    bias: State | None = None,
     *,
+    bias: float = 0.0,
     variance: float,
     fan_in: int,
     taps: float = 1.0,
@@ -111,11 +111,12 @@ def linear(
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
     Args:
+        bias: mean square of the biases, which all positions and samples have in common.
         variance: of the weights.
         fan_in: the inputs that an output sums over; of those the share ``taps`` lies inside the
             padding, and is 1/∏stride for a transposed convolution.
         units: width of the input, for the noise.
-        target: the output's second moment where it is known without rounding.
+        target: the output's second moment before the bias, where it is known without rounding.
         copies: samples times positions, over which a measurement would average.
         steps: ∏stride. Only one in so many pairs of positions on the finer side meet the same
             weights; the others share nothing.
@@ -125,13 +126,9 @@ def linear(
     exact = gain * x.q if target is None else target
     c, s = (_part(c, x.q) * exact for c in _covariances(x.moments))
     c = 0.0 if mixes else c / steps if transposed else c
-    m = Moments(0.0, exact, c, s)
+    m = Moments(0.0, exact + bias, c + bias, s + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
-    if bias is not None and bias.q:
-        b = bias.q
-        m = Moments(0.0, m.second_moment + b, m.across_positions + b, m.across_samples + b)
-        state = fresh(node.id, m, noise, x.exact, x.note, operation)
     g = gain * node.size / node.input_sizes[0]
     return Step(state, (back(g, 0.0 if mixes else g if transposed else g / steps), back(0.0)))
 

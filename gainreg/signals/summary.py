@@ -39,6 +39,7 @@ def plan_of(flow: Flow, options: Mapping[str, Any]) -> Plan:
         if node.weight in flow.variances
     )
     stds = {weight.name: weight.std for weight in weights}
+    stds |= {name: math.sqrt(variance) for name, variance in flow.biases.items()}
     listed = {
         name: PlannedParameter(parameter.shape, status, reason, stds.get(name))
         for (name, parameter), (status, reason) in zip(
@@ -163,6 +164,8 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
                 found[name] = "set", "output weight: the output's std"
             else:
                 found[name] = "set", "its output keeps second moment 1"
+        elif name in flow.biases:
+            found[name] = "set", f"critical bias of {biases[name]}"
         elif name in biases:
             found[name] = "zeroed", f"bias of {biases[name]}"
         elif name in tape.kept:

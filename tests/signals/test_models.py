@@ -402,3 +402,17 @@ def test_a_tied_table_is_what_the_output_needs() -> None:
     report = initialize_(model, i)
     assert float(model(i).std()) == pytest.approx(1, rel=0.1)
     assert report.parameters["head.weight"][0] == "tied"
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.Tanh])
+def test_critical_weights_keep_signals_and_gradients_level(activation: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = [m for _ in range(30) for m in (nn.Linear(512, 512), activation())]
+    report = initialize_(nn.Sequential(*layers), torch.randn(64, 512), criterion="critical")
+    first, last = report.weights[1], report.weights[-2]
+    assert first.output_rms == pytest.approx(1.8872 if activation is nn.GELU else 1.0, rel=0.02)
+    # half-stable: what one draw loses does not come back, nor does it go on
+    assert abs(math.log(last.measured_output_rms / first.measured_output_rms)) < 0.6
+    assert first.measured_gradient_rms == pytest.approx(last.measured_gradient_rms, rel=0.3)
+    statuses = {status for name, (status, _) in report.parameters.items() if "bias" in name}
+    assert statuses == {"set", "zeroed"}  # the first layer's input is data

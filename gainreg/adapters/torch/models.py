@@ -59,7 +59,7 @@ def plan(
     """
     options = _options(residual, output_std, criterion)
     run = _run(model, args, kwargs)
-    flow = Flow(run.trace.tape, Aims(residual, output_std))
+    flow = Flow(run.trace.tape, Aims(residual, output_std, criterion == "critical"))
     return plan_of(flow, options)
 
 
@@ -149,13 +149,15 @@ def initialize_(
     """
     _check_distribution(distribution)
     options = _options(residual, output_std, criterion)
+    if calibrate and criterion != "forward":
+        raise ParameterError("calibrate goes with the criterion 'forward' only: biases have a size")
     _check_model(model)
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         _shape(model, args, kwargs)
     _settable(model)
     _check_values(model)
     run = _run(model, args, kwargs)
-    flow = Flow(run.trace.tape, Aims(residual, output_std))
+    flow = Flow(run.trace.tape, Aims(residual, output_std, criterion == "critical"))
     planned = plan_of(flow, options)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     source = generator or torch.default_generator
@@ -189,9 +191,10 @@ class _Probe:
         self._waiting: list[tuple[Node, Tensor]] = []
         self._gradients: dict[Node, float] = {}
 
-    def weighed(self, node: Node, x: Tensor, y: Tensor) -> None:
-        """Called when a weight was used."""
-        self.found[node] = Measured(_rms(x), _rms(y), None)
+    def weighed(self, node: Node, x: Tensor, y: Tensor, size: int) -> None:
+        """Called when a weight was used; ``size`` of x's elements are no padding."""
+        fed = math.sqrt(_square(x) * x.numel() / size)
+        self.found[node] = Measured(fed, math.sqrt(_square(y)), None)
         self._waiting.append((node, y))
 
     def between(self) -> None:
@@ -238,9 +241,10 @@ class _Calibration(_Probe):
         self.targets = {node.weight: flow.states[node].q for node in flow.targets}
         self.parameters = dict(model.named_parameters())
 
-    def weighed(self, node: Node, x: Tensor, y: Tensor) -> None:
-        """Called when a weight was used; biases are 0, so that its output scales with it."""
-        target, square = self.targets.pop(node.weight, None), _square(x)
+    def weighed(self, node: Node, x: Tensor, y: Tensor, size: int) -> None:
+        """Called when a weight was used; biases are added later or are 0, so that its output scales
+        with it."""
+        target, square = self.targets.pop(node.weight, None), _square(x) * x.numel() / size
         if target is None or not square:
             return
         weight = self.parameters[node.weight]
@@ -473,10 +477,6 @@ def draw(tensor: Tensor, std: float, distribution: str, generator: torch.Generat
         factor = scaling.orthogonal_scale(std, rows, tensor.numel() // rows)
         drawn = torch.empty(tensor.shape, dtype=torch.float32)
         tensor.copy_(init.orthogonal_(drawn, factor, generator=generator))
-
-
-def _rms(tensor: Tensor) -> float:
-    return math.sqrt(_square(tensor))
 
 
 def _square(tensor: Tensor) -> float:

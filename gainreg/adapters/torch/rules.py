@@ -257,7 +257,7 @@ def looked_up(trace: Trace, weight: Tensor, indices: Tensor, units: int, whole: 
     made = trace.record("embedding", [], layout, units=units, copies=float(indices.numel()))
     made.node.weight = entry.name
     if whole:
-        trace.weighed(made.node, y, y)
+        trace.weighed(made.node, y, y, y.numel())
     return made
 
 

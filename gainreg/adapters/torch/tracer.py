@@ -143,14 +143,15 @@ class Trace:
     Attributes:
         tape: what was recorded.
         operation, outputs: the operation at hand, and the tensors that it returned.
-        weighed: called with a node, its input and its output whenever a weight was used.
+        weighed: called whenever a weight was used, with the node, its input and its output, and
+            how many elements the input has without padding.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.tape = Tape()
         self.outputs: list[Tensor] = []
         self.operation: Any = None
-        self.weighed: Callable[[Node, Tensor, Tensor], None] = lambda node, x, y: None
+        self.weighed: Callable[[Node, Tensor, Tensor, int], None] = lambda *_: None
         self._entries: Any = WeakIdKeyDictionary()
         self._numbers: dict[Any, Node] = {}
         first: Any = WeakIdKeyDictionary()
@@ -320,7 +321,8 @@ class Trace:
         bias_entry = self.entry(bias)
         if isinstance(bias_entry, Weight) and node.weight:
             self._zero(node, bias_entry.name)
-        self.weighed(node, x, self.outputs[0])
+        size = x.numel() if inside is None else inside.node.size
+        self.weighed(node, x, self.outputs[0], size)
         return made
 
     def biased(self, x: Tensor, bias: Tensor) -> Signal | None:
