@@ -182,7 +182,8 @@ def critical(
 
 def _initializer(recipe: _Recipe, draw: Draw) -> Callable[..., Any]:
     def init(key: Any, shape: Any, dtype: Any = recipe.dtype, out_sharding: Any = None) -> Any:
-        if hasattr(shape, "weight") or hasattr(shape, "kernel"):
+        with_layers = filter(None, map(sys.modules.get, ("equinox", "flax.nnx")))
+        if isinstance(shape, tuple(framework.Module for framework in with_layers)):
             return _layer(key, shape, recipe, draw)
         found = scaling.fans(shape, recipe.kind, recipe.strides, recipe.groups)
         scale = math.sqrt(scaling.variance(recipe.entry, recipe.mode, found.fan_in, found.fan_out))

@@ -235,8 +235,15 @@ def test_a_kind_tells_what_a_shape_does_not() -> None:
     assert std_of(swapped) == pytest.approx((2 / 200) ** 0.5, rel=0.02)
     with pytest.raises(gainreg.ParameterError, match="kind is one of"):
         init.normal("relu", kind="conv")
-    with pytest.raises(gainreg.ParameterError, match="no Linear, Conv or ConvTranspose"):
-        init.normal("relu")(KEY, type("Odd", (), {"kernel": 1})())
+
+
+def test_a_layer_of_another_kind_is_named_in_one_line() -> None:
+    eqx = pytest.importorskip("equinox", reason="this test needs Equinox")
+    nnx = pytest.importorskip("flax.nnx", reason="this test needs Flax")
+    for layer in (nnx.Embed(3, 4, rngs=nnx.Rngs(0)), eqx.nn.MLP(3, 3, 4, 1, key=KEY)):
+        name = type(layer).__name__
+        with pytest.raises(gainreg.ParameterError, match=f"^{name} is no Linear, Conv or ConvTr.*"):
+            init.normal("relu")(KEY, layer)
 
 
 def test_critical_initializers_go_into_layers_of_flax_and_equinox() -> None:
