@@ -256,7 +256,10 @@ def test_a_plan_of_other_names_or_shapes_says_which_and_how_many() -> None:
     for model, said in (
         (wide, r"3 parameters have another shape \(0\.weight \(32, 8\) instead of \(16, 8\)"),
         (longer, r"2 parameters of the model are not in the plan \(3\.weight, 3\.bias\)"),
-        (other, r"4 parameters of the plan are not in the model \(0\.weight, 0\.bias, 2\.weight, …\)"),
+        (
+            other,
+            r"4 parameters of the plan are not in the model \(0\.weight, 0\.bias, 2\.weight, …\)",
+        ),
     ):
         before = state(model)
         with pytest.raises(PlanError, match=said):

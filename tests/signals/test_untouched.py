@@ -59,7 +59,12 @@ def seen(model: nn.Module, weights: bool = True) -> bytes:
         return None if tensor is None else (str(tensor.dtype), tensor.detach().numpy().tobytes())
 
     parameters = {
-        name: (bits(p) if weights else None, bits(p.grad), p.requires_grad, p._version if weights else 0)
+        name: (
+            bits(p) if weights else None,
+            bits(p.grad),
+            p.requires_grad,
+            p._version if weights else 0,
+        )
         for name, p in model.named_parameters()
     }
     buffers = {name: bits(buffer) for name, buffer in model.named_buffers()}
