@@ -268,7 +268,8 @@ def embedding_with_a_tied_head() -> Made:
 @case
 def dropout_of_every_kind() -> Made:
     parts = [
-        nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(64, 64, 3), nn.ReLU(),
+        nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
         nn.Dropout2d(0.2), nn.Conv2d(64, 64, 1), nn.Flatten(), nn.Dropout1d(0.1),
         nn.Linear(64 * 36, WIDTH), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(WIDTH, WIDTH),
         nn.SELU(), nn.FeatureAlphaDropout(0.1), nn.Linear(WIDTH, 16),
