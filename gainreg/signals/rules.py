@@ -884,12 +884,18 @@ def given(
     note: str = "",
     gaussian: bool = True,
 ) -> Step:
-    """An input, a parameter, a buffer, or what is only known by its moments."""
+    """An input, a parameter, a buffer, or what is only known by its moments; where it was made of
+    signals, as by a recurrent layer, gradients go back as through a linear map of that size."""
     m = moments
     if m.variance <= 1e-14 * m.second_moment:
         state = _number(node, m.mean, ())
         return Step(replace(state, phrase=phrase, exact=exact, note=note))
-    return Step(fresh(node.id, m, 0.0, exact, note, phrase, gaussian=gaussian))
+    state = fresh(node.id, m, 0.0, exact, note, phrase, gaussian=gaussian)
+    factors = [
+        back(node.size / size * m.second_moment / x.q if x.q else 0.0)
+        for x, size in zip(states, node.input_sizes, strict=True)
+    ]
+    return Step(state, tuple(factors))
 
 
 def passed(node: Node, *states: State, operation: str) -> Step:

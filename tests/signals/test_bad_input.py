@@ -1,4 +1,4 @@
-"""What cannot be planned, set or measured is refused in a sentence, and the model is left as it was."""
+"""What cannot be planned, set or measured is refused in a sentence; the model is left as it was."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_weights_made_in_inference_mode() -> None:
     with torch.inference_mode():
         model = chain()
     before = state(model)
-    with pytest.raises(ParameterError, match="'0.weight' was made in inference mode"):
+    with pytest.raises(ParameterError, match=r"'0\.weight' was made in inference mode"):
         initialize_(model, torch.randn(4, 8))
     assert same(state(model), before)
 
@@ -239,9 +239,9 @@ def test_unknown_criterion_or_distribution(model: nn.Module) -> None:
     x = torch.randn(4, 8)
     with pytest.raises(ParameterError, match="'forward', 'critical', got 'best'"):
         plan(model, x, criterion="best")
-    with pytest.raises(ParameterError, match="'normal'.*got 'cauchy'"):
+    with pytest.raises(ParameterError, match=r"'normal'.*got 'cauchy'"):
         initialize_(model, x, distribution="cauchy")
-    with pytest.raises(ParameterError, match="'normal'.*got 'cauchy'"):
+    with pytest.raises(ParameterError, match=r"'normal'.*got 'cauchy'"):
         apply_(model, plan(model, x), distribution="cauchy")
 
 

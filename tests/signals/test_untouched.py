@@ -1,5 +1,5 @@
-"""plan and measure leave no mark on a model or on what is random; initialize_ none but what it sets;
-and if the model raises, nothing was set."""
+"""plan and measure leave no mark on a model or on what is random, initialize_ none but what it
+sets; and if the model raises, nothing was set."""
 
 from __future__ import annotations
 

@@ -428,7 +428,10 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
         kind = type(module).__name__
         for parameter in module.parameters():
             trace.tape.keep(names[id(parameter)], f"part of {kind}: recurrent layers are kept")
-        trace.tape.warn(f"{kind} is not followed inside: its output counts as it was measured")
+        trace.tape.warn(
+            f"{kind} is not followed inside: its output counts as it was measured, and gradients "
+            "go back as through a linear layer"
+        )
         signals = [trace.signal(t) for t in _tensors(args) if trace.is_signal(t)]
         for y in _tensors(result):
             trace.set(y, _recurrent(trace, y, signals, kind))

@@ -790,7 +790,8 @@ def _vector_norm(
 
 
 @rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool2d,
-      aten.max_pool1d, aten.max_pool3d)  # fmt: skip
+      aten.max_pool1d, aten.max_pool3d, aten.fractional_max_pool2d,
+      aten.fractional_max_pool3d)  # fmt: skip
 def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
     positions = math.prod(kernel if len(kernel) > 1 else [*kernel] * (x.dim() - 2))
     return trace.record("maximum", [trace.signal(x)], positions=positions), None
