@@ -75,11 +75,12 @@ def correlation(
             raise MomentError(_no_pairs(bound))
         sizes, where = np.unique(np.abs(rhos), return_inverse=True)
         shares, lost = pairs.unlikeness(bound.forward, sizes, std, bound.kinks)
-    if np.isnan(lost).any():
-        worst = sizes[np.isnan(lost).any(axis=0)].max()
+    unsettled = np.isnan(lost + shares[:, None]).any(axis=0)
+    if unsettled.any():
+        worst = sizes[unsettled].max()
         raise MomentError(
             f"E[φ(u)·φ(v)] of {bound.name!r} does not settle at std = {std:.6g} and rho = "
-            f"{worst:.17g}: φ is 0, grows too fast, is too lively or jumps too often there, or is not "
+            f"{worst:.17g}: φ is 0, grows too fast, is too lively, jumps too often, or is not "
             "computed in float64; try another std, or declare the kinks of φ in an Activation"
         )
     even, odd = lost[:, where].reshape(2, *rhos.shape)

@@ -354,7 +354,8 @@ def test_from_0_to_1_it_rises_and_bends_upwards(rho: list[float], name: str, std
     digits = 1e-12
     assert (np.diff(found) >= -digits).all()
     for (a, b, c), (x, y, z) in zip(windowed(rho), windowed(found.tolist()), strict=True):
-        assert y <= (x * (c - b) + z * (b - a)) / (c - a) + digits
+        share = (b - a) / (c - a)
+        assert y <= x + (z - x) * share + digits
 
 
 def windowed(values: list[float]) -> list[tuple[float, float, float]]:
@@ -420,5 +421,6 @@ def test_a_random_function_has_none() -> None:
 
 def test_what_has_no_second_moment_has_none() -> None:
     for forward in (np.zeros_like, lambda x: np.exp(x * x)):
-        with pytest.raises(MomentError, match="does not settle"):
-            correlation(forward, 0.5)
+        for rho in (0.5, 1.0, -1.0):
+            with pytest.raises(MomentError, match="does not settle"):
+                correlation(forward, rho)

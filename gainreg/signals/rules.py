@@ -37,12 +37,14 @@ from gainreg.signals.state import (
     Root,
     Source,
     State,
+    at_quantiles,
     fresh,
     joined,
     of_root,
     on_nodes,
     product_mean,
     related,
+    ultimate,
 )
 from gainreg.signals.tape import Node
 
@@ -280,7 +282,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
         return Step(state)
     if same(a.root, b.root):
         return elementwise(node, a, b, operation=PRODUCT)
-    if related(a, b) and a.root.gaussian and b.root.gaussian:
+    if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
     m, n = a.moments, b.moments
     moments = Moments(
@@ -290,13 +292,12 @@ def multiply(node: Node, a: State, b: State) -> Step:
         m.across_samples * n.across_samples,
     )
     values = np.multiply.outer(*(_points(state) for state in (a, b)))
-    note = "a product of signals that depend on each other" if related(a, b) else ""
     state = fresh(
         node.id,
         moments,
         a.noise + b.noise,
-        a.exact and b.exact and not note,
-        joined(a.note, b.note, note),
+        a.exact and b.exact,
+        joined(a.note, b.note),
         f"product of {a.phrase} and {b.phrase}",
         gaussian=False,
         values=(on_nodes(values),),
@@ -313,8 +314,6 @@ def _spread_out(node: Node, i: int, g: float, h: float) -> Back:
 
 
 def _points(state: State) -> FloatArray:
-    from gainreg.signals.state import at_quantiles
-
     with np.errstate(all="ignore"):
         return at_quantiles(np.sort(np.nan_to_num(state.function(state.root.values))))
 
@@ -373,25 +372,26 @@ def _normal_points(dimensions: int) -> FloatArray:
 
 def sampled(node: Node, *states: State, operation: Operation) -> Step:
     """A function of several variables, on samples of what they depend on: approximate."""
-    sources = list(dict.fromkeys(s for state in states for s in state.root.terms))
+    sources = list(dict.fromkeys(s for state in states for s in ultimate(state)))
     points = _normal_points(2 * max(1, len(sources)))
     first, second = points[: len(sources)], points[len(sources) :]
 
     def draw(rho: Callable[[Source, Root], float] | None) -> list[FloatArray]:
-        values = {}
+        values: dict[Source, FloatArray] = {}
         for source, z, other in zip(sources, first, second, strict=False):
             root = Root(-1, {source: 1.0}, 0.0, source.moments)
             if rho is not None:
                 r = rho(source, root)
                 z = r * z + math.sqrt(max(0.0, 1 - r * r)) * other
             values[source] = np.interp(z, NODES, root.values)
-        return [
-            state.function(
-                sum((k * values[s] for s, k in state.root.terms.items()), np.zeros(POINTS))
-                + state.root.shift
-            )
-            for state in states
-        ]
+
+        def at(state: State) -> FloatArray:
+            total = np.full(POINTS, state.root.shift)
+            for source, k in state.root.terms.items():
+                total += k * (values[source] if source.of is None else at(source.of))
+            return state.function(total)
+
+        return [at(state) for state in states]
 
     with np.errstate(all="ignore"):
         x = draw(None)
@@ -548,8 +548,7 @@ def mean(
     q, c, s = (square + (part - square) / units for part in (q, c, s))
     moments = Moments(m.mean, q, c, s).scaled(factor)
     n = units * positions * samples
-    plain = n == 1
-    if plain:
+    if n == 1:
         return Step(of_root(x.root, x.function.scaled(factor), (x,), x.phrase))
     over = [
         f"{size:.3g} {name}"
@@ -558,13 +557,55 @@ def mean(
     ]
     note = "a mean over positions that may be more alike than a typical pair" * (positions > 1)
     phrase = f"mean of {' and '.join(over)} of {x.phrase}"
-    state = fresh(node.id, moments, x.noise, x.exact and not note, joined(x.note, note), phrase)
+    state = _mean_of(node, x, moments, n, factor)
+    exact, note = x.exact and not note, joined(x.note, note)
+    state = replace(state, noise=x.noise, exact=exact, note=note, phrase=phrase)
     # each of the n gets factor²·g/n², and there are n inputs an output; where all positions go
     # into one mean, all get the same
     g = factor**2 / n * node.size / node.input_sizes[0]
     if node.positions == 1 < positions:
         return Step(state, (Back(g, 0.0, g, 0.0),))
     return Step(state, (back(g),))
+
+
+def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
+    """A mean of n: of few, each is a part that counts where it meets the mean again."""
+    if n >= MANY or not x.root.gaussian:
+        values = _above_zero(x, moments)
+        return fresh(node.id, moments, gaussian=not values, values=values)
+    one = x.source(("function", x.function, *_names(x.root)))
+    share, m = factor / n, x.moments
+    mean = moments.mean - share * m.mean
+
+    def rest(c: float, own: float) -> float:
+        """Covariance of what is left."""
+        return c - moments.mean**2 - share**2 * (own - m.mean**2) + mean**2
+
+    others = Moments(
+        mean,
+        max(mean**2, rest(moments.second_moment, m.second_moment)),
+        rest(moments.across_positions, m.across_positions),
+        rest(moments.across_samples, m.across_samples),
+    )
+    values = _above_zero(x, others)
+    left = Source((node.id,), others, not values, None, values)
+    root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
+    return of_root(root, IDENTITY)
+
+
+def _above_zero(x: State, moments: Moments) -> tuple[FloatArray, ...]:
+    """The distribution of a mean of what is never negative: a gamma distribution, which is that of
+    a mean of squares, and has no part left of 0 that a root or a quotient would stumble on."""
+    with np.errstate(all="ignore"):
+        least = float(np.nan_to_num(x.function(x.root.values)).min())
+    if least < 0 or not moments.mean > 0 or moments.variance < LITTLE * moments.mean**2:
+        return ()
+    from scipy.special import ndtr
+    from scipy.stats import gamma
+
+    shape = moments.mean**2 / moments.variance
+    values: FloatArray = gamma.ppf(ndtr(NODES), shape, scale=moments.mean / shape)
+    return (np.nan_to_num(values, posinf=float(np.nanmax(values[np.isfinite(values)]))),)
 
 
 def deviation(node: Node, x: State, *, root: bool) -> Step:

@@ -317,14 +317,15 @@ def _gaussian_root(source: Source) -> tuple[Function, Root] | None:
 
 def related(a: State, b: State) -> bool:
     """Whether two states depend on a source that both have."""
-    return not _ultimate(a).isdisjoint(_ultimate(b))
+    return not set(ultimate(a)).isdisjoint(ultimate(b))
 
 
-def _ultimate(state: State) -> set[Hashable]:
-    keys: set[Hashable] = set()
+def ultimate(state: State) -> list[Source]:
+    """The sources that a state depends on in the end, those of functions among them."""
+    found: list[Source] = []
     for source in state.root.terms:
-        keys |= _ultimate(source.of) if source.of is not None else {source.key}
-    return keys
+        found += [source] if source.of is None else ultimate(source.of)
+    return found
 
 
 # --- distributions by their quantiles ---

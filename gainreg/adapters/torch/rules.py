@@ -713,17 +713,49 @@ def averaged(trace: Trace, x: Tensor, axes: list[int], keepdim: bool, factor: fl
     )  # fmt: skip
 
 
-@rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.avg_pool2d, aten.avg_pool3d,
-      aten.avg_pool1d)  # fmt: skip
-def _average_pool(trace: Trace, x: Tensor, size: Any, *rest: Any) -> Any:
+@rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
+def _adaptive_average_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
     y = trace.outputs[0]
-    signal = trace.signal(x)
-    if trace.tape and len(size) and not rest:  # adaptive: as many as there are for one
-        spatial = len(size)
-        positions = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, spatial + 1))
-    else:
-        positions = math.prod(size if len(size) > 1 else [*size] * (x.dim() - 2))
-    return trace.record("mean", [signal], units=1, positions=positions, samples=1)
+    n = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1))
+    return trace.record("mean", [trace.signal(x)], units=1, positions=n, samples=1)
+
+
+@rule(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
+def _average_pool(
+    trace: Trace,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Any:
+    """A mean over what lies inside; where zeros outside are counted, it is so much smaller."""
+    y, signal = trace.outputs[0], trace.signal(x)
+    axes = y.dim() - 2
+    kernel, stride, padding = (
+        list(each) * axes if len(each) == 1 else list(each)
+        for each in (kernel, stride or kernel, padding)
+    )
+    inside, padded = 1.0, signal.padded
+    for axis in range(axes):
+        large, before = x.shape[axis + 2], padding[axis]
+        if padded is not None:
+            large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
+        used = _taps_inside(large, y.shape[axis + 2], kernel[axis], stride[axis], before, 1)
+        inside *= used / (kernel[axis] * y.shape[axis + 2])
+    n = math.prod(kernel)
+    counted = count_include_pad or padded is not None
+    return trace.record(
+        "mean",
+        [signal if padded is None else padded.signal],
+        layouts.fitted(signal.layout, y.shape),
+        units=1,
+        positions=n * inside,
+        samples=1,
+        factor=n * inside / divisor if divisor else inside if counted else 1.0,
+    )
 
 
 @rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
@@ -795,6 +827,11 @@ def _vector_norm(
 def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
     positions = math.prod(kernel if len(kernel) > 1 else [*kernel] * (x.dim() - 2))
     return trace.record("maximum", [trace.signal(x)], positions=positions), None
+
+
+@rule(aten.fractional_max_pool2d, aten.fractional_max_pool3d)
+def _fractional_max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
+    return trace.record("maximum", [trace.signal(x)], positions=math.prod(kernel)), None
 
 
 @rule(aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
