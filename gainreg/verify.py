@@ -30,8 +30,8 @@ PROBES.flags.writeable = False
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
 # is right may cancel so far out, and there it is merely not used. A difference below ROUNDING
-# beside E[φ(z)²], or below BELIEVED times the rounding that is seen of it at that std or, up to 1,
-# at a larger one, may be what is left of terms that cancel at small std.
+# beside E[φ(z)²], or below differences.BELIEVED times the rounding that is seen of it at that std
+# or, up to 1, at a larger one, may be what is left of terms that cancel at small std.
 WRONG, ROUNDING = 1e-9, 1e-12
 NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is found by differences, which promise 1e-6
 # Two evaluations of φ differ by more than this part if φ is random, or not elementwise; those of
@@ -42,7 +42,7 @@ SAME, SAME_NEAR_0, LAST_DIGITS = 1e-6, 1e-9, 64
 SIGMAS, GROUPS = 6.0, 1e-2
 # … and only where the standard error itself can be believed: where few samples make up most of the
 # second moment (an exponential at std 10), it is a large part of it, and says nothing.
-BELIEVED = 0.05
+LARGEST_STANDARD_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _compare_with_samples(bound: Bound, closed: Mapping[str, FloatArray]) -> dic
         return trusted
     for std in (0.1, 1.0, 10.0):
         second, its_error = sampling.second_moment(sampler, std, seed=0)
-        if not its_error <= BELIEVED * second:
+        if not its_error <= LARGEST_STANDARD_ERROR * second:
             continue
         ways = {"second_moment": ((second, its_error), second)}
         if "mean" in closed:

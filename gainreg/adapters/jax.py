@@ -161,9 +161,9 @@ def critical(
     """Initializers with which signals and gradients both keep their size, by Flax's names.
 
     As in ``linen.Dense(64, **critical("tanh"))``: a normal "kernel_init" of variance
-    backward_gain²/fan_in, and a normal "bias_init" of standard deviation ``critical_bias_std``.
-    Called with a layer in place of a shape, "kernel_init" sets its weights and its bias. All must
-    be so throughout a stack, and what enters it have ``std``.
+    width·backward_gain²/fan_in, and a normal "bias_init" of standard deviation
+    ``critical_bias_std``. Called with a layer in place of a shape, "kernel_init" sets its weights
+    and its bias. All must be so throughout a stack, and what enters it have ``std``.
 
     Args:
         activation, kind, strides, groups, dtype, params: as for ``normal``.

@@ -221,7 +221,7 @@ def critical(
     """Initializers with which signals and gradients both keep their size, by Keras's names.
 
     As in ``Dense(64, **critical("tanh"))``: a normal "kernel_initializer" of variance
-    backward_gain²/fan_in, and a normal "bias_initializer" of standard deviation
+    width·backward_gain²/fan_in, and a normal "bias_initializer" of standard deviation
     ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
 
     Args:

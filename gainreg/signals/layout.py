@@ -99,3 +99,17 @@ def broadcast(layouts: Sequence[Layout], shape: Sequence[int]) -> Layout:
         ]
         found.append(axes[0] if axes else ((POSITION, shape[-back]),) if shape[-back] > 1 else ())
     return tuple(found)
+
+
+def reduced(layout: Layout, axes: Sequence[int], keep: bool) -> tuple[Layout, dict[str, int]]:
+    """The layout after axes were averaged over, and how much of each kind these held.
+
+    Args:
+        layout: before.
+        axes: which, from 0 on.
+        keep: whether they stay, of length 1.
+    """
+    rest = tuple(
+        () if i in axes else axis for i, axis in enumerate(layout) if keep or i not in axes
+    )
+    return rest, count([layout[axis] for axis in axes])

@@ -7,7 +7,6 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,13 +16,13 @@ from torch.utils._pytree import tree_map_only
 
 from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
-from gainreg.adapters.torch.tracer import Signal, Tokens, Trace, Tracing, _tensors
+from gainreg.adapters.torch.tracer import Signal, Tokens, Trace, Tracing, tensors_in
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals.flow import Aims, Flow
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 from gainreg.signals.summary import Measured, accounts, plan_of, report_of
-from gainreg.signals.tape import Node
+from gainreg.signals.tape import Node, Tape
 
 DISTRIBUTIONS = ("normal", "truncated_normal", "uniform", "orthogonal")
 CRITERIA = ("forward", "critical")
@@ -58,8 +57,8 @@ def plan(
         The model's own errors, with a note.
     """
     options = _options(residual, output_std, criterion)
-    run = _run(model, args, kwargs)
-    flow = Flow(run.trace.tape, Aims(residual, output_std, criterion == "critical"))
+    tape = _run(model, args, kwargs)
+    flow = Flow(tape, Aims(residual, output_std, criterion == "critical"))
     return plan_of(flow, options)
 
 
@@ -118,10 +117,9 @@ def measure(
     Raises:
         As ``plan``.
     """
-    run = _run(model, args, kwargs, probe=_Probe(backward))
-    flow = Flow(run.trace.tape, None)
-    assert run.probe is not None
-    return report_of(flow, accounts(run.trace.tape), run.probe.found)
+    probe = _Probe(backward)
+    tape = _run(model, args, kwargs, probe)
+    return report_of(Flow(tape, None), accounts(tape), probe.found)
 
 
 def initialize_(
@@ -156,8 +154,8 @@ def initialize_(
         _shape(model, args, kwargs)
     _settable(model)
     _check_values(model)
-    run = _run(model, args, kwargs)
-    flow = Flow(run.trace.tape, Aims(residual, output_std, criterion == "critical"))
+    tape = _run(model, args, kwargs)
+    flow = Flow(tape, Aims(residual, output_std, criterion == "critical"))
     planned = plan_of(flow, options)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     source = generator or torch.default_generator
@@ -165,17 +163,16 @@ def initialize_(
     try:
         apply_(model, planned, distribution=distribution, generator=generator)
         if calibrate:
-            _run(model, args, kwargs, probe=_Calibration(model, flow))
-        run = _run(model, args, kwargs, probe=_Probe(True))
+            _run(model, args, kwargs, _Calibration(model, flow))
+        probe = _Probe(True)
+        tape = _run(model, args, kwargs, probe)
     except BaseException:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(before[name])
         source.set_state(state)
         raise
-    now = Flow(run.trace.tape, None)
-    assert run.probe is not None
-    return report_of(now, planned.parameters, run.probe.found)
+    return report_of(Flow(tape, None), planned.parameters, probe.found)
 
 
 # --- one run ---
@@ -254,13 +251,6 @@ class _Calibration(_Probe):
         y.mul_(factor)
 
 
-@dataclass
-class _Run:
-    trace: Trace
-    probe: _Probe | None = None
-    outputs: list[Tensor] = field(default_factory=list)
-
-
 class _Pass(Tracing):  # type: ignore[no-untyped-call]
     """The tracing mode, with a probe."""
 
@@ -276,8 +266,8 @@ class _Pass(Tracing):  # type: ignore[no-untyped-call]
 
 def _run(
     model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, probe: _Probe | None = None
-) -> _Run:
-    """Run a model once under a trace, and leave no other mark on it."""
+) -> Tape:
+    """The tape of one run of a model, on which it leaves no other mark."""
     _check_model(model)
     args, kwargs = _arguments(args, kwargs)
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
@@ -291,7 +281,7 @@ def _run(
     if probe is not None:
         _check_values(model)
         trace.weighed = probe.weighed
-    for tensor in _tensors((args, kwargs)):
+    for tensor in tensors_in((args, kwargs)):
         _describe_input(trace, tensor)
     backward = probe is not None and probe.backward
     with _unchanged(model), _differentiable(model, backward) as parameters:
@@ -319,7 +309,7 @@ def _run(
         raise ParameterError(
             f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
         )
-    return _Run(trace, probe)
+    return trace.tape
 
 
 def _shape(model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -347,9 +337,9 @@ def _describe_input(trace: Trace, tensor: Tensor) -> None:
 
 def _outputs(result: Any) -> Iterator[Tensor]:
     if isinstance(result, (Tensor, dict, tuple, list)):
-        yield from _tensors(dict(result) if isinstance(result, dict) else result)
+        yield from tensors_in(dict(result) if isinstance(result, dict) else result)
     elif hasattr(result, "__dict__"):
-        yield from _tensors(vars(result))
+        yield from tensors_in(vars(result))
 
 
 @contextlib.contextmanager
@@ -432,8 +422,8 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
             f"{kind} is not followed inside: its output counts as it was measured, and gradients "
             "go back as through a linear layer"
         )
-        signals = [trace.signal(t) for t in _tensors(args) if trace.is_signal(t)]
-        for y in _tensors(result):
+        signals = [trace.signal(t) for t in tensors_in(args) if trace.is_signal(t)]
+        for y in tensors_in(result):
             trace.set(y, _recurrent(trace, y, signals, kind))
 
     for module in model.modules():
@@ -573,7 +563,7 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
     # clones, as a model may work in place on what it is given; and no inference tensors
     with torch.inference_mode(False), torch.no_grad():
         args, kwargs = tree_map_only(Tensor, torch.clone, (tuple(args), dict(kwargs or {})))
-    tensors = list(_tensors((args, kwargs)))
+    tensors = list(tensors_in((args, kwargs)))
     if not tensors:
         raise ParameterError("no tensor is among the example inputs; give the model's arguments")
     for tensor in tensors:

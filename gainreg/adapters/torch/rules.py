@@ -689,24 +689,19 @@ def _axes(x: Tensor, dim: Any) -> list[int]:
 
 @rule(aten.mean)
 def _mean(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
-    return averaged(trace, x, _axes(x, dim), keepdim, 1.0)
+    return averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
 
 
 @rule(aten.sum)
 def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
     axes = _axes(x, dim)
-    return averaged(trace, x, axes, keepdim, float(math.prod(x.shape[axis] for axis in axes)))
+    n = float(math.prod(x.shape[axis] for axis in axes))
+    return averaged(trace, trace.signal(x), axes, keepdim, n)
 
 
-def averaged(trace: Trace, x: Tensor, axes: list[int], keepdim: bool, factor: float) -> Signal:
+def averaged(trace: Trace, signal: Signal, axes: list[int], keepdim: bool, factor: float) -> Signal:
     """factor·mean over axes."""
-    signal = trace.signal(x)
-    counts = layouts.count([signal.layout[axis] for axis in axes])
-    layout = tuple(
-        () if i in axes else axis
-        for i, axis in enumerate(signal.layout)
-        if keepdim or i not in axes
-    )
+    layout, counts = layouts.reduced(signal.layout, axes, keepdim)
     return trace.record(
         "mean", [signal], layout,
         units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=factor,
@@ -789,7 +784,7 @@ def _variance(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
 @rule(aten.var_mean)
 def _variance_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
     keepdim = bool(rest.get("keepdim", False))
-    mean = averaged(trace, x, _axes(x, dim), keepdim, 1.0)
+    mean = averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
     spread = trace.record("deviation", [trace.signal(x)], mean.layout, root=False)
     return spread, mean
 
@@ -804,21 +799,11 @@ def _vector_norm(
     n = float(math.prod(x.shape[axis] for axis in axes))
     square = trace.elementwise(aten.pow, x, 2)
     square = replace(square, layout=trace.signal(x).layout)
-    signal = square
-    counts = layouts.count([signal.layout[axis] for axis in axes])
-    layout = tuple(
-        () if i in axes else axis
-        for i, axis in enumerate(signal.layout)
-        if keepdim or i not in axes
-    )
-    summed = trace.record(
-        "mean", [signal], layout,
-        units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=n,
-    )  # fmt: skip
+    summed = averaged(trace, square, axes, keepdim, n)
     from gainreg.signals.functions import Operation
 
     root = Operation("root", lambda v: abs(v) ** 0.5)
-    return trace.record("elementwise", [summed], layout, operation=root)
+    return trace.record("elementwise", [summed], summed.layout, operation=root)
 
 
 @rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool2d,
@@ -847,12 +832,7 @@ def _largest(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False) ->
         return trace.elementwise(aten.maximum, x, dim)
     axes = _axes(x, dim)
     signal = trace.signal(x)
-    counts = layouts.count([signal.layout[axis] for axis in axes])
-    layout = tuple(
-        () if i in axes else axis
-        for i, axis in enumerate(signal.layout)
-        if keepdim or i not in axes
-    )
+    layout, counts = layouts.reduced(signal.layout, axes, keepdim)
     positions = counts[POSITION] * counts[SAMPLE]
     made = trace.record("maximum", [signal], layout, positions=positions, units=counts[UNIT])
     return (made, None) if len(trace.outputs) > 1 else made

@@ -28,7 +28,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
+from gainreg.signals.layout import POSITION, SAMPLE, Layout
 from gainreg.signals.softmax import Rows
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
@@ -370,8 +370,8 @@ class Trace:
 
     def follow(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Say what an operation's outputs are, from what its inputs were."""
-        tensors = list(_tensors((args, kwargs)))
-        out = list(_tensors(result))
+        tensors = list(tensors_in((args, kwargs)))
+        out = list(tensors_in(result))
         known = [self.entry(tensor) for tensor in tensors]
         packet, mutates = _functional(operation)
         ruled = _RULES.get(packet)
@@ -503,15 +503,15 @@ def _names(entry: Entry) -> tuple[str, ...]:
     return entry.names if isinstance(entry, Computed) else ()
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, dict):
         for value in values.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(values, (tuple, list)):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 # --- operations ---
@@ -585,8 +585,3 @@ def _named(key: tuple[Any, tuple[Any, ...], Any]) -> tuple[Any, ...]:
         return ()
     found = reader(*others[1:], **dict(keywords))
     return () if found is None else (found[0], tuple(found[1].items()))
-
-
-def unit_size(axis: layouts.Axis) -> int:
-    """How many units an axis holds, at least 1."""
-    return max(1, layouts.count([axis])[UNIT])

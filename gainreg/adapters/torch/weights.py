@@ -164,7 +164,7 @@ def critical_(
 ) -> Layer:
     """Set a layer's weights and bias so that signals and gradients both keep their size.
 
-    Weights are normal with variance backward_gain²/fan_in, biases with standard deviation
+    Weights are normal with variance width·backward_gain²/fan_in, biases with standard deviation
     ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
 
     Args:
