@@ -7,6 +7,15 @@ from gainreg.adapters.jax.weights import (
     orthogonal,
     truncated_normal,
     uniform,
+    wrap,
 )
 
-__all__ = ["FRAMEWORK", "critical", "normal", "orthogonal", "truncated_normal", "uniform"]
+__all__ = [
+    "FRAMEWORK",
+    "critical",
+    "normal",
+    "orthogonal",
+    "truncated_normal",
+    "uniform",
+    "wrap",
+]
