@@ -113,3 +113,16 @@ def reduced(layout: Layout, axes: Sequence[int], keep: bool) -> tuple[Layout, di
         () if i in axes else axis for i, axis in enumerate(layout) if keep or i not in axes
     )
     return rest, count([layout[axis] for axis in axes])
+
+
+def taps_inside(
+    large: int, small: int, kernel: int, stride: int, padding: int, dilation: int
+) -> int:
+    """Pairs of an output and a tap that lies inside the input, along one axis."""
+    total = 0
+    for tap in range(kernel):
+        offset = tap * dilation - padding  # 0 ≤ i·stride + offset < large
+        first = max(0, -(offset // stride))
+        last = min(small - 1, (large - 1 - offset) // stride)
+        total += max(0, last - first + 1)
+    return total

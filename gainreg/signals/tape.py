@@ -17,7 +17,7 @@ class Node:
 
     Attributes:
         id: its place on the tape.
-        rule: the name of the rule in rules.py.
+        rule: the name of the rule in gainreg.signals.rules.
         inputs: the nodes whose outputs it takes.
         layout: of its output.
         facts: what the rule needs to know beside the states.

@@ -1,7 +1,7 @@
 """Runs a PyTorch model once and records what it does with its signals, operation by operation.
 
 A loop and a registry: ``TorchDispatchMode`` sees every ATen operation, whatever Python wrote it;
-rules.py says of each which rule of gainreg.signals applies. Every tensor is one of
+rules/ says of each which rule of gainreg.signals applies. Every tensor is one of
 
 - a ``Signal``: an output of a node of the tape, with its layout,
 - a ``Weight``: a parameter, or a view or cast of one,
@@ -383,7 +383,7 @@ class Trace:
         entries: Any
         has_signal = any(isinstance(entry, Signal) for entry in known)
         if not has_signal and packet not in _ALONE:
-            entries = self._without_signal(known, out)
+            entries = self.without_signal(*tensors)
         else:
             entries = self._apply(packet, operation, ruled, args, kwargs, tensors)
         if not isinstance(entries, tuple):
@@ -410,7 +410,9 @@ class Trace:
             return self.elementwise(packet, *args, **kwargs)
         return self.not_understood(name, tensors)
 
-    def _without_signal(self, known: list[Entry], out: list[Tensor]) -> Entry:
+    def without_signal(self, *tensors: Tensor) -> Entry:
+        """What is made of tensors that are no signals."""
+        known = [self.entry(tensor) for tensor in tensors]
         names = tuple(name for entry in known for name in _names(entry))
         if names:
             return Computed(names)

@@ -1,0 +1,273 @@
+"""Elementwise operations of which the algebra knows more than their values, and their names in the
+registry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gainreg.adapters.torch.rules.attention import masked
+from gainreg.adapters.torch.tracer import (
+    _NAMED,
+    Constant,
+    Mask,
+    NotUnderstoodError,
+    Signal,
+    Trace,
+    Weight,
+    rule,
+)
+from gainreg.signals import layout as layouts
+
+aten = torch.ops.aten
+
+
+# --- elementwise, where the algebra knows more than the operation's values ---
+
+
+@rule(aten.add, alone=True)
+def _add(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
+    return summed(trace, a, b, 1.0, float(alpha))
+
+
+@rule(aten.sub, alone=True)
+def _subtract(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
+    return summed(trace, a, b, 1.0, -float(alpha))
+
+
+@rule(aten.rsub, alone=True)
+def _reverse_subtract(trace: Trace, a: Any, b: Any, alpha: float = 1) -> Any:
+    return summed(trace, a, b, -float(alpha), 1.0)
+
+
+def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Any:
+    """j·a + k·b, of tensors and numbers."""
+    if not isinstance(a, Tensor):
+        a, b, j, k = b, a, k, j
+    if not isinstance(b, Tensor):
+        return _line(trace, a, j, k * float(b))
+    if not any(trace.is_signal(t) for t in (a, b)):
+        return trace.without_signal(a, b)
+    if j == k == 1.0:
+        biased = trace.biased(a, b) or trace.biased(b, a)
+        if biased is not None:
+            return biased
+        for mask, scores in ((a, b), (b, a)):
+            signal = trace.entry(scores)
+            if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
+                return found
+    layout, signals = trace.broadcast(a, b)
+    return trace.record("add", signals, layout, factors=(j, k))
+
+
+def _line(trace: Trace, x: Tensor, factor: float, shift: float = 0.0) -> Any:
+    """factor·x + shift."""
+    entry = trace.entry(x)
+    if isinstance(entry, Mask) and not shift:
+        return replace(entry, factor=entry.factor * factor)
+    if isinstance(entry, Constant) and not entry.triangular:
+        square = factor**2 * entry.square + 2 * factor * shift * entry.mean + shift**2
+        return Constant(factor * entry.mean + shift, square)
+    if not isinstance(entry, Signal):
+        return trace.without_signal(x)
+    if factor == 1.0 and not shift:
+        return entry
+    made = trace.record("add", [entry], entry.layout, factors=(factor,), shift=shift)
+    return replace(made, rows=entry.rows)
+
+
+@rule(aten.neg, alone=True)
+def _negative(trace: Trace, x: Tensor) -> Any:
+    return _line(trace, x, -1.0)
+
+
+@rule(aten.mul, alone=True)
+def _multiply(trace: Trace, a: Any, b: Any) -> Any:
+    if not isinstance(a, Tensor):
+        a, b = b, a
+    if not isinstance(b, Tensor):
+        return _line(trace, a, float(b))
+    for x, other in ((a, b), (b, a)):
+        entry = trace.entry(other)
+        if not trace.is_signal(x):
+            continue
+        if isinstance(entry, Mask):
+            return dropped(trace, x, entry, other.numel() == x.numel())
+        if not isinstance(entry, Signal) and other.numel() > 1:
+            return scaled(trace, x, other)
+    if not any(trace.is_signal(t) for t in (a, b)):
+        return trace.without_signal(a, b)
+    layout, signals = trace.broadcast(a, b)
+    return trace.record("multiply", signals, layout)
+
+
+@rule(aten.div, alone=True)
+def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    if not isinstance(b, Tensor) and rounding_mode is None:
+        return _line(trace, a, 1 / float(b)) if b else None
+    if not any(trace.is_signal(t) for t in (a, b)):
+        return trace.without_signal(*(t for t in (a, b) if isinstance(t, Tensor)))
+    if rounding_mode is None and isinstance(a, Tensor) and trace.is_signal(b):
+        layout, (x, y) = trace.broadcast(a, b)
+        one = trace.elementwise(aten.reciprocal, b)
+        return trace.record("multiply", [x, replace(one, layout=y.layout)], layout)
+    return trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
+
+
+def scaled(trace: Trace, x: Tensor, other: Tensor) -> Signal:
+    """A signal times a parameter or a constant tensor."""
+    layout, (signal, _) = trace.broadcast(x, x)
+    entry = trace.entry(other)
+    learned = entry.name if isinstance(entry, Weight) else ""
+    if learned:
+        trace.tape.keep(learned, "a scale: kept as it is")
+    if other.device.type == "meta":
+        if isinstance(entry, Constant):
+            made = trace.record("scale", [signal], layout, mean=entry.mean, square=entry.square)
+        elif trace.is_weight(other):
+            trace.tape.warn(
+                "parameters that are kept have no values on the meta device: scales count as 1, "
+                "and all that is added as 0"
+            )
+            made = trace.record("scale", [signal], layout, mean=1.0, square=1.0)
+        else:
+            layout, signals = trace.broadcast(x, other)
+            made = trace.record("multiply", signals, layout)
+        made.node.weight = learned
+        return made
+    _, (_, given) = trace.broadcast(x, other)
+    moments = given.node.facts["moments"]
+    anew = moments.across_positions < moments.second_moment * 0.999
+    made = trace.record(
+        "scale",
+        [signal],
+        layout,
+        mean=moments.mean,
+        square=moments.second_moment,
+        positions=moments.across_positions if anew else None,
+    )
+    made.node.weight = learned
+    return made
+
+
+def dropped(trace: Trace, x: Tensor, mask: Mask, elements: bool) -> Signal:
+    """A signal times what dropout drew."""
+    return trace.record(
+        "dropout", [trace.signal(x)], keep=mask.keep, factor=mask.factor, elements=elements
+    )
+
+
+@rule(aten.bernoulli, alone=True)
+def _bernoulli(trace: Trace, x: Tensor, p: float = 0.5, *, generator: Any = None) -> Any:
+    return Mask(float(p)) if isinstance(p, (int, float)) else None
+
+
+@rule(aten.native_dropout)
+def _native_dropout(trace: Trace, x: Tensor, p: float, train: bool | None) -> Any:
+    if train is False or not p:
+        return trace.signal(x), None
+    return dropped(trace, x, Mask(1 - p, 1 / (1 - p)), True), None
+
+
+@rule(aten.cos, aten.sin, alone=True)
+def _wave(trace: Trace, x: Tensor) -> Any:
+    if trace.is_signal(x):
+        return trace.elementwise(aten.cos if "cos" in str(trace.operation) else aten.sin, x)
+    # of constants without values, most often the angles of rotary embeddings
+    return Constant(0.0, 0.5) if x.device.type == "meta" else None
+
+
+@rule(aten.tril, alone=True)
+def _triangle(trace: Trace, x: Tensor, diagonal: int = 0) -> Any:
+    return Constant(triangular=True) if x.device.type == "meta" else None
+
+
+@rule(aten.pow)
+def _power(trace: Trace, x: Any, exponent: Any) -> Any:
+    return trace.elementwise(aten.pow, x, exponent)
+
+
+@rule(aten.addcmul)
+def _add_product(trace: Trace, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Any:
+    layout, (first, left, right) = trace.broadcast(x, a, b)
+    made = trace.record("multiply", [left, right], layout)
+    return trace.record("add", [first, made], layout, factors=(1.0, float(value)))
+
+
+@rule(aten.lerp)
+def _interpolate(trace: Trace, a: Tensor, b: Tensor, weight: Any) -> Any:
+    if isinstance(weight, Tensor):
+        raise NotUnderstoodError
+    layout, signals = trace.broadcast(a, b)
+    return trace.record("add", signals, layout, factors=(1 - weight, weight))
+
+
+# --- activations of a kind of their own ---
+
+
+@rule(aten.glu)
+def _gated(trace: Trace, x: Tensor, dim: int = -1) -> Any:
+    signal, dim = trace.signal(x), dim % x.dim()
+    half = x.shape[dim] // 2
+    layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+    a, b = (
+        trace.record("view", [signal], layout, view=("slice", dim, i * half, half, 1))
+        for i in (0, 1)
+    )
+    gate = trace.record("elementwise", [b], layout, operation=trace.operation_of(aten.sigmoid))
+    return trace.record("multiply", [a, gate], layout)
+
+
+@rule(aten._prelu_kernel, aten.prelu)
+def _prelu(trace: Trace, x: Tensor, weight: Tensor) -> Any:
+    _, square = trace.statistics(weight, 0.25)
+    return _leaky(trace, x, math.sqrt(square))
+
+
+@rule(aten.rrelu_with_noise, aten.rrelu)
+def _rrelu(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+    numbers = [value for value in rest if isinstance(value, float)]
+    low, high = numbers if len(numbers) == 2 else (1 / 8, 1 / 3)
+    training = any(value is True for value in rest)
+    square = (low**2 + low * high + high**2) / 3 if training else ((low + high) / 2) ** 2
+    return _leaky(trace, x, math.sqrt(square))
+
+
+def _leaky(trace: Trace, x: Tensor, slope: float) -> Signal:
+    """Of several slopes the root mean square, which gives the average over channels."""
+    signal = trace.signal(x)
+    operation = trace.operation_of(aten.leaky_relu, slope)
+    return trace.record("elementwise", [signal], operation=operation)
+
+
+# --- activations that the registry has, by ATen's names for their parameters ---
+
+
+def _plain(name: str) -> Any:
+    return lambda **_: (name, {})
+
+
+def _gelu(approximate: str = "none") -> Any:
+    return ("gelu_tanh" if approximate == "tanh" else "gelu"), {}
+
+
+def _elu(alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Any:
+    if scale == input_scale == 1:
+        return "elu", {"alpha": float(alpha)}
+    return None
+
+
+_NAMED.update(
+    {
+        **{getattr(aten, name): _plain(name) for name in (
+            "relu", "sigmoid", "tanh", "silu", "mish", "erf", "sin", "abs", "relu6", "selu",
+        ) if hasattr(aten, name)},
+        aten.gelu: _gelu,
+        aten.leaky_relu: lambda slope=0.01: ("leaky_relu", {"negative_slope": float(slope)}),
+        aten.elu: _elu,
+    }
+)  # fmt: skip

@@ -1,0 +1,305 @@
+"""Norms, means and maxima."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gainreg.adapters.torch.tracer import (
+    NotUnderstoodError,
+    Signal,
+    Trace,
+    rule,
+)
+from gainreg.signals import layout as layouts
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+
+aten = torch.ops.aten
+
+
+# --- norms ---
+
+
+@rule(aten.native_layer_norm, aten.layer_norm)
+def _layer_norm(
+    trace: Trace, x: Tensor, shape: Sequence[int], weight: Any, bias: Any, epsilon: float,
+    *rest: Any,
+) -> Any:  # fmt: skip
+    signal = trace.signal(x)
+    counts = layouts.count(signal.layout[-len(shape) :])
+    units, positions = counts[UNIT], counts[POSITION] * counts[SAMPLE]
+    return _normalised(
+        trace, signal, weight, bias, epsilon, "layer norm", units, positions, 1
+    ), None, None  # fmt: skip
+
+
+@rule(aten._fused_rms_norm, aten.rms_norm)
+def _rms_norm(
+    trace: Trace, x: Tensor, shape: Sequence[int], weight: Any = None, epsilon: Any = None
+) -> Any:
+    signal = trace.signal(x)
+    return _normalised(
+        trace, signal, weight, None, epsilon or 0.0, "RMS norm", 1, 1, 1, centred=False
+    ), None  # fmt: skip
+
+
+@rule(aten.native_group_norm)
+def _group_norm(
+    trace: Trace, x: Tensor, weight: Any, bias: Any, n: int, channels: int, area: int,
+    groups: int, epsilon: float,
+) -> Any:  # fmt: skip
+    signal = trace.signal(x)
+    return _normalised(
+        trace, signal, weight, bias, epsilon, "group norm", channels // groups, area, 1
+    ), None, None  # fmt: skip
+
+
+def _batch_norm(
+    trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
+    epsilon: float,
+) -> Any:  # fmt: skip
+    signal = trace.signal(x)
+    others = layouts.count([axis for i, axis in enumerate(signal.layout) if i != 1])
+    if training:
+        return _normalised(
+            trace, signal, weight, bias, epsilon, "batch norm", 1,
+            others[POSITION] * others[UNIT], others[SAMPLE],
+        )  # fmt: skip
+    return _by_buffers(trace, signal, weight, bias, mean, variance, epsilon)
+
+
+def _by_buffers(
+    trace: Trace, signal: Signal, weight: Any, bias: Any, mean: Tensor, variance: Tensor,
+    epsilon: float,
+) -> Signal:  # fmt: skip
+    """Batch norm in evaluation: a scale and a shift of each unit."""
+    for tensor in (weight, bias):
+        trace.statistics(tensor, 1.0)
+    if mean.device.type == "meta":
+        return signal
+    factor = (variance.double() + epsilon).rsqrt()
+    if weight is not None and weight.device.type != "meta":
+        factor = factor * weight.detach().double()
+    shift = -mean.double() * factor
+    if bias is not None and bias.device.type != "meta":
+        shift = shift + bias.detach().double()
+    k, k2 = float(factor.mean()), float((factor * factor).mean())
+    uniform = bool((factor == factor[0]).all())
+    made = trace.record("scale", [signal], mean=k, square=k * k if uniform else k2)
+    b, b2 = float(shift.mean()), float((shift * shift).mean())
+    if bool((shift == shift[0]).all()):
+        return trace.record("add", [made], factors=(1.0,), shift=b) if b else made
+    from gainreg.signals.state import Moments
+
+    given = trace.record("given", [], made.layout, moments=Moments(b, b2, b2, b2), phrase="shift")
+    return trace.record("add", [made, given], made.layout, factors=(1.0, 1.0))
+
+
+@rule(aten.native_batch_norm, aten.cudnn_batch_norm, aten.miopen_batch_norm)
+def _native_batch_norm(
+    trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
+    momentum: float, epsilon: float,
+) -> Any:  # fmt: skip
+    return _batch_norm(trace, x, weight, bias, mean, variance, training, epsilon)
+
+
+@rule(aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional)
+def _legit_batch_norm(trace: Trace, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
+    mean, variance = (rest[0], rest[1]) if isinstance(rest[0], Tensor) else (None, None)
+    training, _, epsilon = rest[-3:]
+    return _batch_norm(trace, x, weight, bias, mean, variance, training, epsilon)
+
+
+@rule(aten._batch_norm_with_update, aten._batch_norm_no_update)
+def _updating_batch_norm(
+    trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float,
+    epsilon: float,
+) -> Any:  # fmt: skip
+    return _batch_norm(trace, x, weight, bias, mean, variance, True, epsilon)
+
+
+def _normalised(
+    trace: Trace, signal: Signal, weight: Any, bias: Any, epsilon: float, phrase: str,
+    units: int, positions: int, samples: int, centred: bool = True,
+) -> Signal:  # fmt: skip
+    scale, square = trace.statistics(weight, 1.0)
+    shift, shift_square = trace.statistics(bias, 0.0)
+    return trace.record(
+        "normalise",
+        [signal],
+        units=units,
+        positions=positions,
+        samples=samples,
+        square=square,
+        scale=scale,
+        shift=shift,
+        shift_square=shift_square,
+        centred=centred,
+        epsilon=float(epsilon),
+        phrase=phrase,
+    )
+
+
+# --- means and maxima ---
+
+
+def _axes(x: Tensor, dim: Any) -> list[int]:
+    if dim is None or dim == []:
+        return list(range(x.dim()))
+    return [axis % max(1, x.dim()) for axis in ([dim] if isinstance(dim, int) else dim)]
+
+
+@rule(aten.mean)
+def _mean(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
+    return averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
+
+
+@rule(aten.sum)
+def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
+    axes = _axes(x, dim)
+    n = float(math.prod(x.shape[axis] for axis in axes))
+    return averaged(trace, trace.signal(x), axes, keepdim, n)
+
+
+def averaged(trace: Trace, signal: Signal, axes: list[int], keepdim: bool, factor: float) -> Signal:
+    """factor·mean over axes."""
+    layout, counts = layouts.reduced(signal.layout, axes, keepdim)
+    return trace.record(
+        "mean", [signal], layout,
+        units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=factor,
+    )  # fmt: skip
+
+
+@rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
+def _adaptive_average_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
+    y = trace.outputs[0]
+    n = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1))
+    return trace.record("mean", [trace.signal(x)], units=1, positions=n, samples=1)
+
+
+@rule(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
+def _average_pool(
+    trace: Trace,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Any:
+    """A mean over what lies inside; where zeros outside are counted, it is so much smaller."""
+    y, signal = trace.outputs[0], trace.signal(x)
+    axes = y.dim() - 2
+    kernel, stride, padding = (
+        list(each) * axes if len(each) == 1 else list(each)
+        for each in (kernel, stride or kernel, padding)
+    )
+    inside, padded = 1.0, signal.padded
+    for axis in range(axes):
+        large, before = x.shape[axis + 2], padding[axis]
+        if padded is not None:
+            large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
+        used = layouts.taps_inside(large, y.shape[axis + 2], kernel[axis], stride[axis], before, 1)
+        inside *= used / (kernel[axis] * y.shape[axis + 2])
+    n = math.prod(kernel)
+    counted = count_include_pad or padded is not None
+    return trace.record(
+        "mean",
+        [signal if padded is None else padded.signal],
+        layouts.fitted(signal.layout, y.shape),
+        units=1,
+        positions=n * inside,
+        samples=1,
+        factor=n * inside / divisor if divisor else inside if counted else 1.0,
+    )
+
+
+@rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
+def _blended(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+    y = trace.outputs[0]
+    share = 1.0
+    for before, after in zip(x.shape[2:], y.shape[2:], strict=True):
+        at = [((i + 0.5) * before / after - 0.5) % 1.0 for i in range(after)]
+        share *= sum((1 - t) ** 2 + t**2 for t in at) / after
+    return trace.record("mean", [trace.signal(x)], units=1, positions=1 / share, samples=1)
+
+
+@rule(aten.var, aten.std)
+def _variance(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+    signal = trace.signal(x)
+    y = trace.outputs[0]
+    root = "std" in str(trace.operation)
+    layout = (
+        layouts.of_input(y.shape)
+        if y.dim() != x.dim()
+        else tuple(
+            layouts.resized(axis, size) if size > 1 else ()
+            for axis, size in zip(signal.layout, y.shape, strict=True)
+        )
+    )
+    if y.dim() != x.dim():
+        layout = tuple(axis for axis in signal.layout if layouts.size(axis) in y.shape)[: y.dim()]
+    return trace.record("deviation", [signal], layout, root=root)
+
+
+@rule(aten.var_mean)
+def _variance_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
+    keepdim = bool(rest.get("keepdim", False))
+    mean = averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
+    spread = trace.record("deviation", [trace.signal(x)], mean.layout, root=False)
+    return spread, mean
+
+
+@rule(aten.linalg_vector_norm)
+def _vector_norm(
+    trace: Trace, x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, **rest: Any
+) -> Any:
+    if order != 2:
+        raise NotUnderstoodError
+    axes = _axes(x, dim)
+    n = float(math.prod(x.shape[axis] for axis in axes))
+    square = trace.elementwise(aten.pow, x, 2)
+    square = replace(square, layout=trace.signal(x).layout)
+    summed = averaged(trace, square, axes, keepdim, n)
+    from gainreg.signals.functions import Operation
+
+    root = Operation("root", lambda v: abs(v) ** 0.5)
+    return trace.record("elementwise", [summed], summed.layout, operation=root)
+
+
+@rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool2d,
+      aten.max_pool1d, aten.max_pool3d, aten.fractional_max_pool2d,
+      aten.fractional_max_pool3d)  # fmt: skip
+def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
+    positions = math.prod(kernel if len(kernel) > 1 else [*kernel] * (x.dim() - 2))
+    return trace.record("maximum", [trace.signal(x)], positions=positions), None
+
+
+@rule(aten.fractional_max_pool2d, aten.fractional_max_pool3d)
+def _fractional_max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
+    return trace.record("maximum", [trace.signal(x)], positions=math.prod(kernel)), None
+
+
+@rule(aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
+def _adaptive_max_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
+    y = trace.outputs[0]
+    positions = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1))
+    return trace.record("maximum", [trace.signal(x)], positions=positions), None
+
+
+@rule(aten.amax, aten.max)
+def _largest(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    if isinstance(dim, Tensor):
+        return trace.elementwise(aten.maximum, x, dim)
+    axes = _axes(x, dim)
+    signal = trace.signal(x)
+    layout, counts = layouts.reduced(signal.layout, axes, keepdim)
+    positions = counts[POSITION] * counts[SAMPLE]
+    made = trace.record("maximum", [signal], layout, positions=positions, units=counts[UNIT])
+    return (made, None) if len(trace.outputs) > 1 else made

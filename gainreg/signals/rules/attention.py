@@ -1,0 +1,189 @@
+"""Scores, softmax and what looks by them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from gainreg.signals.rules.step import Back, Step, back
+from gainreg.signals.softmax import Rows, over_rows, passing, shared
+from gainreg.signals.state import (
+    Moments,
+    State,
+    fresh,
+    joined,
+    related,
+)
+from gainreg.signals.tape import Node
+
+INDEPENDENT = "attention weights, from scores taken for independent"
+
+
+def scores(
+    node: Node,
+    query: State,
+    key: State,
+    *,
+    width: int,
+    factor: float = 1.0,
+    positions: bool = False,
+) -> Step:
+    """Σ query·key over ``width`` units, times ``factor``: q = factor²·width·q_q·q_k.
+
+    ``across_positions`` of the result is across keys: what all have in common, softmax ignores;
+    ``across_samples`` is across queries.
+    ``positions`` says that the sum goes over positions, which have their c in common, as in
+    linear attention.
+    """
+    note = ""
+    if related(query, key) or positions:
+        note = "a product of signals that depend on each other"
+    moments = _scores(query.moments, key.moments, width, factor, positions)
+    state = fresh(
+        node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,
+        joined(query.note, key.note, note), "attention scores",
+    )  # fmt: skip
+    # each query element meets all keys, less what those have in common; each key all queries
+    meets = [node.size * width / size for size in node.input_sizes]
+    return Step(
+        state,
+        (
+            back(factor**2 * _beyond(key.moments) * meets[0], 0.0),
+            back(factor**2 * query.q * (meets[1] if len(meets) > 1 else 0.0), 0.0),
+        ),
+    )
+
+
+def _beyond(m: Moments) -> float:
+    """q − c: what a position has beyond what all have in common."""
+    return max(0.0, m.second_moment - m.across_positions)
+
+
+def _scores(a: Moments, b: Moments, width: int, factor: float, positions: bool) -> Moments:
+    size = factor**2 * width
+    mean = factor * width * a.mean * b.mean
+    beyond = mean**2 * (1 - 1 / width)
+    if positions:
+        beyond = size * (width - 1) * a.across_positions * b.across_positions
+    return Moments(
+        mean,
+        size * a.second_moment * b.second_moment + beyond,
+        size * a.second_moment * b.across_positions + beyond,
+        size * a.across_positions * b.second_moment,
+    )
+
+
+def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
+    """Weights over n keys: E[Σp²] of independent scores of variance q − c.
+
+    ``rows`` are the numbers of keys that a mask leaves; ``units`` says that it goes over units,
+    which have no more in common than their mean.
+    """
+    m = x.moments
+    if units:
+        m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
+    moments, down = _softmax(m, size, rows)
+    note = joined(x.note, INDEPENDENT)
+    state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
+    return Step(state, (down,))
+
+
+def _softmax(scored: Moments, size: int, rows: Rows) -> tuple[Moments, Back]:
+    """The moments of the weights, and the factor of the gradient by a score."""
+    spread, alike = _spread(scored)
+    a = over_rows(spread, rows)
+    # two queries look at the same keys as far as they are alike
+    both = min(a, shared(rows) * math.exp(min(spread * alike, 300.0)))
+    down = back(passing(spread, rows) / size, 0.0)
+    return Moments(1 / size, a / size, both / size, both / size), down
+
+
+def attend(
+    node: Node,
+    weights: State,
+    value: State,
+    scored: State | None = None,
+    *,
+    size: int,
+    common: int | None = None,
+) -> Step:
+    """q → c + (q − c)·(a + s²/D), with a the sum of the squared weights. Noci et al. 2022.
+
+    Where keys and values are images of the same D units, a query that looks for a direction among
+    the keys finds it in the values: the weights e^{u·x} move the mean of x by u, and |u|² = s².
+    """
+    spread, alike = (0.0, 0.0) if scored is None else _spread(scored.moments)
+    moments, a = _attend(weights.moments, value.moments, size, spread, alike, common)
+    state = fresh(
+        node.id, moments, value.noise, False, joined(weights.note, value.note),
+        f"attention over {value.phrase}",
+    )  # fmt: skip
+    state = replace(state, counted=value.q)
+    width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
+    queries = node.size / node.input_sizes[1] * size
+    return Step(
+        state, (back(_beyond(value.moments) * width), _to_values(a, queries, size), back(0.0))
+    )
+
+
+def _spread(scored: Moments) -> tuple[float, float]:
+    """Variance of scores over keys, and how far two queries are alike."""
+    q = scored.second_moment
+    return _beyond(scored), min(1.0, max(0.0, scored.across_samples / q)) if q else 0.0
+
+
+def _attend(
+    p: Moments, v: Moments, size: int, spread: float, alike: float, common: int | None
+) -> tuple[Moments, float]:
+    a = min(1.0, p.second_moment * size)
+    same = min(a, p.across_samples * size)
+    found = spread * (1 - a) / common if common else 0.0
+    q, c, s = v.second_moment, v.across_positions, v.across_samples
+    both = min(c, s)
+    m = Moments(
+        v.mean,
+        c + (q - c) * min(1.0, a + found),
+        c + (q - c) * min(1.0, same + alike * found),
+        both + (s - both) * same,
+    )
+    return m, a
+
+
+def _to_values(a: float, queries: float, keys: int) -> Back:
+    """Through the weights to the values: Σ over queries of p²·g, and of what they share."""
+    each, both = queries / keys, (queries / keys) ** 2
+    apart = each / keys
+    return Back(a * each, both - a * each, apart, both - apart)
+
+
+def attention(
+    node: Node,
+    query: State,
+    key: State,
+    value: State,
+    *,
+    width: int,
+    factor: float,
+    size: int,
+    rows: Rows,
+    common: int | None = None,
+) -> Step:
+    """Scores, softmax and attend in one operation."""
+    scored = _scores(query.moments, key.moments, width, factor, False)
+    weights, through = _softmax(scored, size, rows)
+    moments, a = _attend(weights, value.moments, size, *_spread(scored), common)
+    note = joined(
+        query.note, key.note, value.note, "attention weights, from scores taken for independent"
+    )
+    state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
+    state = replace(state, counted=value.q)
+    queries = node.input_sizes[0] / width
+    down = through.gg * _beyond(value.moments) * node.size / queries  # mean square by a score
+    return Step(
+        state,
+        (
+            back(down * factor**2 * size * _beyond(key.moments), 0.0),
+            back(down * factor**2 * query.q * queries * size * width / node.input_sizes[1], 0.0),
+            _to_values(a, node.size / node.input_sizes[2] * size, size),
+        ),
+    )

@@ -1,0 +1,262 @@
+"""Elementwise operations: chains, sums, products, scales, dropout; what is neither is sampled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gainreg.signals.functions import (
+    IDENTITY,
+    NODES,
+    FloatArray,
+    Function,
+    Operation,
+    combine,
+    compose,
+    describe,
+)
+from gainreg.signals.rules.step import POINTS, Back, Step, back, normal_points, number, points_of
+from gainreg.signals.state import (
+    Moments,
+    Root,
+    Source,
+    State,
+    fresh,
+    joined,
+    of_root,
+    on_nodes,
+    product_mean,
+    related,
+    ultimate,
+)
+from gainreg.signals.tape import Node
+
+
+def elementwise(node: Node, *states: State, operation: Operation) -> Step:
+    """m, q by the moments, c by E[φ(u)φ(v)]; functions of one root are one function of it."""
+    varying = [state for state in states if not state.constant]
+    if not varying:
+        values = [np.array([state.moments.mean]) for state in states]
+        with np.errstate(all="ignore"):
+            m = float(np.asarray(operation.call(*values)).ravel()[0])
+        return Step(number(node, m, states))
+    if all(same(state.root, varying[0].root) for state in varying):
+        functions = [
+            Function(0.0, state.moments.mean) if state.constant else state.function
+            for state in states
+        ]
+        f = compose(operation, functions)
+        return Step(_of(varying[0].root, f, varying))
+    return sampled(node, *states, operation=operation)
+
+
+def same(a: Root, b: Root) -> bool:
+    """Whether two roots are one variable."""
+    return a is b or (a.shift == b.shift and a.terms == b.terms)
+
+
+def _of(root: Root, f: Function, like: Sequence[State]) -> State:
+    """The state of f of a root, its noise damped by the slope of its variance."""
+    phrase = like[0].phrase
+    if f.core is not None:
+        phrase = f"{describe(f)} at std {root.std * abs(f.inner):.3g}"
+    state = of_root(root, f, like, phrase)
+    before = like[0].profile.growth
+    if f.core is not None and before > 1e-9:
+        state = replace(state, noise=state.noise * min(4.0, (state.profile.growth / before) ** 2))
+    return state
+
+
+def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0) -> Step:
+    """Σ factor·x + shift: of linear images as linear combinations, else Σq + 2·Σm·m′."""
+    varying = [(s, k) for s, k in zip(states, factors, strict=True) if not s.constant]
+    shift += math.fsum(
+        k * s.moments.mean for s, k in zip(states, factors, strict=True) if s.constant
+    )
+    if not varying:
+        return Step(number(node, shift, states))
+    alike, root = [s for s, _ in varying], varying[0][0].root
+    if all(same(s.root, root) for s in alike):
+        f = combine([s.function for s in alike], [k for _, k in varying]).scaled(1.0, shift)
+        state = _of(root, f, alike)
+        return Step(state if len(alike) > 1 else replace(state, phrase=alike[0].phrase))
+    terms: dict[Source, float] = {}
+    for state, k in varying:
+        if state.function.core is None:
+            shift += k * (state.function.scale * state.root.shift + state.function.shift)
+            for source, factor in state.root.terms.items():
+                factor *= k * state.function.scale
+                terms[source] = terms.get(source, 0.0) + factor
+        else:
+            source = state.source(("function", state.function, *names_of(state.root)))
+            terms[source] = terms.get(source, 0.0) + k
+    terms = {source: k for source, k in terms.items() if k}
+    m = _of_terms(terms, shift)
+    total = math.fsum(k**2 * s.q for s, k in varying)
+    noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
+    root = Root(node.id, terms, shift, m)
+    first = of_root(root, IDENTITY, alike, "a sum")
+    return Step(
+        replace(first, noise=noise),
+        tuple(_spread_out(node, i, k**2, k**2) for i, k in enumerate(factors)),
+    )
+
+
+def names_of(root: Root) -> tuple[Hashable, ...]:
+    return (*((source.key, k) for source, k in root.terms.items()), root.shift)
+
+
+def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
+    items = list(terms.items())
+    mean = math.fsum(k * s.moments.mean for s, k in items) + shift
+    second = math.fsum(k**2 * s.moments.variance for s, k in items)
+    positions = math.fsum(k**2 * (s.moments.across_positions - s.moments.mean**2) for s, k in items)
+    samples = math.fsum(k**2 * (s.moments.across_samples - s.moments.mean**2) for s, k in items)
+    for i, (a, j) in enumerate(items):
+        for b, k in items[:i]:
+            if a.gaussian and b.gaussian:
+                continue
+            shared = 2 * j * k * (product_mean(a, b) - a.moments.mean * b.moments.mean)
+            second += shared
+    square = mean**2
+    second = max(0.0, second)
+    return Moments(mean, second + square, positions + square, samples + square)
+
+
+def multiply(node: Node, a: State, b: State) -> Step:
+    """Of independent signals m·m′, q·q′, c·c′; the gradient by one is the other's q."""
+    if a.constant and b.constant:
+        return Step(number(node, a.moments.mean * b.moments.mean, (a, b)))
+    if a.constant or b.constant:
+        x, k = (b, a.moments.mean) if a.constant else (a, b.moments.mean)
+        state = of_root(x.root, x.function.scaled(k), (x,), x.phrase)
+        return Step(state)
+    if same(a.root, b.root):
+        return elementwise(node, a, b, operation=PRODUCT)
+    if related(a, b):
+        return sampled(node, a, b, operation=PRODUCT)
+    m, n = a.moments, b.moments
+    moments = Moments(
+        m.mean * n.mean,
+        m.second_moment * n.second_moment,
+        m.across_positions * n.across_positions,
+        m.across_samples * n.across_samples,
+    )
+    values = np.multiply.outer(*(points_of(state) for state in (a, b)))
+    state = fresh(
+        node.id,
+        moments,
+        a.noise + b.noise,
+        a.exact and b.exact,
+        joined(a.note, b.note),
+        f"product of {a.phrase} and {b.phrase}",
+        gaussian=False,
+        values=(on_nodes(values),),
+    )
+    factors = ((n.second_moment, n.across_positions), (m.second_moment, m.across_positions))
+    return Step(state, tuple(_spread_out(node, i, *factor) for i, factor in enumerate(factors)))
+
+
+def _spread_out(node: Node, i: int, g: float, h: float) -> Back:
+    """The factors of an input that is broadcast: the gradients by its copies add up."""
+    share = node.size / node.input_sizes[i]
+    copies = max(1.0, node.positions / node.input_positions[i])
+    return Back(share * g, share * (copies - 1) * h, 0.0, share * copies * h)
+
+
+PRODUCT = Operation("product", np.multiply)
+
+
+def scale(
+    node: Node, x: State, *, mean: float, square: float, positions: float | None = None
+) -> Step:
+    """x·k for a parameter or constant k: q·E[k²], c·E[k²].
+
+    ``positions`` is E[k·k′] across positions where k differs there.
+    """
+    if abs(square - mean**2) <= 1e-14 * square:
+        return Step(of_root(x.root, x.function.scaled(mean), (x,), x.phrase))
+    m = x.moments.scaled(mean, square)
+    if positions is not None:
+        m = replace(m, across_positions=positions * x.moments.across_positions)
+    gaussian = x.root.gaussian and x.function.core is None
+    values = () if gaussian else (np.sort(np.nan_to_num(x.function(x.root.values))),)
+    state = fresh(node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values)
+    return Step(state, (back(square, positions),))
+
+
+def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool = True) -> Step:
+    """Each element kept with probability ``keep`` and multiplied by ``factor``: q/(1−p), c
+    unchanged. ``elements`` is False where whole samples or channels are dropped."""
+    if keep * factor == 1.0 and keep == 1.0:
+        return Step(x)
+    m, mean, square = x.moments, keep * factor, keep * factor**2
+    moments = Moments(
+        mean * m.mean,
+        square * m.second_moment,
+        (mean**2 if elements else square) * m.across_positions,
+        mean**2 * m.across_samples,
+    )
+    values = x.function(x.root.values) * factor
+    state = fresh(
+        node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False,
+        values=(np.sort(values),),
+    )  # fmt: skip
+    return Step(state, (back(square, mean**2 if elements else square),))
+
+
+def sampled(node: Node, *states: State, operation: Operation) -> Step:
+    """A function of several variables, on samples of what they depend on: approximate."""
+    sources = list(dict.fromkeys(s for state in states for s in ultimate(state)))
+    points = normal_points(2 * max(1, len(sources)))
+    first, second = points[: len(sources)], points[len(sources) :]
+
+    def draw(rho: Callable[[Source, Root], float] | None) -> list[FloatArray]:
+        values: dict[Source, FloatArray] = {}
+        for source, z, other in zip(sources, first, second, strict=False):
+            root = Root(-1, {source: 1.0}, 0.0, source.moments)
+            if rho is not None:
+                r = rho(source, root)
+                z = r * z + math.sqrt(max(0.0, 1 - r * r)) * other
+            values[source] = np.interp(z, NODES, root.values)
+
+        def at(state: State) -> FloatArray:
+            total = np.full(POINTS, state.root.shift)
+            for source, k in state.root.terms.items():
+                total += k * (values[source] if source.of is None else at(source.of))
+            return state.function(total)
+
+        return [at(state) for state in states]
+
+    with np.errstate(all="ignore"):
+        x = draw(None)
+        y = np.nan_to_num(operation.call(*x))
+        copies = [
+            np.nan_to_num(operation.call(*draw(rho)))
+            for rho in (
+                lambda s, r: r.correlation(s.moments.across_positions),
+                lambda s, r: r.correlation(s.moments.across_samples),
+            )
+        ]
+        factors = []
+        for i, values in enumerate(x):
+            step = 1e-5 * (1 + np.abs(values))
+            moved = [v + step if j == i else v for j, v in enumerate(x)]
+            slopes = np.nan_to_num((np.nan_to_num(operation.call(*moved)) - y) / step)
+            slope = float(np.mean(slopes**2))
+            factors.append(_spread_out(node, i, slope, slope))
+    m = Moments(
+        float(y.mean()),
+        float(np.mean(y * y)),
+        *(float(np.mean(y * other)) for other in copies),
+    )
+    kind = f"{operation.name or operation.key!s:.40} of several signals"
+    state = fresh(
+        node.id, m, max(s.noise for s in states), False,
+        joined(*(s.note for s in states), "a function of several signals, on samples"), kind,
+        gaussian=False, values=(np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),),
+    )  # fmt: skip
+    return Step(state, tuple(factors))

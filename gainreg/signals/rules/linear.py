@@ -1,0 +1,82 @@
+"""Operations with a weight: linear maps and tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gainreg.signals.functions import (
+    WEIGHTS,
+)
+from gainreg.signals.rules.step import Step, back, covariances, part
+from gainreg.signals.state import (
+    Moments,
+    State,
+    fresh,
+)
+from gainreg.signals.tape import Node
+
+
+def linear(
+    node: Node,
+    x: State,
+    *,
+    bias: float = 0.0,
+    variance: float,
+    fan_in: int,
+    taps: float = 1.0,
+    units: int,
+    operation: str,
+    target: float | None = None,
+    copies: float = 1.0,
+    steps: int = 1,
+    transposed: bool = False,
+    mixes: bool = False,
+) -> Step:
+    """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
+
+    Args:
+        bias: mean square of the biases, which all positions and samples have in common.
+        variance: of the weights.
+        fan_in: the inputs that an output sums over; of those the share ``taps`` lies inside the
+            padding, and is 1/∏stride for a transposed convolution.
+        units: width of the input, for the noise.
+        target: the output's second moment before the bias, where it is known without rounding.
+        copies: samples times positions, over which a measurement would average.
+        steps: ∏stride. Only one in so many pairs of positions on the finer side meet the same
+            weights; the others share nothing.
+        mixes: it sums over positions, as token mixing does: no two of them share weights.
+    """
+    gain = variance * fan_in * taps
+    exact = gain * x.q if target is None else target
+    c, s = (part(c, x.q) * exact for c in covariances(x.moments))
+    c = 0.0 if mixes else c / steps if transposed else c
+    m = Moments(0.0, exact + bias, c + bias, s + bias)
+    noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
+    state = fresh(node.id, m, noise, x.exact, x.note, operation)
+    g = gain * node.size / node.input_sizes[0]
+    return Step(state, (back(g, 0.0 if mixes else g if transposed else g / steps), back(0.0)))
+
+
+def _kurtosis(x: State) -> float:
+    """E[x⁴]/E[x²]²."""
+    if not x.q or x.constant:
+        return 1.0
+    with np.errstate(all="ignore"):
+        y = x.function(x.root.values)
+    fourth = float(WEIGHTS @ np.nan_to_num(y) ** 4)
+    return max(1.0, min(fourth / x.q**2, 1e3))
+
+
+def _alike(m: Moments, copies: float) -> float:
+    """How much of a unit's stray is left after averaging over samples and positions: what two of
+    them have in common, at most their correlation."""
+    if not m.second_moment:
+        return 1.0
+    rho = max(0.0, max(covariances(m)) / m.second_moment)
+    return min(1.0, rho + (1 - min(rho, 1.0)) / copies)
+
+
+def embedding(node: Node, *, variance: float, units: int, copies: float = 1.0) -> Step:
+    """Rows of a table, different ones for different tokens: q = Var[w], c = 0."""
+    m = Moments(0.0, variance, 0.0, 0.0)
+    return Step(fresh(node.id, m, 2 / units / copies, phrase="embedding"))

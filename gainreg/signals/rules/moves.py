@@ -1,0 +1,114 @@
+"""What only moves numbers, and the ends of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import replace
+
+import numpy as np
+
+from gainreg.signals.functions import (
+    NODES,
+    FloatArray,
+)
+from gainreg.signals.rules.step import Back, Step, back, number, points_of
+from gainreg.signals.state import (
+    Moments,
+    State,
+    fresh,
+    joined,
+)
+from gainreg.signals.tape import Node
+
+
+def view(node: Node, x: State, *, view: Hashable = None) -> Step:
+    """Reshape, transpose, slice, expand, gather, cast: unchanged; gradients are counted."""
+    if view is None:
+        return Step(x)
+    root = x.root.viewed(view, node.id)
+    state = replace(x, root=root)
+    return Step(state, (_moved(node),), to_roots=True)
+
+
+def _moved(node: Node) -> Back:
+    """What a view passes back: of fewer positions, so many pairs less; of copies, their sum."""
+    share = node.size / node.input_sizes[0]
+    before, after = node.input_positions[0], node.positions
+    if share >= 1 or after >= before:
+        copies = max(1.0, share)
+        return Back(share, share * (copies - 1), 0.0, share * copies)
+    pairs = after * (after - 1) / (before * (before - 1))
+    return Back(share, 0.0, 0.0, share / (after / before) * pairs)
+
+
+def concatenate(node: Node, *states: State) -> Step:
+    """Averages weighted by size."""
+    total = math.fsum(node.input_sizes)
+    shares = [size / total for size in node.input_sizes]
+    m = Moments(
+        *(
+            math.fsum(share * row for share, row in zip(shares, rows, strict=True))
+            for rows in zip(*(_row(state.moments) for state in states), strict=True)
+        )
+    )
+    levels = [(round(s.moments.mean, 9), round(s.q, 9)) for s in states]
+    gaussian = len(set(levels)) == 1 and all(
+        s.root.gaussian and s.function.core is None for s in states
+    )
+    values: tuple[FloatArray, ...] = ()
+    if not gaussian:
+        counts = [max(1, round(share * 4096)) for share in shares]
+        points = [
+            np.interp(np.linspace(0.001, 0.999, n), np.linspace(0, 1, 256), points_of(s))
+            for s, n in zip(states, counts, strict=True)
+        ]
+        mixed = np.sort(np.concatenate(points))
+        from scipy.special import ndtri
+
+        at = ndtri((np.arange(mixed.size) + 0.5) / mixed.size)
+        values = (np.interp(NODES, at, mixed),)
+    phrases = list(dict.fromkeys(s.phrase for s in states))
+    state = fresh(
+        node.id, m, max(s.noise for s in states), all(s.exact for s in states),
+        joined(*(s.note for s in states)),
+        phrases[0] if len(phrases) == 1 else f"concatenation of {' and '.join(phrases[:3])}",
+        gaussian=gaussian, values=values,
+    )  # fmt: skip
+    return Step(state, tuple(back(1.0) for _ in states))
+
+
+def _row(m: Moments) -> tuple[float, float, float, float]:
+    return m.mean, m.second_moment, m.across_positions, m.across_samples
+
+
+def given(
+    node: Node,
+    *states: State,
+    moments: Moments,
+    phrase: str,
+    exact: bool = True,
+    note: str = "",
+    gaussian: bool = True,
+) -> Step:
+    """An input, a parameter, a buffer, or what is only known by its moments; where it was made of
+    signals, as by a recurrent layer, gradients go back as through a linear map of that size."""
+    m = moments
+    if m.variance <= 1e-14 * m.second_moment:
+        state = number(node, m.mean, ())
+        return Step(replace(state, phrase=phrase, exact=exact, note=note))
+    state = fresh(node.id, m, 0.0, exact, note, phrase, gaussian=gaussian)
+    factors = [
+        back(node.size / size * m.second_moment / x.q if x.q else 0.0)
+        for x, size in zip(states, node.input_sizes, strict=True)
+    ]
+    return Step(state, tuple(factors))
+
+
+def passed(node: Node, *states: State, operation: str) -> Step:
+    """What is not understood: the first signal, taken for unchanged."""
+    x = max(states, key=lambda state: state.q)
+    note = f"{operation} was not understood and is taken for the identity"
+    state = fresh(node.id, x.moments, x.noise, False, joined(x.note, note), x.phrase)
+    ratio = node.size / node.input_sizes[0] if node.input_sizes[0] else 1.0
+    return Step(state, tuple(back(ratio if s is x else 0.0) for s in states))

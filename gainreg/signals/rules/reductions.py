@@ -1,0 +1,292 @@
+"""Norms, means and maxima."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from gainreg.signals.functions import (
+    IDENTITY,
+    NODES,
+    FloatArray,
+    Function,
+)
+from gainreg.signals.rules.elementwise import names_of
+from gainreg.signals.rules.step import (
+    POINTS,
+    Back,
+    Step,
+    back,
+    covariances,
+    normal_points,
+    number,
+    sorted_levels,
+)
+from gainreg.signals.state import (
+    Moments,
+    Root,
+    Source,
+    State,
+    fresh,
+    joined,
+    of_root,
+)
+from gainreg.signals.tape import Node
+
+# The largest of more variables than this is taken for the largest of so many: from 64 to 200 it
+# grows by 15 %.
+MOST = 64
+
+# So much of the variance may units have in common, and a norm still takes one number off them all.
+LITTLE = 0.01
+
+# A mean over so many independent units is taken for the number that it tends to: it strays by
+# √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
+MANY = 16
+
+
+def normalise(
+    node: Node,
+    x: State,
+    *,
+    units: int,
+    positions: int,
+    samples: int,
+    square: float = 1.0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    shift_square: float = 0.0,
+    centred: bool = True,
+    epsilon: float = 0.0,
+    phrase: str,
+) -> Step:
+    """(x − M)/√V over the units, positions and samples that share a mean; then ·γ + β.
+
+    M is what those have in common: its mean square is m² and, of n units, 1/n of what a typical
+    pair of them has beyond that. q → γ², c → γ²·(c − M)/(q − M); c across samples → 0 in batch
+    norm, where samples share their mean. Without a mean (RMSNorm) c → γ²·c/q.
+
+    Args:
+        square: mean square of γ, ``scale`` its mean.
+        shift, shift_square: mean and mean square of β.
+        epsilon: added to the variance.
+    """
+    m = x.moments
+    pair = m.mean**2
+
+    def shared(own: float, over_positions: int, over_samples: int) -> float:
+        """Mean square of the mean of one unit over positions and samples, by pairs."""
+        both = min(m.across_positions, m.across_samples)
+        inside = own + (over_positions - 1) * m.across_positions
+        across = (over_samples - 1) * (m.across_samples + (over_positions - 1) * both)
+        return (inside + across) / (over_positions * over_samples)
+
+    common = pair + (shared(m.second_moment, positions, samples) - pair) / units
+    apart = pair + (min(m.across_samples, shared(m.second_moment, positions, samples)) - pair) / (
+        units
+    )
+    if not centred:
+        common = apart = 0.0
+    spread = m.second_moment - common
+    if spread <= 1e-12 * m.second_moment or spread == 0:
+        return Step(number(node, shift, (x,)).but(f"{phrase} of a constant"))
+    k = 1 / (spread + epsilon)
+    level = square if epsilon < 1e-4 * spread else square * spread * k
+    position_part = m.across_positions - (common if positions > 1 or units > 1 else apart)
+    sample_part = 0.0 if samples > 1 else m.across_samples - apart
+    moments = Moments(
+        shift,
+        level + shift_square,
+        _clip(position_part * k * square, level) + shift_square,
+        _clip(sample_part * k * square, level) + shift_square,
+    )
+    factor = square * k
+    uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
+    beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
+    if not uniform or beyond > LITTLE * spread:
+        state = _fresh_like(node, x, moments, phrase)
+        return Step(replace(state, noise=0.0), (back(factor),))
+    # what is taken off is one number: still a function of the same variables
+    by = math.sqrt(k) * scale
+    f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
+    if f.core is None:
+        state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
+    else:
+        state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
+    return Step(replace(state, noise=0.0), (back(factor),))
+
+
+def _in_common(m: Moments, positions: int, samples: int) -> float:
+    """What typical ones among so many positions and samples of a unit have in common."""
+    over_samples = m.across_samples if samples > 1 else m.second_moment
+    over_positions = m.across_positions if positions > 1 else m.second_moment
+    common = min(over_samples, over_positions)
+    return common if common < m.second_moment else m.mean**2
+
+
+def _clip(c: float, q: float) -> float:
+    return min(q, max(-q, c))
+
+
+def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
+    terms = {source: f.scale * k for source, k in root.terms.items()}
+    return Root(node.id, terms, f.scale * root.shift + f.shift, moments)
+
+
+def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
+    """A variable of its own, of x's distribution moved and stretched."""
+    gaussian = x.root.gaussian and x.function.core is None
+    values: tuple[FloatArray, ...] = ()
+    if not gaussian:
+        own = np.sort(np.nan_to_num(x.function(x.root.values)))
+        stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
+        values = ((own - x.moments.mean) * stretch + moments.mean,)
+    return fresh(node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values)
+
+
+# --- means, maxima and attention ---
+
+
+def mean(
+    node: Node, x: State, *, units: int, positions: float, samples: int, factor: float = 1.0
+) -> Step:
+    """Of n positions q → c + (q − c)/n, and of units and samples likewise; then ·factor.
+
+    Of many units it is a number: that is what norms written out divide by.
+    """
+    m = x.moments
+    if units >= MANY and positions == samples == 1:
+        return Step(number(node, factor * m.mean, (x,)))
+    q, c, s = m.second_moment, m.across_positions, m.across_samples
+    square = m.mean**2
+    both = min(c, s)
+    q = c + (q - c) / positions
+    s = both + (s - both) / positions
+    q, c = s + (q - s) / samples, both + (c - both) / samples
+    q, c, s = (square + (part - square) / units for part in (q, c, s))
+    moments = Moments(m.mean, q, c, s).scaled(factor)
+    n = units * positions * samples
+    if n == 1:
+        return Step(of_root(x.root, x.function.scaled(factor), (x,), x.phrase))
+    over = [
+        f"{size:.3g} {name}"
+        for size, name in ((positions, "positions"), (units, "units"), (samples, "samples"))
+        if size > 1
+    ]
+    note = "a mean over positions that may be more alike than a typical pair" * (positions > 1)
+    phrase = f"mean of {' and '.join(over)} of {x.phrase}"
+    state = _mean_of(node, x, moments, n, factor)
+    exact, note = x.exact and not note, joined(x.note, note)
+    state = replace(state, noise=x.noise, exact=exact, note=note, phrase=phrase)
+    # each of the n gets factor²·g/n², and there are n inputs an output; where all positions go
+    # into one mean, all get the same
+    g = factor**2 / n * node.size / node.input_sizes[0]
+    if node.positions == 1 < positions:
+        return Step(state, (Back(g, 0.0, g, 0.0),))
+    return Step(state, (back(g),))
+
+
+def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
+    """A mean of n: of few, each is a part that counts where it meets the mean again."""
+    if n >= MANY or not x.root.gaussian:
+        values = _above_zero(x, moments)
+        return fresh(node.id, moments, gaussian=not values, values=values)
+    one = x.source(("function", x.function, *names_of(x.root)))
+    share, m = factor / n, x.moments
+    mean = moments.mean - share * m.mean
+
+    def rest(c: float, own: float) -> float:
+        """Covariance of what is left."""
+        return c - moments.mean**2 - share**2 * (own - m.mean**2) + mean**2
+
+    others = Moments(
+        mean,
+        max(mean**2, rest(moments.second_moment, m.second_moment)),
+        rest(moments.across_positions, m.across_positions),
+        rest(moments.across_samples, m.across_samples),
+    )
+    values = _above_zero(x, others)
+    left = Source((node.id,), others, not values, None, values)
+    root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
+    return of_root(root, IDENTITY)
+
+
+def _above_zero(x: State, moments: Moments) -> tuple[FloatArray, ...]:
+    """The distribution of a mean of what is never negative: a gamma distribution, which is that of
+    a mean of squares, and has no part left of 0 that a root or a quotient would stumble on."""
+    with np.errstate(all="ignore"):
+        least = float(np.nan_to_num(x.function(x.root.values)).min())
+    if least < 0 or not moments.mean > 0 or moments.variance < LITTLE * moments.mean**2:
+        return ()
+    from scipy.special import ndtr
+    from scipy.stats import gamma
+
+    shape = moments.mean**2 / moments.variance
+    values: FloatArray = gamma.ppf(ndtr(NODES), shape, scale=moments.mean / shape)
+    return (np.nan_to_num(values, posinf=float(np.nanmax(values[np.isfinite(values)]))),)
+
+
+def deviation(node: Node, x: State, *, root: bool) -> Step:
+    """The variance over many units, or its root: a number."""
+    value = x.moments.variance
+    return Step(number(node, math.sqrt(value) if root else value, (x,)))
+
+
+def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
+    """The largest of n positions, which share one Gaussian and have one each of their own; on
+    samples.
+
+    Neighbours behind a convolution are no more alike than a typical pair: they have inputs in
+    common, but each with another weight.
+    """
+    units = min(units, MOST)
+    positions = min(positions, MOST // units)
+    root = x.root
+    rho = min(1.0, max(0.0, root.correlation(root.moments.across_positions)))
+    points = normal_points(4 * MOST)
+
+    def window(first: int) -> list[FloatArray]:
+        """The variables, as unit Gaussians, from that row of the points on."""
+        own, common = points[first : first + MOST], points[first + MOST : first + 2 * MOST]
+        return [
+            math.sqrt(rho) * common[unit] + math.sqrt(1 - rho) * own[unit * positions + position]
+            for unit in range(units)
+            for position in range(positions)
+        ]
+
+    def largest(r: float) -> tuple[FloatArray, FloatArray]:
+        """The largest of variables that have a correlation r with the first ones, and where it
+        is."""
+        found, at = np.full(POINTS, -np.inf), np.zeros(POINTS)
+        for z, own in zip(window(0), window(2 * MOST), strict=True):
+            mixed = np.interp(r * z + math.sqrt(1 - r * r) * own, NODES, root.values)
+            with np.errstate(all="ignore"):
+                values = x.function(mixed)
+            at = np.where(values > found, mixed, at)
+            np.maximum(found, values, out=found)
+        return found, at
+
+    y, at = largest(1.0)
+    q = float(np.mean(y * y))
+    pairs = []
+    for c in covariances(root.moments):
+        r = min(1.0, max(0.0, root.correlation(c)))
+        pairs.append(min(q, float(np.mean(y * largest(r)[0]))))
+    state = fresh(
+        node.id,
+        Moments(float(y.mean()), q, *pairs),
+        x.noise,
+        False,
+        joined(x.note, "maximum pooling, on samples"),
+        f"maximum of {positions * units} of {x.phrase}",
+        gaussian=False,
+        values=(np.interp(NODES, sorted_levels(), np.sort(y)),),
+    )
+    step = 1e-6 * (1 + np.abs(at))
+    with np.errstate(all="ignore"):
+        slopes = np.nan_to_num((x.function(at + step) - y) / step)
+    share = node.size / node.input_sizes[0]
+    g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
+    return Step(state, (back(share * g, share**2 * h),), to_roots=True)

@@ -1,0 +1,94 @@
+"""What a rule answers, and what several rules build it from."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gainreg.signals.functions import (
+    IDENTITY,
+    FloatArray,
+)
+from gainreg.signals.state import (
+    Moments,
+    Root,
+    State,
+    at_quantiles,
+    joined,
+)
+from gainreg.signals.tape import Node
+
+# Points on which functions of several variables are taken: randomised quasi-Monte Carlo, good to
+# about 0.3 % of the second moment.
+POINTS = 4096
+
+
+class Back(NamedTuple):
+    """How an output's g and h make those of an input: g → gg·g + gh·h, h → hg·g + hh·h."""
+
+    gg: float
+    gh: float
+    hg: float
+    hh: float
+
+
+def back(g: float, h: float | None = None) -> Back:
+    """The factor of g, and that of h where it is another."""
+    return Back(g, 0.0, 0.0, g if h is None else h)
+
+
+class Step(NamedTuple):
+    """What a rule answers: the output's state, and a backward factor for each input.
+
+    ``to_roots`` says that the factors are to what the inputs are functions of.
+    """
+
+    state: State
+    back: tuple[Back, ...] = ()
+    to_roots: bool = False
+
+
+def part(c: float, q: float) -> float:
+    return c / q if q else 0.0
+
+
+def covariances(m: Moments) -> tuple[float, float]:
+    return m.across_positions, m.across_samples
+
+
+def number(node: Node, value: float, states: Sequence[State]) -> State:
+    if not math.isfinite(value):
+        value = 0.0
+    m = Moments(value, value**2, value**2, value**2)
+    note = joined(*(state.note for state in states))
+    exact = all(state.exact for state in states)
+    root = Root(node.id, {}, value, m)
+    return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, exact, note, "a number")
+
+
+def points_of(state: State) -> FloatArray:
+    with np.errstate(all="ignore"):
+        return at_quantiles(np.sort(np.nan_to_num(state.function(state.root.values))))
+
+
+@functools.cache
+def normal_points(dimensions: int) -> FloatArray:
+    """Quasi-random points of a standard normal distribution, always the same."""
+    from scipy.special import ndtri
+    from scipy.stats import qmc
+
+    points = qmc.Sobol(dimensions, seed=0).random(POINTS)
+    normal: FloatArray = ndtri(np.clip(points, 1e-12, 1 - 1e-12)).T
+    return normal
+
+
+@functools.cache
+def sorted_levels() -> FloatArray:
+    from scipy.special import ndtri
+
+    levels: FloatArray = ndtri((np.arange(POINTS) + 0.5) / POINTS)
+    return levels
