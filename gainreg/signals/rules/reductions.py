@@ -65,8 +65,9 @@ def normalise(
     """(x − M)/√V over the units, positions and samples that share a mean; then ·γ + β.
 
     M is what those have in common: its mean square is m² and, of n units, 1/n of what a typical
-    pair of them has beyond that. q → γ², c → γ²·(c − M)/(q − M); c across samples → 0 in batch
-    norm, where samples share their mean. Without a mean (RMSNorm) c → γ²·c/q.
+    pair of them has beyond that; E[M·M′] of two positions or samples that have each their own is
+    m² and 1/n of their covariance beyond that. q → γ²; c → γ²·(c − E[M·M′])/(q − E[M²]); c across
+    samples → 0 in batch norm, where samples share their mean. Without a mean (RMSNorm) c → γ²·c/q.
 
     Args:
         square: mean square of γ, ``scale`` its mean.
@@ -75,32 +76,32 @@ def normalise(
     """
     m = x.moments
     pair = m.mean**2
+    both = min(m.across_positions, m.across_samples)
 
-    def shared(own: float, over_positions: int, over_samples: int) -> float:
-        """Mean square of the mean of one unit over positions and samples, by pairs."""
-        both = min(m.across_positions, m.across_samples)
-        inside = own + (over_positions - 1) * m.across_positions
-        across = (over_samples - 1) * (m.across_samples + (over_positions - 1) * both)
-        return (inside + across) / (over_positions * over_samples)
+    def over(own: float, others: float, n: int) -> float:
+        """What two means over n have in common, where pairs have ``own`` and ``others``."""
+        return (own + (n - 1) * others) / n
 
-    common = pair + (shared(m.second_moment, positions, samples) - pair) / units
-    apart = pair + (min(m.across_samples, shared(m.second_moment, positions, samples)) - pair) / (
-        units
-    )
+    def taken(c: float) -> float:
+        """E[M·M′] where the means of a unit over positions and samples have c in common."""
+        return pair + (c - pair) / units
+
+    elsewhere = over(m.across_samples, both, positions)
+    common = taken(over(over(m.second_moment, m.across_positions, positions), elsewhere, samples))
+    by_position = common if positions > 1 else taken(over(m.across_positions, both, samples))
+    by_sample = m.across_samples if samples > 1 else taken(elsewhere)
     if not centred:
-        common = apart = 0.0
+        common = by_position = by_sample = 0.0
     spread = m.second_moment - common
     if spread <= 1e-12 * m.second_moment or spread == 0:
         return Step(number(node, shift, (x,)).but(f"{phrase} of a constant"))
     k = 1 / (spread + epsilon)
     level = square if epsilon < 1e-4 * spread else square * spread * k
-    position_part = m.across_positions - (common if positions > 1 or units > 1 else apart)
-    sample_part = 0.0 if samples > 1 else m.across_samples - apart
     moments = Moments(
         shift,
         level + shift_square,
-        _clip(position_part * k * square, level) + shift_square,
-        _clip(sample_part * k * square, level) + shift_square,
+        _clip((m.across_positions - by_position) * k * square, level) + shift_square,
+        _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
     )
     factor = square * k
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
