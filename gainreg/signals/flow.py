@@ -59,7 +59,9 @@ class Flow:
         self.biases: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
-        self._ends = {node: r for r in self.residuals.values() for node in r.last}
+        # where a stream has parts, as class tokens and patches, its largest one counts
+        sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
+        self._ends = {node: residual for residual in sums for node in residual.last}
         self._solving: set[Residual] = set()
         if aims is not None:
             self._tie()

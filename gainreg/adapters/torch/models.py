@@ -16,11 +16,12 @@ from torch.utils._pytree import tree_map_only
 
 from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
-from gainreg.adapters.torch.tracer import Signal, Tokens, Trace, Tracing, tensors_in
+from gainreg.adapters.torch.tracer import Tokens, Trace, Tracing, tensors_in
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals.flow import Aims, Flow
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
+from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured, accounts, plan_of, report_of
 from gainreg.signals.tape import Node, Tape
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, Layout
-from gainreg.signals.softmax import Rows
+from gainreg.signals.signal import Signal, record, reshaped
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
 
@@ -39,29 +39,6 @@ MASKED = -50.0
 
 # Stands among an operation's arguments where a tensor was.
 TENSOR = ...
-
-
-@dataclass(frozen=True)
-class Signal:
-    """What a tensor carries: a node's output in the layout that it has here.
-
-    ``rows`` is of masked scores: how many keys which share of the rows has left. ``padded``
-    is what was padded with zeros, of which a convolution counts itself what lies outside.
-    """
-
-    node: Node
-    layout: Layout
-    rows: Rows | None = None
-    padded: Padded | None = None
-
-
-@dataclass(frozen=True)
-class Padded:
-    """What was padded with zeros: its signal and shape, and the zeros before it on each axis."""
-
-    signal: Signal
-    shape: tuple[int, ...]
-    before: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -239,13 +216,13 @@ class Trace:
     # --- what an operation does ---
 
     def record(
-        self, rule: str, inputs: Sequence[Signal], layout: Layout | None = None, **facts: Any
-    ) -> Signal:
+        self, rule: str, inputs: Sequence[Signal], layout: Layout | None = None,
+        weight: str = "", **facts: Any,
+    ) -> Signal:  # fmt: skip
         """A step of the tape: a rule of gainreg.signals.rules, and the facts that it takes."""
         if layout is None:
             layout = layouts.fitted(inputs[0].layout, self.outputs[0].shape)
-        nodes = [signal.node for signal in inputs]
-        return Signal(self.tape.record(rule, nodes, layout, **facts), layout)
+        return record(self.tape, rule, inputs, layout, weight, **facts)
 
     def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
         """An operation on each element of tensors that broadcast against each other.
@@ -271,14 +248,6 @@ class Trace:
     def _broadcast(self, arguments: Sequence[Any], shape: Sequence[int]) -> Layout:
         known = [entry.layout for entry in map(self.entry, arguments) if isinstance(entry, Signal)]
         return layouts.broadcast(known, shape)
-
-    def view(self, x: Tensor, layout: Layout, view: Any = None) -> Signal:
-        """The same elements in another shape, or with a ``view`` in another order or fewer."""
-        signal = self.signal(x)
-        if view is None:
-            return replace(signal, layout=layout)
-        made = self.record("view", [signal], layout, view=view)
-        return replace(made, rows=signal.rows)
 
     def linear(
         self,
@@ -429,7 +398,7 @@ class Trace:
         before = self.entry(base)
         if base.numel() == tensor.numel():
             whole = layouts.reshaped(entry.layout, base.shape)
-            self.set(base, replace(entry, layout=whole))
+            self.set(base, reshaped(entry, whole))
         elif isinstance(before, Signal):
             sides = [before, entry]
             self.set(base, self.record("concatenate", sides, before.layout))

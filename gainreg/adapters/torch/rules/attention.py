@@ -13,13 +13,13 @@ from gainreg.adapters.torch.tracer import (
     MASKED,
     Constant,
     NotUnderstoodError,
-    Signal,
     Tokens,
     Trace,
     rule,
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, UNIT
+from gainreg.signals.signal import Signal
 from gainreg.signals.softmax import Rows, causal, grouped
 from gainreg.signals.tape import Node
 

@@ -16,12 +16,12 @@ from gainreg.adapters.torch.tracer import (
     Constant,
     Mask,
     NotUnderstoodError,
-    Signal,
     Trace,
     Weight,
     rule,
 )
 from gainreg.signals import layout as layouts
+from gainreg.signals.signal import Signal
 
 aten = torch.ops.aten
 
@@ -127,31 +127,31 @@ def scaled(trace: Trace, x: Tensor, other: Tensor) -> Signal:
         trace.tape.keep(learned, "a scale: kept as it is")
     if other.device.type == "meta":
         if isinstance(entry, Constant):
-            made = trace.record("scale", [signal], layout, mean=entry.mean, square=entry.square)
+            made = trace.record(
+                "scale", [signal], layout, learned, mean=entry.mean, square=entry.square
+            )
         elif trace.is_weight(other):
             trace.tape.warn(
                 "parameters that are kept have no values on the meta device: scales count as 1, "
                 "and all that is added as 0"
             )
-            made = trace.record("scale", [signal], layout, mean=1.0, square=1.0)
+            made = trace.record("scale", [signal], layout, learned, mean=1.0, square=1.0)
         else:
             layout, signals = trace.broadcast(x, other)
             made = trace.record("multiply", signals, layout)
-        made.node.weight = learned
         return made
     _, (_, given) = trace.broadcast(x, other)
     moments = given.node.facts["moments"]
     anew = moments.across_positions < moments.second_moment * 0.999
-    made = trace.record(
+    return trace.record(
         "scale",
         [signal],
         layout,
+        learned,
         mean=moments.mean,
         square=moments.second_moment,
         positions=moments.across_positions if anew else None,
     )
-    made.node.weight = learned
-    return made
 
 
 def dropped(trace: Trace, x: Tensor, mask: Mask, elements: bool) -> Signal:

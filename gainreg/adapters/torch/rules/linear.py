@@ -12,7 +12,6 @@ from torch import Tensor
 from gainreg.adapters.torch.rules.attention import contraction, masked
 from gainreg.adapters.torch.tracer import (
     NotUnderstoodError,
-    Signal,
     Tokens,
     Trace,
     Weight,
@@ -20,6 +19,7 @@ from gainreg.adapters.torch.tracer import (
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.signal import Signal
 
 aten = torch.ops.aten
 

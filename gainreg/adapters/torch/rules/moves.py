@@ -12,8 +12,6 @@ from torch import Tensor
 
 from gainreg.adapters.torch.rules.linear import looked_up
 from gainreg.adapters.torch.tracer import (
-    Padded,
-    Signal,
     Tokens,
     Trace,
     Weight,
@@ -21,20 +19,12 @@ from gainreg.adapters.torch.tracer import (
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
-from gainreg.signals.state import Permutation
+from gainreg.signals.signal import Padded, Signal, join, permuted, reshaped, sliced
 
 aten = torch.ops.aten
 
 
 # --- what only moves numbers ---
-
-
-def _moved(trace: Trace, x: Tensor, layout: layouts.Layout | None, view: Any) -> Any:
-    """A view of a signal, or of whatever else it is."""
-    entry = trace.entry(x)
-    if not isinstance(entry, Signal):
-        return entry
-    return trace.view(x, layout if layout is not None else entry.layout, view)
 
 
 def _layout(trace: Trace, x: Tensor) -> layouts.Layout:
@@ -48,11 +38,10 @@ def _layout(trace: Trace, x: Tensor) -> layouts.Layout:
     aten._reshape_copy, aten.view_as, aten.to, aten.flatten, aten.lift, alone=True,
 )  # fmt: skip
 def _reshaped(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
-    y = trace.outputs[0]
-    layout = _layout(trace, x)
-    return _moved(
-        trace, x, layout if x.shape == y.shape else layouts.reshaped(layout, y.shape), None
-    )
+    entry, y = trace.entry(x), trace.outputs[0]
+    if not isinstance(entry, Signal) or x.shape == y.shape:
+        return entry
+    return reshaped(entry, layouts.reshaped(entry.layout, y.shape))
 
 
 @rule(aten.t, aten.transpose, aten.permute, aten.numpy_T, alone=True)
@@ -66,71 +55,66 @@ def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
         order = [axis % n for axis in axes[0]]
     else:
         order.reverse()
-    layout = _layout(trace, x)
-    kept = [axis for axis in order if x.shape[axis] > 1]
-    view = None if kept == sorted(kept) else Permutation(tuple(order), tuple(x.shape))
-    return _moved(trace, x, tuple(layout[axis] for axis in order), view)
+    entry = trace.entry(x)
+    if not isinstance(entry, Signal):
+        return entry
+    return permuted(trace.tape, entry, tuple(entry.layout[axis] for axis in order), order)
+
+
+def _cut(trace: Trace, x: Tensor, y: Tensor, dim: int, start: int, step: int = 1) -> Any:
+    """What y is: so many elements of x along an axis, which is gone if there is but one."""
+    entry = trace.entry(x)
+    if not isinstance(entry, Signal):
+        return entry
+    if y.dim() < x.dim():
+        layout = (*entry.layout[:dim], *entry.layout[dim + 1 :])
+        size = 1
+    else:
+        layout, size = layouts.fitted(entry.layout, y.shape), y.shape[dim]
+    if size == x.shape[dim]:
+        return reshaped(entry, layout)
+    return sliced(trace.tape, entry, layout, dim, start % x.shape[dim], size, step)
 
 
 @rule(aten.slice, aten.narrow, alone=True)
 def _sliced(
     trace: Trace, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
-    y = trace.outputs[0]
-    if x.shape == y.shape:
-        return _moved(trace, x, None, None)
-    dim %= x.dim()
-    layout = layouts.fitted(_layout(trace, x), y.shape)
-    return _moved(trace, x, layout, ("slice", dim, (start or 0) % x.shape[dim], y.shape[dim], step))
+    return _cut(trace, x, trace.outputs[0], dim % x.dim(), start or 0, step)
 
 
 @rule(aten.select, alone=True)
 def _selected(trace: Trace, x: Tensor, dim: int, index: int) -> Any:
-    dim %= x.dim()
-    layout = _layout(trace, x)
-    view = None if x.shape[dim] == 1 else ("slice", dim, index % x.shape[dim], 1, 1)
-    return _moved(trace, x, (*layout[:dim], *layout[dim + 1 :]), view)
+    return _cut(trace, x, trace.outputs[0], dim % x.dim(), index)
 
 
 @rule(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes,
       aten.chunk, aten.unsafe_chunk, alone=True)  # fmt: skip
 def _split(trace: Trace, x: Tensor, size: Any, dim: int = 0) -> Any:
     dim %= x.dim()
-    found, outputs = [], trace.outputs
-    starts = itertools.accumulate((y.shape[dim] for y in outputs), initial=0)
-    for y, start in zip(outputs, starts, strict=False):
-        trace.outputs = [y]
-        layout = layouts.fitted(_layout(trace, x), y.shape)
-        view = None if x.shape == y.shape else ("slice", dim, start, y.shape[dim], 1)
-        found.append(_moved(trace, x, layout, view))
-    trace.outputs = outputs
-    return tuple(found)
+    starts = itertools.accumulate((y.shape[dim] for y in trace.outputs), initial=0)
+    return tuple(
+        _cut(trace, x, y, dim, start) for y, start in zip(trace.outputs, starts, strict=False)
+    )
 
 
 @rule(aten.unbind, alone=True)
 def _unbound(trace: Trace, x: Tensor, dim: int = 0) -> Any:
-    dim %= x.dim()
-    layout = _layout(trace, x)
-    rest = (*layout[:dim], *layout[dim + 1 :])
-    return tuple(
-        _moved(trace, x, rest, ("slice", dim, i, 1, 1) if x.shape[dim] > 1 else None)
-        for i in range(x.shape[dim])
-    )
+    return tuple(_cut(trace, x, y, dim % x.dim(), i) for i, y in enumerate(trace.outputs))
 
 
 @rule(aten.expand, alone=True)
 def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
-    y = trace.outputs[0]
-    layout = _layout(trace, x)
-    if x.shape == y.shape:
-        return _moved(trace, x, layout, None)
+    entry, y = trace.entry(x), trace.outputs[0]
+    if not isinstance(entry, Signal) or x.shape == y.shape:
+        return entry
     added: layouts.Layout = ((),) * (y.dim() - x.dim())
     grown = tuple(
         axis if layouts.size(axis) == size else ((POSITION if i else SAMPLE, size),)
-        for i, (axis, size) in enumerate(zip(added + layout, y.shape, strict=True))
+        for i, (axis, size) in enumerate(zip(added + entry.layout, y.shape, strict=True))
     )
     # the same element again and again: what is elementwise on it still is
-    return _moved(trace, x, grown, None)
+    return replace(entry.whole, layout=grown)
 
 
 @rule(
@@ -181,8 +165,11 @@ def _concatenated(trace: Trace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     else:
         layout = layouts.fitted(like, y.shape)
     if len(tensors) == 1:
-        return replace(trace.signal(tensors[0]), layout=layout)
-    return trace.record("concatenate", [_part(trace, t, like) for t in tensors], layout)
+        return reshaped(trace.signal(tensors[0]), layout)
+    sides = [_part(trace, t, like) for t in tensors]
+    if len(like) < y.dim():  # stacked along a new axis
+        return trace.record("concatenate", sides, layout)
+    return join(trace.tape, sides, layout, dim)
 
 
 def _part(trace: Trace, tensor: Tensor, like: layouts.Layout) -> Signal:
@@ -196,7 +183,7 @@ def _part(trace: Trace, tensor: Tensor, like: layouts.Layout) -> Signal:
 def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
     entry = trace.entry(source)
     if isinstance(entry, Signal) and source.shape != x.shape:
-        return replace(entry, layout=layouts.broadcast([entry.layout], x.shape))
+        return replace(entry.whole, layout=layouts.broadcast([entry.layout], x.shape))
     return entry
 
 
@@ -207,7 +194,7 @@ def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -
         return trace.entry(x)
     layout = layouts.fitted(_layout(trace, x), y.shape)
     if x.numel() == y.numel():
-        return trace.view(x, layout)
+        return reshaped(trace.signal(x), layout)
     inside = trace.signal(x)
     view = trace.record("view", [inside], layout, view=("padded", len(trace.tape.nodes)))
     made = trace.record(

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gainreg.adapters.torch.tracer import (
     NotUnderstoodError,
-    Signal,
     Trace,
     rule,
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.signal import Signal, each
 
 aten = torch.ops.aten
 
@@ -25,12 +25,17 @@ aten = torch.ops.aten
 # --- norms ---
 
 
+def _apart(trace: Trace, x: Tensor, shape: Sequence[int]) -> Signal:
+    """What is normalised over its last axes, as many as the shape has."""
+    return trace.signal(x).apart(*range(x.dim() - len(shape), x.dim()))
+
+
 @rule(aten.native_layer_norm, aten.layer_norm)
 def _layer_norm(
     trace: Trace, x: Tensor, shape: Sequence[int], weight: Any, bias: Any, epsilon: float,
     *rest: Any,
 ) -> Any:  # fmt: skip
-    signal = trace.signal(x)
+    signal = _apart(trace, x, shape)
     counts = layouts.count(signal.layout[-len(shape) :])
     units, positions = counts[UNIT], counts[POSITION] * counts[SAMPLE]
     return _normalised(
@@ -42,7 +47,7 @@ def _layer_norm(
 def _rms_norm(
     trace: Trace, x: Tensor, shape: Sequence[int], weight: Any = None, epsilon: Any = None
 ) -> Any:
-    signal = trace.signal(x)
+    signal = _apart(trace, x, shape)
     return _normalised(
         trace, signal, weight, None, epsilon or 0.0, "RMS norm", 1, 1, 1, centred=False
     ), None  # fmt: skip
@@ -53,7 +58,7 @@ def _group_norm(
     trace: Trace, x: Tensor, weight: Any, bias: Any, n: int, channels: int, area: int,
     groups: int, epsilon: float,
 ) -> Any:  # fmt: skip
-    signal = trace.signal(x)
+    signal = trace.signal(x).whole
     return _normalised(
         trace, signal, weight, bias, epsilon, "group norm", channels // groups, area, 1
     ), None, None  # fmt: skip
@@ -63,7 +68,7 @@ def _batch_norm(
     trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
     epsilon: float,
 ) -> Any:  # fmt: skip
-    signal = trace.signal(x)
+    signal = trace.signal(x).apart(*(axis for axis in range(x.dim()) if axis != 1))
     others = layouts.count([axis for i, axis in enumerate(signal.layout) if i != 1])
     if training:
         return _normalised(
@@ -169,10 +174,16 @@ def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest
 def averaged(trace: Trace, signal: Signal, axes: list[int], keepdim: bool, factor: float) -> Signal:
     """factor·mean over axes."""
     layout, counts = layouts.reduced(signal.layout, axes, keepdim)
-    return trace.record(
-        "mean", [signal], layout,
-        units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=factor,
-    )  # fmt: skip
+
+    def mean(part: Signal, own: layouts.Layout) -> Signal:
+        return trace.record(
+            "mean", [part], own,
+            units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=factor,
+        )  # fmt: skip
+
+    signal = signal.apart(*axes)
+    before = sum(axis < signal.axis for axis in axes)
+    return each(trace.tape, signal, layout, signal.axis - before * (not keepdim), mean)
 
 
 @rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
@@ -265,7 +276,7 @@ def _vector_norm(
     axes = _axes(x, dim)
     n = float(math.prod(x.shape[axis] for axis in axes))
     square = trace.elementwise(aten.pow, x, 2)
-    square = replace(square, layout=trace.signal(x).layout)
+    square = replace(square.whole, layout=trace.signal(x).layout)
     summed = averaged(trace, square, axes, keepdim, n)
     from gainreg.signals.functions import Operation
 
