@@ -167,7 +167,8 @@ class Flow:
     def _critical_variance(self, node: Node) -> float:
         """The variance at which what follows a weight is critical, if it is at one above 0."""
         for follower in self.tape.nodes[node.id + 1 :]:
-            if follower.rule == "elementwise" and follower.inputs == (node,):
+            portions = {it for it in follower.inputs if it.rule == "portion" and node in it.inputs}
+            if follower.rule == "elementwise" and {*follower.inputs} <= {node} | portions:
                 operation = follower.facts["operation"]
                 if operation.name:
                     point = gainreg.critical(operation.name, **dict(operation.params))

@@ -15,7 +15,7 @@ from gainreg.signals.tape import Node, Tape
 # What a skip may pass on its way from one residual sum to the next and remain one stream.
 CARRIERS = ("view", "elementwise", "dropout", "scale", "maximum", "mean", "add")
 # What a projected skip may pass: images that are linear in the signal.
-LINEAR = ("linear", "view", "normalise", "mean", "dropout", "scale")
+LINEAR = ("linear", "portion", "view", "normalise", "mean", "dropout", "scale")
 
 
 @dataclass(eq=False)
@@ -51,6 +51,8 @@ def signals(node: Node) -> tuple[Node, ...]:
     """The inputs that carry a node's signal: not its bias, nor the scores of attention."""
     if node.rule == "linear":
         return node.inputs[:1]
+    if node.rule == "portion":
+        return node.inputs[2:3]
     if node.rule == "attend":
         return node.inputs[1:2]
     if node.rule == "attention":
@@ -115,7 +117,7 @@ def _projected(skip: Node, branch: Node, weighted: list[int], before: list[int])
     """Whether the skip is a linear image of what the branch is a function of, not linear."""
     node, has_weight = skip, False
     while node.rule in LINEAR and node.inputs:
-        has_weight = has_weight or node.rule == "linear"
+        has_weight = has_weight or node.rule in ("linear", "portion")
         node = node.inputs[0]
         if has_weight and weighted[branch.id] >> node.id & 1:
             return not _is_linear_image(branch, node)

@@ -1,9 +1,9 @@
 """A signal: a step's output in the layout that it has here, and the parts that it was joined from.
 
 What is joined along an axis, as class tokens and patches or the channels of a dense block, differs
-in size from part to part. An operation that treats the parts apart, as a batch norm treats
-channels and a layer norm positions, is therefore recorded for each of them; what mixes the parts
-takes them as one, with their averages.
+in size from part to part, and so do its gradients. An operation that treats the parts apart, as a
+batch norm treats channels, and a layer norm or a linear map positions, is therefore recorded for
+each of them; what mixes the parts takes them as one, with their averages.
 """
 
 from __future__ import annotations
@@ -33,24 +33,36 @@ class Signal:
         node, layout: these.
         rows: of masked scores, how many keys which share of the rows has left.
         padded: what was padded with zeros, of which a convolution counts itself what lies outside.
-        axis, parts: what it was joined from, in order along that axis.
+        joint: what it was joined from.
     """
 
     node: Node
     layout: Layout
     rows: Rows | None = None
     padded: Padded | None = None
-    axis: int = 0
-    parts: tuple[Signal, ...] = ()
+    joint: Joint | None = None
 
     @property
     def whole(self) -> Signal:
         """The same for an operation that mixes its parts."""
-        return replace(self, axis=0, parts=())
+        return replace(self, joint=None)
+
+    @property
+    def axis(self) -> int | None:
+        """The axis along which the parts lie; None if they share one with others, or there are
+        none."""
+        if self.joint is None:
+            return None
+        before = 1
+        for axis, size in enumerate(map(layouts.size, self.layout)):
+            if before == self.joint.before and size == sum(self.joint.lengths):
+                return axis
+            before *= size
+        return None
 
     def apart(self, *mixed: int) -> Signal:
         """The same for an operation that mixes what lies along these axes."""
-        return self.whole if self.axis in mixed else self
+        return self.whole if self.axis is None or self.axis in mixed else self
 
 
 @dataclass(frozen=True)
@@ -62,31 +74,72 @@ class Padded:
     before: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Joint:
+    """Parts of a signal, one after the other.
+
+    Attributes:
+        before: how many elements the axes before theirs have; that survives all reshaping.
+        parts: each in the signal's layout, but for their length.
+        lengths: theirs.
+    """
+
+    before: int
+    parts: tuple[Signal, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Where each part begins, and its length."""
+        starts = itertools.accumulate(self.lengths, initial=0)
+        return list(zip(starts, self.lengths, strict=False))
+
+
 def record(
     tape: Tape, rule: str, inputs: Sequence[Signal], layout: Layout, weight: str = "", **facts: Any
 ) -> Signal:
     """A step of the tape with that output; of parts, if the rule treats them apart, one each."""
-    axis, joined = _parts_of(rule, inputs, layout)
-    if joined is None:
+    inputs = [settled(tape, signal) for signal in inputs]
+    axis, joint = _parts_of(rule, inputs, layout)
+    if joint is None:
         node = tape.record(rule, [signal.node for signal in inputs], layout, **facts)
         node.weight = weight
         return Signal(node, layout)
     made = []
-    for start, size in _places(joined):
+    for start, size in joint.places:
         sides = [_beside(tape, signal, len(layout) - axis, start, size) for signal in inputs]
         made.append(record(tape, rule, sides, _with(layout, axis, size), weight, **facts))
     return join(tape, made, layout, axis)
 
 
+def settled(tape: Tape, signal: Signal) -> Signal:
+    """The same, whose parts are known: a linear map of parts is recorded for each of them when its
+    output is used, since a bias may come after it."""
+    fed, whole = tape.fed.get(signal.node), signal.node
+    if fed is None or fed.joint is None or signal.joint is not None:
+        return signal
+    whole.facts["observed"] = True
+    parts = []
+    for part in fed.joint.parts:
+        nodes = (part.node, fed.node, whole, *whole.inputs[1:])
+        layout = (*part.layout[:-1], *whole.layout[len(part.layout) - 1 :])
+        parts.append(Signal(tape.record("portion", nodes, layout), layout))
+    node = tape.record("concatenate", [part.node for part in parts], whole.layout)
+    joint = replace(fed.joint, parts=tuple(parts))
+    made = reshaped(tape, Signal(node, whole.layout, joint=joint), signal.layout)
+    return replace(made, rows=signal.rows, padded=signal.padded)
+
+
 def join(tape: Tape, signals: Sequence[Signal], layout: Layout, axis: int) -> Signal:
     """Signals one after the other along an axis."""
-    parts = tuple(
-        part
-        for signal in signals
-        for part in (signal.parts if signal.parts and signal.axis == axis else (signal.whole,))
-    )
+    parts: list[Signal] = []
+    for signal in (settled(tape, signal) for signal in signals):
+        joint = signal.joint
+        parts += joint.parts if joint is not None and signal.axis == axis else [signal.whole]
     node = tape.record("concatenate", [part.node for part in parts], layout)
-    return Signal(node, layout, axis=axis, parts=parts)
+    lengths = tuple(layouts.size(part.layout[axis]) for part in parts)
+    before = math.prod(map(layouts.size, layout[:axis]))
+    return Signal(node, layout, joint=Joint(before, tuple(parts), lengths))
 
 
 def each(
@@ -94,36 +147,39 @@ def each(
 ) -> Signal:
     """What ``make`` gives of a signal, or of each part of it, for a layout; the parts lie along
     ``axis`` of the result then."""
-    if not signal.parts:
-        return make(signal, layout)
-    sizes = [size for _, size in _places(signal)]
+    signal = settled(tape, signal)
+    if signal.joint is None or signal.axis is None:
+        return make(signal.whole, layout)
     made = [
         make(part, _with(layout, axis, size))
-        for part, size in zip(signal.parts, sizes, strict=True)
+        for part, size in zip(signal.joint.parts, signal.joint.lengths, strict=True)
     ]
     return join(tape, made, layout, axis)
 
 
-def reshaped(signal: Signal, layout: Layout) -> Signal:
+def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     """The same elements in the same order, in another layout."""
-    here = replace(signal, layout=layout)
-    if not signal.parts:
+    signal = settled(tape, signal)
+    here, joint = replace(signal, layout=layout), signal.joint
+    if joint is None:
         return here
-    before = math.prod(map(layouts.size, signal.layout[: signal.axis]))
+    length, before = sum(joint.lengths), 1
     for axis, size in enumerate(map(layouts.size, layout)):
-        lies_there = math.prod(map(layouts.size, layout[:axis])) == before
-        if lies_there and size == layouts.size(signal.layout[signal.axis]) > 1:
-            parts = tuple(
-                reshaped(part, _with(layout, axis, length))
-                for part, (_, length) in zip(signal.parts, _places(signal), strict=True)
-            )
-            return replace(here, axis=axis, parts=parts)
+        if joint.before % before == 0 and before * size % (joint.before * length) == 0:
+            parts = []
+            for part, own in zip(joint.parts, joint.lengths, strict=True):
+                sizes = list(map(layouts.size, layout))
+                sizes[axis] = size // length * own
+                parts.append(reshaped(tape, part, layouts.reshaped(part.layout, sizes)))
+            return replace(here, joint=replace(joint, parts=tuple(parts)))
+        before *= size
     return here.whole
 
 
-def permuted(tape: Tape, signal: Signal, layout: Layout, order: Sequence[int]) -> Signal:
+def permuted(tape: Tape, signal: Signal, order: Sequence[int]) -> Signal:
     """Axes in another order; those of length 1 may move without a step."""
-    axis = order.index(signal.axis)
+    signal = settled(tape, signal)
+    axis = signal.axis
 
     def make(part: Signal, own: Layout) -> Signal:
         shape = tuple(map(layouts.size, part.layout))
@@ -132,25 +188,28 @@ def permuted(tape: Tape, signal: Signal, layout: Layout, order: Sequence[int]) -
             return replace(part, layout=own)
         return record(tape, "view", [part], own, view=Permutation(tuple(order), shape))
 
-    return each(tape, signal, layout, axis, make)
+    layout = tuple(signal.layout[i] for i in order)
+    made = each(tape, signal, layout, 0 if axis is None else order.index(axis), make)
+    return replace(made, rows=signal.rows)
 
 
 def sliced(
     tape: Tape, signal: Signal, layout: Layout, axis: int, start: int, size: int, step: int = 1
 ) -> Signal:
     """``size`` elements along an axis from ``start`` on; the axis may be left out of the layout."""
-    view = ("slice", axis, start, size, step)
-    gone = len(signal.layout) - len(layout)
+    signal = settled(tape, signal)
+    view, along = ("slice", axis, start, size, step), signal.axis
+    gone = len(signal.layout) > len(layout)
 
     def cut(part: Signal, own: Layout, view: Hashable = view) -> Signal:
         return record(tape, "view", [part], own, view=view)
 
-    if not signal.parts or (signal.axis == axis and step > 1):
+    if signal.joint is None or along is None or (along == axis and step > 1):
         return cut(signal.whole, layout)
-    if signal.axis != axis:
-        return each(tape, signal, layout, signal.axis - gone * (axis < signal.axis), cut)
+    if along != axis:
+        return each(tape, signal, layout, along - (gone and axis < along), cut)
     found = []
-    for part, (first, length) in zip(signal.parts, _places(signal), strict=True):
+    for part, (first, length) in zip(signal.joint.parts, signal.joint.places, strict=True):
         low, high = max(start, first), min(start + size, first + length)
         own = layout if gone else _with(layout, axis, max(0, high - low))
         if high - low == length:
@@ -163,19 +222,15 @@ def sliced(
 # --- where parts lie ---
 
 
-def _parts_of(rule: str, inputs: Sequence[Signal], layout: Layout) -> tuple[int, Signal | None]:
-    """The axis of the output along which an input's parts lie, and that input."""
+def _parts_of(rule: str, inputs: Sequence[Signal], layout: Layout) -> tuple[int, Joint | None]:
+    """The axis of the output along which an input's parts lie, and these."""
     for signal in inputs if rule in BY_PARTS else ():
-        axis = len(layout) - len(signal.layout) + signal.axis
-        if signal.parts and layouts.size(signal.layout[signal.axis]) == layouts.size(layout[axis]):
-            return axis, signal
+        own = signal.axis
+        if own is not None and signal.joint is not None:
+            axis = len(layout) - len(signal.layout) + own
+            if layouts.size(signal.layout[own]) == layouts.size(layout[axis]):
+                return axis, signal.joint
     return 0, None
-
-
-def _places(joined: Signal) -> list[tuple[int, int]]:
-    """Where each part of a signal begins, and its length."""
-    sizes = [layouts.size(part.layout[joined.axis]) for part in joined.parts]
-    return list(zip(itertools.accumulate(sizes, initial=0), sizes, strict=False))
 
 
 def _with(layout: Layout, axis: int, size: int) -> Layout:

@@ -29,7 +29,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, Layout
-from gainreg.signals.signal import Signal, record, reshaped
+from gainreg.signals.signal import Signal, record, reshaped, settled
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
 
@@ -261,10 +261,14 @@ class Trace:
         units: int,
         taps: float = 1.0,
         inside: Signal | None = None,
+        over_last: bool = False,
         **facts: Any,
     ) -> Signal:
-        """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded."""
-        inputs = [self.signal(x) if inside is None else inside]
+        """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
+
+        ``over_last`` says that the sums go over x's last axis and treat all others apart.
+        """
+        inputs = [settled(self.tape, self.signal(x) if inside is None else inside)]
         counts = layouts.count(inputs[0].layout)
         if bias is not None:
             inputs.append(self.signal(bias, layout))
@@ -280,6 +284,11 @@ class Trace:
             **facts,
         )
         node, entry = made.node, self.entry(weight)
+        joint = inputs[0].joint
+        if over_last and joint is not None:
+            rows = math.prod(map(layouts.size, layout[:-1]))
+            if rows % (joint.before * sum(joint.lengths)) == 0:
+                self.tape.fed[node] = inputs[0]
         if isinstance(entry, Weight):
             node.weight = entry.name
         else:
@@ -398,7 +407,7 @@ class Trace:
         before = self.entry(base)
         if base.numel() == tensor.numel():
             whole = layouts.reshaped(entry.layout, base.shape)
-            self.set(base, reshaped(entry, whole))
+            self.set(base, reshaped(self.tape, entry, whole))
         elif isinstance(before, Signal):
             sides = [before, entry]
             self.set(base, self.record("concatenate", sides, before.layout))

@@ -31,6 +31,7 @@ def linear(
     steps: int = 1,
     transposed: bool = False,
     mixes: bool = False,
+    observed: bool = False,
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
@@ -45,6 +46,7 @@ def linear(
         steps: ∏stride. Only one in so many pairs of positions on the finer side meet the same
             weights; the others share nothing.
         mixes: it sums over positions, as token mixing does: no two of them share weights.
+        observed: its parts have steps of their own, through which the gradients go.
     """
     gain = variance * fan_in * taps
     exact = gain * x.q if target is None else target
@@ -54,7 +56,19 @@ def linear(
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
     g = gain * node.size / node.input_sizes[0]
+    if observed:
+        return Step(state)
     return Step(state, (back(g, 0.0 if mixes else g if transposed else g / steps), back(0.0)))
+
+
+def portion(node: Node, x: State, fed: State, made: State, bias: State | None = None) -> Step:
+    """One part of what a linear map is made of: the same map of less."""
+    facts = node.inputs[2].facts
+    added = 0.0 if bias is None or node.inputs[2].bias else bias.q
+    variance = (made.q - added) / fed.q / (facts["fan_in"] * facts["taps"]) if fed.q else 0.0
+    step = linear(node, x, bias=added, variance=variance, **{**facts, "observed": False})
+    here = node.size / node.inputs[2].size
+    return Step(step.state, (step.back[0], back(0.0), back(here, here**2)))
 
 
 def _kurtosis(x: State) -> float:

@@ -19,7 +19,7 @@ from gainreg.adapters.torch.tracer import (
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, UNIT
-from gainreg.signals.signal import Signal
+from gainreg.signals.signal import Signal, each, settled
 from gainreg.signals.softmax import Rows, causal, grouped
 from gainreg.signals.tape import Node
 
@@ -27,10 +27,20 @@ aten = torch.ops.aten
 
 
 def contraction(trace: Trace, a: Tensor, b: Tensor) -> Signal:
-    """Σ a·b of two signals over a's last axis."""
-    left, right = trace.signal(a), trace.signal(b)
-    width = a.shape[-1]
+    """Σ a·b of two signals over a's last axis; each part of a for itself."""
+    left = settled(trace.tape, trace.signal(a)).apart(a.dim() - 1)
+    right = settled(trace.tape, trace.signal(b)).whole
     layout = (*left.layout[:-1], *right.layout[-1:]) if b.dim() > 1 else left.layout[:-1]
+
+    def contracted(part: Signal, own: layouts.Layout) -> Signal:
+        return _contracted(trace, part, right, own, a.shape[-1])
+
+    return each(trace.tape, left, layout, left.axis or 0, contracted)
+
+
+def _contracted(
+    trace: Trace, left: Signal, right: Signal, layout: layouts.Layout, width: int
+) -> Signal:
     for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
         node = origin(weights.node)
         if node.rule != "softmax":
@@ -46,8 +56,8 @@ def contraction(trace: Trace, a: Tensor, b: Tensor) -> Signal:
 
 def origin(node: Node) -> Node:
     """Where a signal comes from, but for what leaves it what it is."""
-    while node.rule in ("view", "dropout", "scale", "add") and node.inputs:
-        if len(node.inputs) > 1:  # a sum with a mask or a bias
+    while node.rule in ("view", "dropout", "scale", "add", "concatenate") and node.inputs:
+        if node.rule == "add" and len(node.inputs) > 1:  # a sum with a mask or a bias
             signals = [parent for parent in node.inputs if parent.rule != "given"]
             if len(signals) != 1:
                 return node
@@ -67,6 +77,8 @@ def common_width(key: Node, value: Node) -> int | None:
 def _image_of(node: Node) -> tuple[Node | None, int]:
     while node.rule in ("view", "add", "normalise", "scale", "concatenate") and node.inputs:
         node = node.inputs[0]
+    if node.rule == "portion":
+        node = node.inputs[2]
     if node.rule != "linear":
         return None, 1
     return node.inputs[0], int(node.facts["units"])
@@ -142,11 +154,15 @@ def _rows_of(trace: Trace, left: Tensor, keys: int) -> Rows | None:
 
 @rule(aten._softmax, aten._safe_softmax)
 def _softmax(trace: Trace, x: Tensor, dim: int, *rest: Any, **more: Any) -> Any:
-    signal = trace.signal(x)
+    signal = settled(trace.tape, trace.signal(x)).apart(dim % x.dim())
     size = x.shape[dim]
     rows = signal.rows or ((size, 1.0),)
     over_units = not comes_from(signal, "scores") and layouts.role(signal.layout[dim]) == UNIT
-    return trace.record("softmax", [signal], size=size, rows=rows, units=over_units)
+
+    def weights(part: Signal, own: layouts.Layout) -> Signal:
+        return trace.record("softmax", [part], own, size=size, rows=rows, units=over_units)
+
+    return each(trace.tape, signal, signal.layout, signal.axis or 0, weights)
 
 
 @rule(
@@ -169,13 +185,20 @@ def _fused_attention(trace: Trace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, 
         rows = _rows_of(trace, mask if mask.dtype == torch.bool else mask > MASKED, keys) or rows
     scale = more.get("scale")
     width = q.shape[-1]
-    return trace.record(
-        "attention",
-        [trace.signal(t) for t in (q, k, v)],
-        trace.signal(q).layout[:-1] + trace.signal(v).layout[-1:],
-        width=width,
-        factor=1 / math.sqrt(width) if scale is None else float(scale),
-        size=keys,
-        rows=rows,
-        common=common_width(trace.signal(k).node, trace.signal(v).node),
-    )  # fmt: skip
+    queries, key, value = (settled(trace.tape, trace.signal(t)) for t in (q, k, v))
+    queries = queries.apart(q.dim() - 1)
+
+    def attention(part: Signal, own: layouts.Layout) -> Signal:
+        return trace.record(
+            "attention",
+            [part, key, value],
+            own,
+            width=width,
+            factor=1 / math.sqrt(width) if scale is None else float(scale),
+            size=keys,
+            rows=rows,
+            common=common_width(key.node, value.node),
+        )
+
+    layout = queries.layout[:-1] + value.layout[-1:]
+    return each(trace.tape, queries, layout, queries.axis or 0, attention)  # fmt: skip

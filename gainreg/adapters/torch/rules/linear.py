@@ -52,7 +52,9 @@ def _product_plus(
 def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     layout = (*trace.signal(x).layout[:-1], ((UNIT, weight.shape[0]),))
     fan_in = weight.shape[1]
-    return trace.linear(x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in)
+    return trace.linear(
+        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True
+    )
 
 
 def _two_signals(trace: Trace, a: Tensor, b: Tensor) -> bool:
@@ -85,7 +87,15 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         )
     mixes = any(role == POSITION for role, _ in summed_over)
     return trace.linear(
-        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, mixes=mixes
+        x,
+        weight,
+        bias,
+        layout,
+        operation="linear",
+        fan_in=fan_in,
+        units=fan_in,
+        mixes=mixes,
+        over_last=x is a and b.dim() > 1,
     )
 
 

@@ -41,7 +41,7 @@ def _reshaped(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     entry, y = trace.entry(x), trace.outputs[0]
     if not isinstance(entry, Signal) or x.shape == y.shape:
         return entry
-    return reshaped(entry, layouts.reshaped(entry.layout, y.shape))
+    return reshaped(trace.tape, entry, layouts.reshaped(entry.layout, y.shape))
 
 
 @rule(aten.t, aten.transpose, aten.permute, aten.numpy_T, alone=True)
@@ -58,7 +58,7 @@ def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
     entry = trace.entry(x)
     if not isinstance(entry, Signal):
         return entry
-    return permuted(trace.tape, entry, tuple(entry.layout[axis] for axis in order), order)
+    return permuted(trace.tape, entry, order)
 
 
 def _cut(trace: Trace, x: Tensor, y: Tensor, dim: int, start: int, step: int = 1) -> Any:
@@ -72,7 +72,7 @@ def _cut(trace: Trace, x: Tensor, y: Tensor, dim: int, start: int, step: int = 1
     else:
         layout, size = layouts.fitted(entry.layout, y.shape), y.shape[dim]
     if size == x.shape[dim]:
-        return reshaped(entry, layout)
+        return reshaped(trace.tape, entry, layout)
     return sliced(trace.tape, entry, layout, dim, start % x.shape[dim], size, step)
 
 
@@ -165,7 +165,7 @@ def _concatenated(trace: Trace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     else:
         layout = layouts.fitted(like, y.shape)
     if len(tensors) == 1:
-        return reshaped(trace.signal(tensors[0]), layout)
+        return reshaped(trace.tape, trace.signal(tensors[0]), layout)
     sides = [_part(trace, t, like) for t in tensors]
     if len(like) < y.dim():  # stacked along a new axis
         return trace.record("concatenate", sides, layout)
@@ -194,7 +194,7 @@ def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -
         return trace.entry(x)
     layout = layouts.fitted(_layout(trace, x), y.shape)
     if x.numel() == y.numel():
-        return reshaped(trace.signal(x), layout)
+        return reshaped(trace.tape, trace.signal(x), layout)
     inside = trace.signal(x)
     view = trace.record("view", [inside], layout, view=("padded", len(trace.tape.nodes)))
     made = trace.record(

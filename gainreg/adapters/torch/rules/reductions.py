@@ -17,7 +17,7 @@ from gainreg.adapters.torch.tracer import (
 )
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
-from gainreg.signals.signal import Signal, each
+from gainreg.signals.signal import Signal, each, settled
 
 aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ aten = torch.ops.aten
 
 def _apart(trace: Trace, x: Tensor, shape: Sequence[int]) -> Signal:
     """What is normalised over its last axes, as many as the shape has."""
-    return trace.signal(x).apart(*range(x.dim() - len(shape), x.dim()))
+    return settled(trace.tape, trace.signal(x)).apart(*range(x.dim() - len(shape), x.dim()))
 
 
 @rule(aten.native_layer_norm, aten.layer_norm)
@@ -68,8 +68,9 @@ def _batch_norm(
     trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
     epsilon: float,
 ) -> Any:  # fmt: skip
-    signal = trace.signal(x).apart(*(axis for axis in range(x.dim()) if axis != 1))
-    others = layouts.count([axis for i, axis in enumerate(signal.layout) if i != 1])
+    mixed = [axis for axis in range(x.dim()) if axis != 1]
+    signal = settled(trace.tape, trace.signal(x)).apart(*mixed)
+    others = layouts.count([signal.layout[axis] for axis in mixed])
     if training:
         return _normalised(
             trace, signal, weight, bias, epsilon, "batch norm", 1,
@@ -181,9 +182,10 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keepdim: bool, facto
             units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=factor,
         )  # fmt: skip
 
-    signal = signal.apart(*axes)
-    before = sum(axis < signal.axis for axis in axes)
-    return each(trace.tape, signal, layout, signal.axis - before * (not keepdim), mean)
+    signal = settled(trace.tape, signal).apart(*axes)
+    axis = signal.axis or 0
+    gone = 0 if keepdim else sum(other < axis for other in axes)
+    return each(trace.tape, signal, layout, axis - gone, mean)
 
 
 @rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
