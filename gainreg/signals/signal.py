@@ -115,9 +115,18 @@ def record(
 def settled(tape: Tape, signal: Signal) -> Signal:
     """The same, whose parts are known: a linear map of parts is recorded for each of them when its
     output is used, since a bias may come after it."""
-    fed, whole = tape.fed.get(signal.node), signal.node
-    if fed is None or fed.joint is None or signal.joint is not None:
+    whole = signal.node
+    if whole not in tape.fed:
         return signal
+    if whole not in tape.joined:
+        tape.joined[whole] = _by_portions(tape, whole, tape.fed[whole])
+    made = reshaped(tape, tape.joined[whole], signal.layout)
+    return replace(made, rows=signal.rows, padded=signal.padded)
+
+
+def _by_portions(tape: Tape, whole: Node, fed: Signal) -> Signal:
+    """A linear map's output, joined from what it makes of each part."""
+    assert fed.joint is not None
     whole.facts["observed"] = True
     parts = []
     for part in fed.joint.parts:
@@ -125,9 +134,7 @@ def settled(tape: Tape, signal: Signal) -> Signal:
         layout = (*part.layout[:-1], *whole.layout[len(part.layout) - 1 :])
         parts.append(Signal(tape.record("portion", nodes, layout), layout))
     node = tape.record("concatenate", [part.node for part in parts], whole.layout)
-    joint = replace(fed.joint, parts=tuple(parts))
-    made = reshaped(tape, Signal(node, whole.layout, joint=joint), signal.layout)
-    return replace(made, rows=signal.rows, padded=signal.padded)
+    return Signal(node, whole.layout, joint=replace(fed.joint, parts=tuple(parts)))
 
 
 def join(tape: Tape, signals: Sequence[Signal], layout: Layout, axis: int) -> Signal:

@@ -82,13 +82,15 @@ class Parameter:
 class Tape:
     """Nodes in the order of execution, the parameters, and which nodes are the model's output.
 
-    ``fed`` holds what feeds the linear maps that treat the parts of it apart.
+    ``fed`` holds what feeds the linear maps that treat the parts of it apart, ``joined`` their
+    outputs once they were used.
     """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []
         self.fed: dict[Node, Signal] = {}
+        self.joined: dict[Node, Signal] = {}
         self.parameters: dict[str, Parameter] = {}
         self.aliases: dict[str, str] = {}
         self.kept: dict[str, str] = {}

@@ -16,17 +16,15 @@ from torch.utils._pytree import tree_map_only
 
 from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
-from gainreg.adapters.torch.tracer import Tokens, Trace, Tracing, tensors_in
+from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals.flow import Aims, Flow
+from gainreg.signals.options import check_calibration, check_distribution, options
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured, accounts, plan_of, report_of
 from gainreg.signals.tape import Node, Tape
-
-DISTRIBUTIONS = ("normal", "truncated_normal", "uniform", "orthogonal")
-CRITERIA = ("forward", "critical")
 
 
 def plan(
@@ -57,10 +55,10 @@ def plan(
         MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
         The model's own errors, with a note.
     """
-    options = _options(residual, output_std, criterion)
+    asked = options(residual, output_std, criterion)
     tape = _run(model, args, kwargs)
     flow = Flow(tape, Aims(residual, output_std, criterion == "critical"))
-    return plan_of(flow, options)
+    return plan_of(flow, asked)
 
 
 def apply_(
@@ -83,7 +81,7 @@ def apply_(
         PlanError: the plan is of another model; nothing was set.
         ParameterError: the model or the distribution is not what it must be.
     """
-    _check_distribution(distribution)
+    check_distribution(distribution)
     parameters = _settable(model)
     plan.check({name: tuple(parameter.shape) for name, parameter in parameters.items()})
     _check_values(model)
@@ -146,10 +144,9 @@ def initialize_(
     Raises:
         As ``plan`` and ``apply_``; nothing was set then.
     """
-    _check_distribution(distribution)
-    options = _options(residual, output_std, criterion)
-    if calibrate and criterion != "forward":
-        raise ParameterError("calibrate goes with the criterion 'forward' only: biases have a size")
+    check_distribution(distribution)
+    asked = options(residual, output_std, criterion)
+    check_calibration(calibrate, criterion)
     _check_model(model)
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         _shape(model, args, kwargs)
@@ -157,7 +154,7 @@ def initialize_(
     _check_values(model)
     tape = _run(model, args, kwargs)
     flow = Flow(tape, Aims(residual, output_std, criterion == "critical"))
-    planned = plan_of(flow, options)
+    planned = plan_of(flow, asked)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     source = generator or torch.default_generator
     state = source.get_state()
@@ -283,7 +280,7 @@ def _run(
         _check_values(model)
         trace.weighed = probe.weighed
     for tensor in tensors_in((args, kwargs)):
-        _describe_input(trace, tensor)
+        trace.describe_input(tensor)
     backward = probe is not None and probe.backward
     with _unchanged(model), _differentiable(model, backward) as parameters:
         mode = _Pass(trace, probe)
@@ -318,22 +315,6 @@ def _shape(model: nn.Module, args: Any, kwargs: Any) -> None:
     args, kwargs = _arguments(args, kwargs)
     with _unchanged(model), torch.no_grad():
         model(*args, **kwargs)
-
-
-def _describe_input(trace: Trace, tensor: Tensor) -> None:
-    from gainreg.adapters.torch.tracer import measured
-    from gainreg.signals import layout as layouts
-    from gainreg.signals.state import Moments
-
-    if not tensor.is_floating_point():
-        trace.set(tensor, Tokens())
-        return
-    own = layouts.of_input(tensor.shape)
-    moments = Moments(0.0, 1.0, 0.0, 0.0)
-    if tensor.device.type != "meta":
-        moments = measured(tensor, own)
-    node = trace.tape.record("given", (), own, moments=moments, phrase="data")
-    trace.set(tensor, Signal(node, own))
 
 
 def _outputs(result: Any) -> Iterator[Tensor]:
@@ -419,13 +400,9 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
         kind = type(module).__name__
         for parameter in module.parameters():
             trace.tape.keep(names[id(parameter)], f"part of {kind}: recurrent layers are kept")
-        trace.tape.warn(
-            f"{kind} is not followed inside: its output counts as it was measured, and gradients "
-            "go back as through a linear layer"
-        )
         signals = [trace.signal(t) for t in tensors_in(args) if trace.is_signal(t)]
         for y in tensors_in(result):
-            trace.set(y, _recurrent(trace, y, signals, kind))
+            trace.set(y, trace.opaque(y, signals, kind))
 
     for module in model.modules():
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
@@ -436,19 +413,6 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _recurrent(trace: Trace, y: Tensor, signals: list[Signal], kind: str) -> Signal:
-    from gainreg.adapters.torch.tracer import measured
-    from gainreg.signals import layout as layouts
-    from gainreg.signals.state import Moments
-
-    own = layouts.of_input(y.shape)
-    note = f"the output of {kind}"
-    moments = Moments(0.0, 0.1, 0.0, 0.0) if y.device.type == "meta" else measured(y, own)
-    return trace.record(
-        "given", signals[:1], own, moments=moments, phrase=kind, exact=False, note=note
-    )
 
 
 # --- weights ---
@@ -479,34 +443,6 @@ def _square(tensor: Tensor) -> float:
 
 
 # --- what may be asked ---
-
-
-def _options(residual: Any, output_std: Any, criterion: Any) -> dict[str, Any]:
-    def is_size(value: Any) -> bool:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and 0 < value < math.inf
-
-    if residual is not None and not is_size(residual):
-        raise ParameterError(
-            f"residual is a finite number above 0, or None for a share of 1 a branch, got "
-            f"{residual!r}"
-        )
-    if not is_size(output_std):
-        raise ParameterError(f"output_std is a finite number above 0, got {output_std!r}")
-    if criterion not in CRITERIA:
-        known = ", ".join(map(repr, CRITERIA))
-        raise ParameterError(f"criterion is one of {known}, got {criterion!r}")
-    return {
-        "residual": None if residual is None else float(residual),
-        "output_std": float(output_std),
-        "criterion": criterion,
-    }
-
-
-def _check_distribution(distribution: str) -> None:
-    if distribution not in DISTRIBUTIONS:
-        known = ", ".join(map(repr, DISTRIBUTIONS))
-        raise ParameterError(f"distribution is one of {known}, got {distribution!r}")
 
 
 def _check_model(model: Any) -> None:

@@ -4,24 +4,16 @@ registry."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.rules.attention import masked
-from gainreg.adapters.torch.tracer import (
-    _NAMED,
-    Constant,
-    Mask,
-    NotUnderstoodError,
-    Trace,
-    Weight,
-    rule,
-)
+from gainreg.adapters.torch.tracer import _NAMED, Trace, rule
 from gainreg.signals import layout as layouts
+from gainreg.signals import operations
 from gainreg.signals.signal import Signal
+from gainreg.signals.trace import Constant, Mask, NotUnderstoodError
 
 aten = torch.ops.aten
 
@@ -31,134 +23,38 @@ aten = torch.ops.aten
 
 @rule(aten.add, alone=True)
 def _add(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
-    return summed(trace, a, b, 1.0, float(alpha))
+    return operations.summed(trace, a, b, 1.0, float(alpha))
 
 
 @rule(aten.sub, alone=True)
 def _subtract(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
-    return summed(trace, a, b, 1.0, -float(alpha))
+    return operations.summed(trace, a, b, 1.0, -float(alpha))
 
 
 @rule(aten.rsub, alone=True)
 def _reverse_subtract(trace: Trace, a: Any, b: Any, alpha: float = 1) -> Any:
-    return summed(trace, a, b, -float(alpha), 1.0)
-
-
-def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Any:
-    """j·a + k·b, of tensors and numbers."""
-    if not isinstance(a, Tensor):
-        a, b, j, k = b, a, k, j
-    if not isinstance(b, Tensor):
-        return _line(trace, a, j, k * float(b))
-    if not any(trace.is_signal(t) for t in (a, b)):
-        return trace.without_signal(a, b)
-    if j == k == 1.0:
-        biased = trace.biased(a, b) or trace.biased(b, a)
-        if biased is not None:
-            return biased
-        for mask, scores in ((a, b), (b, a)):
-            signal = trace.entry(scores)
-            if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
-                return found
-    layout, signals = trace.broadcast(a, b)
-    return trace.record("add", signals, layout, factors=(j, k))
-
-
-def _line(trace: Trace, x: Tensor, factor: float, shift: float = 0.0) -> Any:
-    """factor·x + shift."""
-    entry = trace.entry(x)
-    if isinstance(entry, Mask) and not shift:
-        return replace(entry, factor=entry.factor * factor)
-    if isinstance(entry, Constant) and not entry.triangular:
-        square = factor**2 * entry.square + 2 * factor * shift * entry.mean + shift**2
-        return Constant(factor * entry.mean + shift, square)
-    if not isinstance(entry, Signal):
-        return trace.without_signal(x)
-    if factor == 1.0 and not shift:
-        return entry
-    made = trace.record("add", [entry], entry.layout, factors=(factor,), shift=shift)
-    return replace(made, rows=entry.rows)
+    return operations.summed(trace, a, b, -float(alpha), 1.0)
 
 
 @rule(aten.neg, alone=True)
 def _negative(trace: Trace, x: Tensor) -> Any:
-    return _line(trace, x, -1.0)
+    return operations.line(trace, x, -1.0)
 
 
 @rule(aten.mul, alone=True)
 def _multiply(trace: Trace, a: Any, b: Any) -> Any:
-    if not isinstance(a, Tensor):
-        a, b = b, a
-    if not isinstance(b, Tensor):
-        return _line(trace, a, float(b))
-    for x, other in ((a, b), (b, a)):
-        entry = trace.entry(other)
-        if not trace.is_signal(x):
-            continue
-        if isinstance(entry, Mask):
-            return dropped(trace, x, entry, other.numel() == x.numel())
-        if not isinstance(entry, Signal) and other.numel() > 1:
-            return scaled(trace, x, other)
-    if not any(trace.is_signal(t) for t in (a, b)):
-        return trace.without_signal(a, b)
-    layout, signals = trace.broadcast(a, b)
-    return trace.record("multiply", signals, layout)
+    return operations.multiplied(trace, a, b)
 
 
 @rule(aten.div, alone=True)
 def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     if not isinstance(b, Tensor) and rounding_mode is None:
-        return _line(trace, a, 1 / float(b)) if b else None
+        return operations.line(trace, a, 1 / float(b)) if b else None
     if not any(trace.is_signal(t) for t in (a, b)):
         return trace.without_signal(*(t for t in (a, b) if isinstance(t, Tensor)))
     if rounding_mode is None and isinstance(a, Tensor) and trace.is_signal(b):
-        layout, (x, y) = trace.broadcast(a, b)
-        one = trace.elementwise(aten.reciprocal, b)
-        return trace.record("multiply", [x, replace(one, layout=y.layout)], layout)
+        return operations.divided(trace, a, b)
     return trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
-
-
-def scaled(trace: Trace, x: Tensor, other: Tensor) -> Signal:
-    """A signal times a parameter or a constant tensor."""
-    layout, (signal, _) = trace.broadcast(x, x)
-    entry = trace.entry(other)
-    learned = entry.name if isinstance(entry, Weight) else ""
-    if learned:
-        trace.tape.keep(learned, "a scale: kept as it is")
-    if other.device.type == "meta":
-        if isinstance(entry, Constant):
-            made = trace.record(
-                "scale", [signal], layout, learned, mean=entry.mean, square=entry.square
-            )
-        elif trace.is_weight(other):
-            trace.tape.warn(
-                "parameters that are kept have no values on the meta device: scales count as 1, "
-                "and all that is added as 0"
-            )
-            made = trace.record("scale", [signal], layout, learned, mean=1.0, square=1.0)
-        else:
-            layout, signals = trace.broadcast(x, other)
-            made = trace.record("multiply", signals, layout)
-        return made
-    _, (_, given) = trace.broadcast(x, other)
-    moments = given.node.facts["moments"]
-    anew = moments.across_positions < moments.second_moment * 0.999
-    return trace.record(
-        "scale",
-        [signal],
-        layout,
-        learned,
-        mean=moments.mean,
-        square=moments.second_moment,
-        positions=moments.across_positions if anew else None,
-    )
-
-
-def dropped(trace: Trace, x: Tensor, mask: Mask, elements: bool) -> Signal:
-    """A signal times what dropout drew."""
-    return trace.record(
-        "dropout", [trace.signal(x)], keep=mask.keep, factor=mask.factor, elements=elements
-    )
 
 
 @rule(aten.bernoulli, alone=True)
@@ -170,7 +66,7 @@ def _bernoulli(trace: Trace, x: Tensor, p: float = 0.5, *, generator: Any = None
 def _native_dropout(trace: Trace, x: Tensor, p: float, train: bool | None) -> Any:
     if train is False or not p:
         return trace.signal(x), None
-    return dropped(trace, x, Mask(1 - p, 1 / (1 - p)), True), None
+    return operations.dropped(trace, x, Mask(1 - p, 1 / (1 - p)), True), None
 
 
 @rule(aten.cos, aten.sin, alone=True)

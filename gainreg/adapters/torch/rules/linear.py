@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.rules.attention import contraction, masked
-from gainreg.adapters.torch.tracer import (
-    NotUnderstoodError,
-    Tokens,
-    Trace,
-    Weight,
-    rule,
-)
+from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals import operations
+from gainreg.signals.layout import POSITION, UNIT
 from gainreg.signals.signal import Signal
+from gainreg.signals.trace import NotUnderstoodError
 
 aten = torch.ops.aten
 
@@ -43,7 +38,7 @@ def _product_plus(
         made = trace.record("add", [made], made.layout, factors=(float(alpha),))
     if not beta:
         return made
-    return masked(trace, bias, made) or trace.record(
+    return operations.masked(trace, bias, made) or trace.record(
         "add", [made, trace.signal(bias, made.layout)], made.layout, factors=(1.0, float(beta))
     )
 
@@ -64,7 +59,9 @@ def _two_signals(trace: Trace, a: Tensor, b: Tensor) -> bool:
 def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> Any:
     """Signals and weights on either side; two signals are attention's scores or sums."""
     if _two_signals(trace, a, b):
-        return contraction(trace, a, b)
+        left, right = trace.signal(a), trace.signal(b)
+        layout = left.layout[:-1] + (right.layout[-1:] if b.dim() > 1 else ())
+        return operations.contracted(trace, left, right, left.layout[-1], layout)
     if not trace.is_signal(a) and not trace.is_signal(b) and not _applies(trace, b):
         return trace.without_signal(a, b)  # a weight that is computed, as in low-rank adapters
     if not trace.is_signal(b):
@@ -72,7 +69,7 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         x_layout = trace.signal(a).layout
         fan_in = a.shape[-1]
         summed_over = x_layout[-1]
-        last = ((_role(summed_over), b.shape[-1]),)
+        last = ((operations.role(summed_over), b.shape[-1]),)
         layout = (*x_layout[:-1], last) if b.dim() > 1 else x_layout[:-1]
     else:
         x, weight = b, a
@@ -81,7 +78,7 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         summed_over = x_layout[-2] if b.dim() > 1 else x_layout[0]
         batch = x_layout[: b.dim() - 2] if b.dim() > 2 else ()
         layout = (
-            (*batch, ((_role(summed_over), a.shape[-2]),), *x_layout[-1:])
+            (*batch, ((operations.role(summed_over), a.shape[-2]),), *x_layout[-1:])
             if b.dim() > 1
             else (((UNIT, a.shape[0]),),)
         )
@@ -97,11 +94,6 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         mixes=mixes,
         over_last=x is a and b.dim() > 1,
     )
-
-
-def _role(summed_over: layouts.Axis) -> str:
-    """What a weight's outputs are: positions where it sums over nothing else, as token mixing."""
-    return POSITION if {role for role, _ in summed_over} == {POSITION} else UNIT
 
 
 def _applies(trace: Trace, weight: Tensor) -> bool:
@@ -158,7 +150,7 @@ def _convolution(
 
 @rule(aten.embedding, alone=True)
 def _embedding(trace: Trace, weight: Tensor, indices: Tensor, *rest: Any) -> Any:
-    return looked_up(trace, weight, indices, weight.shape[-1])
+    return operations.looked_up(trace, weight, indices, indices.shape, whole=True)
 
 
 @rule(aten._embedding_bag, aten._embedding_bag_forward_only, alone=True)
@@ -166,7 +158,7 @@ def _embedding_bag(
     trace: Trace, weight: Tensor, indices: Tensor, offsets: Tensor, scale: bool, mode: int,
     *rest: Any, **more: Any,
 ) -> Any:  # fmt: skip
-    made = looked_up(trace, weight, indices, weight.shape[-1], whole=False)
+    made = operations.looked_up(trace, weight, indices, indices.shape, whole=False)
     if not isinstance(made, Signal) or mode > 1:
         raise NotUnderstoodError
     n = indices.numel() / max(1, offsets.numel())
@@ -174,35 +166,3 @@ def _embedding_bag(
     factor = 1.0 if mode else n
     bag = trace.record("mean", [made], layout, units=1, positions=n, samples=1, factor=factor)
     return bag, None, None, None
-
-
-def looked_up(trace: Trace, weight: Tensor, indices: Tensor, units: int, whole: bool = True) -> Any:
-    """Rows of a table: its own to set by tokens, as it is by anything else, as positions."""
-    entry = trace.entry(weight)
-    y = trace.outputs[0]
-    if not isinstance(entry, Weight):
-        return trace.signal(weight) if isinstance(entry, Signal) else entry
-    if not isinstance(trace.entry(indices), Tokens):
-        if y.device.type == "meta":
-            return entry
-        trace.tape.keep(entry.name, "a position or type embedding: kept as it is")
-        layout = _of_rows(indices, units, y)
-        return _given(trace, y, layout, entry.name)
-    layout = _of_rows(indices, units, y)
-    made = trace.record("embedding", [], layout, units=units, copies=float(indices.numel()))
-    made.node.weight = entry.name
-    if whole:
-        trace.weighed(made.node, y, y, y.numel())
-    return made
-
-
-def _of_rows(indices: Tensor, units: int, y: Tensor) -> layouts.Layout:
-    roles = (SAMPLE, *([POSITION] * max(0, indices.dim() - 1)))
-    rows = tuple(((role, n),) for role, n in zip(roles, indices.shape, strict=False))
-    return (*rows, ((UNIT, units),)) if len(rows) + 1 == y.dim() else layouts.of_input(y.shape)
-
-
-def _given(trace: Trace, y: Tensor, layout: layouts.Layout, phrase: str) -> Signal:
-    from gainreg.adapters.torch.tracer import measured
-
-    return trace.record("given", [], layout, moments=measured(y, layout), phrase=phrase)

@@ -10,26 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.rules.linear import looked_up
-from gainreg.adapters.torch.tracer import (
-    Tokens,
-    Trace,
-    Weight,
-    rule,
-)
+from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
-from gainreg.signals.signal import Padded, Signal, join, permuted, reshaped, sliced
+from gainreg.signals import operations
+from gainreg.signals.signal import Signal, reshaped
+from gainreg.signals.trace import Tokens, Weight
 
 aten = torch.ops.aten
 
 
 # --- what only moves numbers ---
-
-
-def _layout(trace: Trace, x: Tensor) -> layouts.Layout:
-    entry = trace.entry(x)
-    return entry.layout if isinstance(entry, Signal) else layouts.of_input(x.shape)
 
 
 @rule(
@@ -55,37 +45,19 @@ def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
         order = [axis % n for axis in axes[0]]
     else:
         order.reverse()
-    entry = trace.entry(x)
-    if not isinstance(entry, Signal):
-        return entry
-    return permuted(trace.tape, entry, order)
-
-
-def _cut(trace: Trace, x: Tensor, y: Tensor, dim: int, start: int, step: int = 1) -> Any:
-    """What y is: so many elements of x along an axis, which is gone if there is but one."""
-    entry = trace.entry(x)
-    if not isinstance(entry, Signal):
-        return entry
-    if y.dim() < x.dim():
-        layout = (*entry.layout[:dim], *entry.layout[dim + 1 :])
-        size = 1
-    else:
-        layout, size = layouts.fitted(entry.layout, y.shape), y.shape[dim]
-    if size == x.shape[dim]:
-        return reshaped(trace.tape, entry, layout)
-    return sliced(trace.tape, entry, layout, dim, start % x.shape[dim], size, step)
+    return operations.reordered(trace, x, order)
 
 
 @rule(aten.slice, aten.narrow, alone=True)
 def _sliced(
     trace: Trace, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
-    return _cut(trace, x, trace.outputs[0], dim % x.dim(), start or 0, step)
+    return operations.cut(trace, x, trace.outputs[0], dim % x.dim(), start or 0, step)
 
 
 @rule(aten.select, alone=True)
 def _selected(trace: Trace, x: Tensor, dim: int, index: int) -> Any:
-    return _cut(trace, x, trace.outputs[0], dim % x.dim(), index)
+    return operations.cut(trace, x, trace.outputs[0], dim % x.dim(), index)
 
 
 @rule(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes,
@@ -94,27 +66,20 @@ def _split(trace: Trace, x: Tensor, size: Any, dim: int = 0) -> Any:
     dim %= x.dim()
     starts = itertools.accumulate((y.shape[dim] for y in trace.outputs), initial=0)
     return tuple(
-        _cut(trace, x, y, dim, start) for y, start in zip(trace.outputs, starts, strict=False)
+        operations.cut(trace, x, y, dim, start)
+        for y, start in zip(trace.outputs, starts, strict=False)
     )
 
 
 @rule(aten.unbind, alone=True)
 def _unbound(trace: Trace, x: Tensor, dim: int = 0) -> Any:
-    return tuple(_cut(trace, x, y, dim % x.dim(), i) for i, y in enumerate(trace.outputs))
+    return tuple(operations.cut(trace, x, y, dim % x.dim(), i) for i, y in enumerate(trace.outputs))
 
 
 @rule(aten.expand, alone=True)
 def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
-    entry, y = trace.entry(x), trace.outputs[0]
-    if not isinstance(entry, Signal) or x.shape == y.shape:
-        return entry
-    added: layouts.Layout = ((),) * (y.dim() - x.dim())
-    grown = tuple(
-        axis if layouts.size(axis) == size else ((POSITION if i else SAMPLE, size),)
-        for i, (axis, size) in enumerate(zip(added + entry.layout, y.shape, strict=True))
-    )
-    # the same element again and again: what is elementwise on it still is
-    return replace(entry.whole, layout=grown)
+    y = trace.outputs[0]
+    return trace.entry(x) if x.shape == y.shape else operations.expanded(trace.entry(x), y.shape)
 
 
 @rule(
@@ -130,17 +95,10 @@ def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     y = trace.outputs[0]
     entry = trace.entry(x)
     if isinstance(entry, Weight) and rest and isinstance(trace.entry(_index(rest)), Tokens):
-        return looked_up(trace, x, _index(rest), x.shape[-1])
+        return operations.looked_up(trace, x, _index(rest), _index(rest).shape, whole=True)
     if not isinstance(entry, Signal):
         return entry
-    layout = entry.layout
-    if len(layout) == y.dim():
-        layout = layouts.fitted(layout, y.shape)
-    elif x.numel() == y.numel():
-        layout = layouts.reshaped(layout, y.shape)
-    else:
-        layout = layouts.of_input(y.shape)
-    made = trace.record("view", [entry], layout, view=("moved", len(trace.tape.nodes)))
+    made = operations.moved(trace, entry, y.shape)
     return (made, *(None for _ in trace.outputs[1:]))
 
 
@@ -151,32 +109,7 @@ def _index(rest: Sequence[Any]) -> Any:
 
 @rule(aten.cat, aten.concat, aten.stack, alone=True)
 def _concatenated(trace: Trace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    y = trace.outputs[0]
-    tensors = [t for t in tensors if t.numel()]
-    if not any(trace.is_signal(t) for t in tensors):
-        entries = {trace.entry(t) for t in tensors}
-        if len(entries) == 1:
-            return entries.pop()
-        return trace.without_signal(*tensors)
-    like = next(trace.entry(t).layout for t in tensors if trace.is_signal(t))  # type: ignore[union-attr]
-    dim %= y.dim()
-    if len(like) < y.dim():
-        layout = (*like[:dim], ((UNIT, y.shape[dim]),), *like[dim:])
-    else:
-        layout = layouts.fitted(like, y.shape)
-    if len(tensors) == 1:
-        return reshaped(trace.tape, trace.signal(tensors[0]), layout)
-    sides = [_part(trace, t, like) for t in tensors]
-    if len(like) < y.dim():  # stacked along a new axis
-        return trace.record("concatenate", sides, layout)
-    return join(trace.tape, sides, layout, dim)
-
-
-def _part(trace: Trace, tensor: Tensor, like: layouts.Layout) -> Signal:
-    entry = trace.entry(tensor)
-    if isinstance(entry, Signal):
-        return entry
-    return trace.signal(tensor, layouts.fitted(like, tensor.shape))
+    return operations.concatenated(trace, tensors, dim % trace.outputs[0].dim())
 
 
 @rule(aten.copy, alone=True)
@@ -189,20 +122,8 @@ def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
 
 @rule(aten.constant_pad_nd, alone=True)
 def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -> Any:
-    y = trace.outputs[0]
-    if not trace.is_signal(x):
-        return trace.entry(x)
-    layout = layouts.fitted(_layout(trace, x), y.shape)
-    if x.numel() == y.numel():
-        return reshaped(trace.tape, trace.signal(x), layout)
-    inside = trace.signal(x)
-    view = trace.record("view", [inside], layout, view=("padded", len(trace.tape.nodes)))
-    made = trace.record(
-        "dropout", [view], layout, keep=x.numel() / y.numel(), factor=1.0, elements=True
-    )
     before = tuple(padding[-2::-2])  # of the last axes, as many as are padded
-    before = (0,) * (x.dim() - len(before)) + before
-    return replace(made, padded=Padded(inside, tuple(x.shape), before))
+    return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before)
 
 
 @rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like, aten.randn_like,

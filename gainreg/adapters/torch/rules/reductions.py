@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.tracer import (
-    NotUnderstoodError,
-    Trace,
-    rule,
-)
+from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
+from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
-from gainreg.signals.signal import Signal, each, settled
+from gainreg.signals.signal import Signal, settled
+from gainreg.signals.trace import NotUnderstoodError
 
 aten = torch.ops.aten
 
@@ -162,30 +160,14 @@ def _axes(x: Tensor, dim: Any) -> list[int]:
 
 @rule(aten.mean)
 def _mean(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
-    return averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
+    return operations.averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
 
 
 @rule(aten.sum)
 def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
     axes = _axes(x, dim)
     n = float(math.prod(x.shape[axis] for axis in axes))
-    return averaged(trace, trace.signal(x), axes, keepdim, n)
-
-
-def averaged(trace: Trace, signal: Signal, axes: list[int], keepdim: bool, factor: float) -> Signal:
-    """factor·mean over axes."""
-    layout, counts = layouts.reduced(signal.layout, axes, keepdim)
-
-    def mean(part: Signal, own: layouts.Layout) -> Signal:
-        return trace.record(
-            "mean", [part], own,
-            units=counts[UNIT], positions=counts[POSITION], samples=counts[SAMPLE], factor=factor,
-        )  # fmt: skip
-
-    signal = settled(trace.tape, signal).apart(*axes)
-    axis = signal.axis or 0
-    gone = 0 if keepdim else sum(other < axis for other in axes)
-    return each(trace.tape, signal, layout, axis - gone, mean)
+    return operations.averaged(trace, trace.signal(x), axes, keepdim, n)
 
 
 @rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
@@ -264,7 +246,7 @@ def _variance(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
 @rule(aten.var_mean)
 def _variance_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
     keepdim = bool(rest.get("keepdim", False))
-    mean = averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
+    mean = operations.averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
     spread = trace.record("deviation", [trace.signal(x)], mean.layout, root=False)
     return spread, mean
 
@@ -279,7 +261,7 @@ def _vector_norm(
     n = float(math.prod(x.shape[axis] for axis in axes))
     square = trace.elementwise(aten.pow, x, 2)
     square = replace(square.whole, layout=trace.signal(x).layout)
-    summed = averaged(trace, square, axes, keepdim, n)
+    summed = operations.averaged(trace, square, axes, keepdim, n)
     from gainreg.signals.functions import Operation
 
     root = Operation("root", lambda v: abs(v) ** 0.5)

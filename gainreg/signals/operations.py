@@ -1,0 +1,632 @@
+"""What an operation is once its framework's spelling is gone: what the rules of every tracer call.
+
+Arguments a, b, x are tensors of the framework, or numbers where that is said; what comes back is
+what the output is. A tensor knows its ``shape``; all else is asked of the ``Trace``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gainreg.signals import layout as layouts
+from gainreg.signals.functions import Operation
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
+from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
+from gainreg.signals.softmax import Rows, causal, grouped
+from gainreg.signals.tape import Node
+from gainreg.signals.trace import (
+    MASKED,
+    WITHOUT_VALUES,
+    Constant,
+    Entry,
+    Mask,
+    Recipe,
+    Tokens,
+    Trace,
+    Weight,
+    measured,
+)
+
+RECIPROCAL = Operation("reciprocal", lambda x: 1 / x)
+
+# --- weights ---
+
+
+def role(summed_over: Axis) -> str:
+    """What a weight's outputs are: positions where it sums over nothing else, as token mixing."""
+    return POSITION if {name for name, _ in summed_over} == {POSITION} else UNIT
+
+
+def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whole: bool) -> Entry:
+    """Rows of a table: its own to set by tokens, as it is by anything else, as positions.
+
+    Args:
+        weight, indices: the table and which rows of it.
+        rows: the shape of the indices; the output has the table's units behind it.
+        whole: whether they are the output, and not summed on.
+    """
+    entry, y = trace.entry(weight), trace.outputs[0]
+    if not isinstance(entry, Weight):
+        return trace.signal(weight) if isinstance(entry, Signal) else entry
+    units = weight.shape[-1]
+    layout = _of_rows(rows, units, y.shape)
+    if not isinstance(trace.entry(indices), Tokens):
+        numbers = trace.values(y)
+        if numbers is None:
+            return entry
+        trace.tape.keep(entry.name, "a position or type embedding: kept as it is")
+        moments = measured(numbers, layout)
+        return trace.record("given", [], layout, moments=moments, phrase=entry.name)
+    made = trace.record("embedding", [], layout, units=units, copies=float(math.prod(rows)))
+    made.node.weight = entry.name
+    if whole:
+        trace.weighed(made.node, y, y, math.prod(y.shape))
+    return made
+
+
+def _of_rows(rows: Sequence[int], units: int, shape: Sequence[int]) -> Layout:
+    if len(rows) + 1 != len(shape):
+        return layouts.of_input(shape)
+    found = (((POSITION if i else SAMPLE), n) for i, n in enumerate(rows))
+    return (*((part,) for part in found), ((UNIT, units),))
+
+
+# --- sums and products ---
+
+
+def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
+    """j·a + k·b, of tensors and numbers."""
+    if not trace.is_tensor(a):
+        a, b, j, k = b, a, k, j
+    if not trace.is_tensor(b):
+        return line(trace, a, j, k * float(b))
+    if not any(trace.is_signal(t) for t in (a, b)):
+        return trace.without_signal(a, b)
+    if j == k == 1.0:
+        biased = trace.biased(a, b) or trace.biased(b, a)
+        if biased is not None:
+            return biased
+        for mask, scores in ((a, b), (b, a)):
+            signal = trace.entry(scores)
+            if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
+                return found
+    layout, signals = trace.broadcast(a, b)
+    return trace.record("add", signals, layout, factors=(j, k))
+
+
+def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
+    """factor·x + shift."""
+    entry = trace.entry(x)
+    if isinstance(entry, Mask) and not shift:
+        return replace(entry, factor=entry.factor * factor)
+    if isinstance(entry, Constant) and not entry.triangular:
+        square = factor**2 * entry.square + 2 * factor * shift * entry.mean + shift**2
+        return Constant(factor * entry.mean + shift, square)
+    if not isinstance(entry, Signal):
+        return trace.without_signal(x)
+    if factor == 1.0 and not shift:
+        return entry
+    recipe = trace.recipes.get(entry.node)
+    if recipe is not None and recipe.axes and not shift:  # a sum over n, divided by n
+        whole, axes = recipe.inputs[0], list(recipe.axes)
+        made = averaged(trace, whole, axes, False, recipe.facts["factor"] * factor)
+        return replace(made, layout=entry.layout)
+    made = trace.record("add", [entry], entry.layout, factors=(factor,), shift=shift)
+    return replace(made, rows=entry.rows)
+
+
+def multiplied(trace: Trace, a: Any, b: Any) -> Entry:
+    """a·b, of tensors and numbers."""
+    if not trace.is_tensor(a):
+        a, b = b, a
+    if not trace.is_tensor(b):
+        return line(trace, a, float(b))
+    for x, other in ((a, b), (b, a)):
+        entry = trace.entry(other)
+        if not trace.is_signal(x):
+            continue
+        if isinstance(entry, Mask):
+            return dropped(trace, x, entry, math.prod(other.shape) == math.prod(x.shape))
+        if not isinstance(entry, Signal) and math.prod(other.shape) > 1:
+            return scaled(trace, x, other)
+    if not any(trace.is_signal(t) for t in (a, b)):
+        return trace.without_signal(a, b)
+    layout, signals = trace.broadcast(a, b)
+    found = normalised_by(trace, signals[0], signals[1], layout)
+    return found or trace.record("multiply", signals, layout)
+
+
+def divided(trace: Trace, a: Any, b: Any) -> Entry:
+    """a/b, of tensors and numbers, b being no number; b is a signal."""
+    layout, (x, y) = trace.broadcast(a, b)
+    found = soft(trace, x, y, layout)
+    if found is not None:
+        return found
+    one = trace.record("elementwise", [y], y.layout, operation=RECIPROCAL)
+    return normalised_by(trace, x, one, layout) or trace.record("multiply", [x, one], layout)
+
+
+def scaled(trace: Trace, x: Any, other: Any) -> Signal:
+    """A signal times a parameter or a constant tensor."""
+    layout, (signal, _) = trace.broadcast(x, x)
+    entry = trace.entry(other)
+    learned = entry.name if isinstance(entry, Weight) else ""
+    if learned:
+        trace.tape.keep(learned, "a scale: kept as it is")
+    if isinstance(entry, Constant):
+        mean, square = entry.mean, entry.square
+        return trace.record("scale", [signal], layout, learned, mean=mean, square=square)
+    if trace.values(other) is None:
+        if trace.is_weight(other):
+            trace.tape.warn(WITHOUT_VALUES)
+            return trace.record("scale", [signal], layout, learned, mean=1.0, square=1.0)
+        layout, signals = trace.broadcast(x, other)
+        return trace.record("multiply", signals, layout)
+    _, (_, given) = trace.broadcast(x, other)
+    moments = given.node.facts["moments"]
+    anew = moments.across_positions < moments.second_moment * 0.999
+    return trace.record(
+        "scale",
+        [signal],
+        layout,
+        learned,
+        mean=moments.mean,
+        square=moments.second_moment,
+        positions=moments.across_positions if anew else None,
+    )
+
+
+def dropped(trace: Trace, x: Any, mask: Mask, elements: bool) -> Signal:
+    """A signal times what dropout drew."""
+    return trace.record(
+        "dropout", [trace.signal(x)], keep=mask.keep, factor=mask.factor, elements=elements
+    )
+
+
+# --- sums over two signals, masks and softmax ---
+
+
+def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
+    """Σ a·b of two signals over what lies along an axis that both have, the left one's last; each
+    part of that for itself."""
+    left, right = (settled(trace.tape, signal) for signal in (left, right))
+    left, axis = left.apart(len(left.layout) - 1), left.axis
+    if axis is None or left.layout[: axis + 1] != layout[: axis + 1]:
+        return _contracted(trace, left.whole, right, over, layout)
+
+    def make(part: Signal, own: Layout) -> Signal:
+        return _contracted(trace, part, right, over, own)
+
+    return each(trace.tape, left, layout, axis, make)
+
+
+def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
+    width = layouts.size(over)
+    for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
+        node = origin(weights.node)
+        if node.rule != "softmax":
+            continue
+        inputs = [weights, value, Signal(node.inputs[0], ())]
+        scored = origin(node.inputs[0])
+        keys = scored.inputs[1] if scored.rule == "scores" else scored
+        common = common_width(keys, value.node)
+        return trace.record("attend", inputs, layout, size=width, common=common)
+    along = layouts.role(over)
+    return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
+
+
+def origin(node: Node) -> Node:
+    """Where a signal comes from, but for what leaves it what it is."""
+    while node.rule in ("view", "dropout", "scale", "add", "concatenate") and node.inputs:
+        if node.rule == "add" and len(node.inputs) > 1:  # a sum with a mask or a bias
+            signals = [parent for parent in node.inputs if parent.rule != "given"]
+            if len(signals) != 1:
+                return node
+            node = signals[0]
+        else:
+            node = node.inputs[0]
+    return node
+
+
+def common_width(key: Node, value: Node) -> int | None:
+    """How many units keys and values are both images of; None if they are not."""
+    found = [_image_of(node) for node in (key, value)]
+    (a, width), (b, _) = found
+    return width if a is not None and a is b else None
+
+
+def _image_of(node: Node) -> tuple[Node | None, int]:
+    while node.rule in ("view", "add", "normalise", "scale", "concatenate") and node.inputs:
+        node = node.inputs[0]
+    if node.rule == "portion":
+        node = node.inputs[2]
+    if node.rule != "linear":
+        return None, 1
+    return node.inputs[0], int(node.facts["units"])
+
+
+def comes_from(signal: Signal, rule: str) -> bool:
+    """Whether a signal is a rule's output, but for what leaves it what it is."""
+    return origin(signal.node).rule == rule
+
+
+def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -> Signal:
+    """x where a condition that no signal decides holds (or does not), else a number."""
+    signal = trace.signal(x)
+    holds = trace.values(condition)
+    left = None if holds is None else (holds != 0) == keep
+    if value < MASKED:
+        triangular = isinstance(trace.entry(condition), Constant)
+        keys = x.shape[-1]
+        rows = rows_of(left, keys) if left is not None else causal(keys) if triangular else None
+        return replace(signal, rows=rows)
+    if left is None or left.all():
+        return signal
+    return trace.record("dropout", [signal], keep=float(left.mean()), factor=1.0, elements=True)
+
+
+def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
+    """Scores with a mask added; None if it is none."""
+    if trace.is_signal(mask) or trace.is_weight(mask) or not comes_from(signal, "scores"):
+        return None
+    keys = layouts.size(signal.layout[-1])
+    numbers = trace.values(mask)
+    if numbers is None:
+        triangular = isinstance(trace.entry(mask), Constant)
+        return replace(signal, rows=causal(keys) if triangular else None)
+    if not (numbers < MASKED).any():
+        return None if numbers.any() else signal
+    return replace(signal, rows=rows_of(numbers > MASKED, keys))
+
+
+def rows_of(left: NDArray[np.bool_], keys: int) -> Rows | None:
+    """How many keys a mask leaves to which share of the rows."""
+    counts = np.broadcast_to(left, (*left.shape[:-1], keys)).sum(-1).ravel().tolist()
+    return grouped(counts) or None
+
+
+def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
+    """Softmax of a signal along an axis."""
+    size = layouts.size(signal.layout[axis])
+    rows = signal.rows or ((size, 1.0),)
+    over_units = not comes_from(signal, "scores") and layouts.role(signal.layout[axis]) == UNIT
+    signal = settled(trace.tape, signal).apart(axis % len(layout))
+
+    def make(part: Signal, own: Layout) -> Signal:
+        return trace.record("softmax", [part], own, size=size, rows=rows, units=over_units)
+
+    return each(trace.tape, signal, layout, signal.axis or 0, make)
+
+
+def attention(
+    trace: Trace, queries: Signal, key: Signal, value: Signal, *, factor: float, rows: Rows
+) -> Signal:
+    """Scores, softmax and sums in one operation, units being each one's last axis and positions
+    the one before; each part of the queries for itself."""
+    queries, key, value = (settled(trace.tape, signal) for signal in (queries, key, value))
+    queries = queries.apart(len(queries.layout) - 1)
+    facts: dict[str, Any] = {
+        "width": layouts.size(queries.layout[-1]),
+        "factor": factor,
+        "size": layouts.size(key.layout[-2]),
+        "rows": rows,
+        "common": common_width(key.node, value.node),
+    }
+
+    def make(part: Signal, own: Layout) -> Signal:
+        return trace.record("attention", [part, key, value], own, **facts)
+
+    layout = (*queries.layout[:-1], value.layout[-1])
+    return each(trace.tape, queries, layout, queries.axis or 0, make)
+
+
+# --- means ---
+
+
+def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: float) -> Signal:
+    """factor·mean over axes."""
+    layout, counts = layouts.reduced(signal.layout, axes, keep)
+    facts: dict[str, Any] = {
+        "units": counts[UNIT],
+        "positions": counts[POSITION],
+        "samples": counts[SAMPLE],
+        "factor": factor,
+    }
+    source = settled(trace.tape, signal).apart(*axes)
+    place = source.axis or 0
+    place -= 0 if keep else sum(axis < place for axis in axes)
+
+    def mean(part: Signal, own: Layout) -> Signal:
+        return trace.record("mean", [part], own, **facts)
+
+    made = each(trace.tape, source, layout, place, mean)
+    trace.recipes[made.node] = Recipe("mean", (signal,), facts, tuple(axes))
+    return made
+
+
+# --- norms and softmax, written out ---
+
+# Where an operation is compared with a root or an exponential; to 1e-6, as the constants in it may
+# be single-precision ones.
+_AT = np.array([0.25, 0.6, 1.0, 2.5])
+
+
+def _is(trace: Trace, signal: Signal, function: Any) -> Signal | None:
+    """What a signal is that function of, by its values; None if it is another."""
+    recipe = trace.recipes.get(signal.node)
+    if recipe is None or recipe.rule not in ("elementwise", "multiply"):
+        return None
+    if recipe.rule == "multiply":
+        same = len({s.node for s in recipe.inputs}) == 1
+        return recipe.inputs[0] if same and function is np.square else None
+    if len(recipe.inputs) != 1:
+        return None
+    with np.errstate(all="ignore"):
+        alike = np.allclose(recipe.facts["operation"].call(_AT.copy()), function(_AT), rtol=1e-6)
+    return recipe.inputs[0] if alike else None
+
+
+def soft(trace: Trace, x: Signal, total: Signal, layout: Layout) -> Signal | None:
+    """e^s over its own sum: the softmax of s; None if it is something else."""
+    sum_of = trace.recipes.get(total.node)
+    scores = _is(trace, x, np.exp)
+    if scores is None or sum_of is None or sum_of.rule != "mean":
+        return None
+    if sum_of.inputs[0].node is not x.node:
+        return None
+    less = trace.recipes.get(scores.node)
+    if less is not None and less.rule == "add" and len(less.inputs) == 2:  # less its maximum
+        scores = less.inputs[0]
+    gone = [
+        axis
+        for axis, length in enumerate(map(layouts.size, layout))
+        if length > 1 and layouts.size(total.layout[axis]) == 1
+    ]
+    if len(gone) > 1:
+        return None
+    return softmax(trace, scores, gone[0] if gone else len(layout) - 1, layout)
+
+
+def normalised_by(trace: Trace, a: Signal, b: Signal, layout: Layout) -> Signal | None:
+    """x − mean, or x, over the root of its own variance or mean square; None if it is not."""
+    for x, root in ((a, b), (b, a)):
+        found = _inverse_root(trace, root)
+        if found is None:
+            continue
+        spread, factor, epsilon, scales = found
+        made = _normalised(trace, x, spread, epsilon, layout)
+        if made is None:
+            continue
+        if abs(factor - 1.0) > 1e-6:
+            made = trace.record("add", [made], layout, factors=(factor,))
+        for scale in reversed(scales):
+            facts = trace.recipes[scale.node].facts
+            made = trace.record("scale", [made], layout, scale.node.weight, **facts)
+        return made
+    return None
+
+
+def _inverse_root(trace: Trace, root: Signal) -> tuple[Signal, float, float, list[Signal]] | None:
+    """The signal v, k and ε with root = k/√(v + ε), and the scales by parameters on the way."""
+    operations, scales, at = [], [], root
+    while True:
+        recipe = trace.recipes.get(at.node)
+        if recipe is None or len(recipe.inputs) != 1:
+            break
+        if recipe.rule == "elementwise":
+            operations.append(recipe.facts["operation"].call)
+        elif recipe.rule == "add":
+            (factor,), shift = recipe.facts["factors"], recipe.facts.get("shift", 0.0)
+            operations.append(lambda v, factor=factor, shift=shift: factor * v + shift)
+        elif recipe.rule == "scale" and at.node.weight:
+            scales.append(at)
+        elif recipe.rule != "view":
+            break
+        at = recipe.inputs[0]
+    if at is root:
+        return None
+    v = _AT
+    with np.errstate(all="ignore"):
+        for operation in reversed(operations):
+            v = np.asarray(operation(v), dtype=np.float64)
+        line_of = 1 / v**2  # (v + ε)/k²
+    slope = (line_of[3] - line_of[0]) / (_AT[3] - _AT[0])
+    if not slope > 0 or not np.allclose(line_of[0] + slope * (_AT - _AT[0]), line_of, rtol=1e-6):
+        return None
+    epsilon = line_of[2] / slope - 1.0
+    if epsilon < 1e-15:  # what rounding leaves
+        epsilon = 0.0
+    return at, 1 / math.sqrt(slope), epsilon, scales
+
+
+def _normalised(
+    trace: Trace, x: Signal, spread: Signal, epsilon: float, layout: Layout
+) -> Signal | None:
+    """x over √(spread + ε), if spread is the variance or the mean square of what x is."""
+    less = trace.recipes.get(x.node)
+    mean = None
+    if less is not None and less.rule == "add" and len(less.inputs) == 2:
+        if less.facts["factors"] != (1.0, -1.0):
+            return None
+        whole, mean = less.inputs
+        if not _is_mean_of(trace, mean, whole):
+            whole, mean = x, None
+    else:
+        whole = x
+    over = _variance_of(trace, spread, whole, x)
+    if over is None:
+        return None
+    counts, centred = over
+    if centred != (mean is not None):
+        return None
+    units, positions, samples, factor, axes = counts
+    phrase = (
+        "RMS norm"
+        if not centred
+        else "batch norm"
+        if samples > 1
+        else "group norm"
+        if positions > 1
+        else "layer norm"
+    )
+    if not centred:
+        units = positions = samples = 1
+    made = trace.record(
+        "normalise",
+        [whole.apart(*axes)],
+        layout,
+        units=units,
+        positions=positions,
+        samples=samples,
+        centred=centred,
+        epsilon=epsilon / factor,
+        phrase=phrase,
+    )
+    if abs(factor - 1.0) > 1e-9:  # a sum of squares, and not their mean
+        return trace.record("add", [made], layout, factors=(1 / math.sqrt(factor),))
+    return made
+
+
+def _is_mean_of(trace: Trace, mean: Signal, x: Signal) -> bool:
+    recipe = trace.recipes.get(mean.node)
+    while recipe is not None and recipe.rule == "view":
+        recipe = trace.recipes.get(recipe.inputs[0].node)
+    if recipe is None or recipe.rule != "mean" or recipe.inputs[0].node is not x.node:
+        return False
+    return bool(abs(recipe.facts["factor"] - 1.0) < 1e-6)
+
+
+def _variance_of(
+    trace: Trace, spread: Signal, whole: Signal, less: Signal
+) -> tuple[tuple[int, int, int, float, tuple[int, ...]], bool] | None:
+    """Over what spread is the variance of ``whole``, of which ``less`` is what is left behind its
+    mean, or its mean square, and whether it is the variance."""
+    recipe = trace.recipes.get(spread.node)
+    if recipe is None:
+        return None
+    if recipe.rule == "elementwise" and len(recipe.inputs) == 1:  # at least 0
+        with np.errstate(all="ignore"):
+            if not np.allclose(recipe.facts["operation"].call(_AT.copy()), _AT, rtol=1e-6):
+                return None
+        return _variance_of(trace, recipe.inputs[0], whole, less)
+    if recipe.rule == "add" and len(recipe.inputs) == 2:  # E[x²] − E[x]²
+        if recipe.facts["factors"] != (1.0, -1.0):
+            return None
+        square, squared = recipe.inputs
+        mean = _is(trace, squared, np.square)
+        over = _variance_of(trace, square, whole, whole)
+        if mean is None or over is None or not _is_mean_of(trace, mean, whole):
+            return None
+        return over[0], True
+    if recipe.rule != "mean":
+        return None
+    inner = _is(trace, recipe.inputs[0], np.square)
+    if inner is None or not (inner.node is less.node or _alike(trace, inner, whole)):
+        return None
+    facts = recipe.facts
+    counts = facts["units"], facts["positions"], facts["samples"], facts["factor"], recipe.axes
+    return counts, inner.node is not whole.node
+
+
+def _alike(trace: Trace, inner: Signal, whole: Signal) -> bool:
+    """Whether a signal is that one less its mean, as where both are computed twice."""
+    recipe = trace.recipes.get(inner.node)
+    if recipe is None or recipe.rule != "add" or len(recipe.inputs) != 2:
+        return False
+    if recipe.facts["factors"] != (1.0, -1.0) or recipe.inputs[0].node is not whole.node:
+        return False
+    return _is_mean_of(trace, recipe.inputs[1], whole)
+
+
+# --- what only moves numbers ---
+
+
+def cut(trace: Trace, x: Any, y: Any, axis: int, start: int, step: int = 1) -> Entry:
+    """What y is: so many elements of x along an axis, which is gone if there is but one."""
+    entry = trace.entry(x)
+    if not isinstance(entry, Signal):
+        return entry
+    if len(y.shape) < len(x.shape):
+        layout = (*entry.layout[:axis], *entry.layout[axis + 1 :])
+        size = 1
+    else:
+        layout, size = layouts.fitted(entry.layout, y.shape), y.shape[axis]
+    if size == x.shape[axis]:
+        return reshaped(trace.tape, entry, layout)
+    return sliced(trace.tape, entry, layout, axis, start % x.shape[axis], size, step)
+
+
+def reordered(trace: Trace, x: Any, order: Sequence[int]) -> Entry:
+    """x with its axes in another order."""
+    entry = trace.entry(x)
+    if not isinstance(entry, Signal):
+        return entry
+    return permuted(trace.tape, entry, order)
+
+
+def expanded(entry: Entry, shape: Sequence[int]) -> Entry:
+    """A signal again and again: what is elementwise on it still is."""
+    if not isinstance(entry, Signal):
+        return entry
+    added: Layout = ((),) * (len(shape) - len(entry.layout))
+    grown = tuple(
+        axis if layouts.size(axis) == size else ((POSITION if i else SAMPLE, size),)
+        for i, (axis, size) in enumerate(zip(added + entry.layout, shape, strict=True))
+    )
+    return replace(entry.whole, layout=grown)
+
+
+def moved(
+    trace: Trace, signal: Signal, shape: Sequence[int], layout: Layout | None = None
+) -> Signal:
+    """The elements of a signal, or some of them, in whatever order."""
+    if layout is None:
+        if len(signal.layout) == len(shape):
+            layout = layouts.fitted(signal.layout, shape)
+        elif math.prod(map(layouts.size, signal.layout)) == math.prod(shape):
+            layout = layouts.reshaped(signal.layout, shape)
+        else:
+            layout = layouts.of_input(shape)
+    return trace.record("view", [signal], layout, view=("moved", len(trace.tape.nodes)))
+
+
+def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:
+    """Tensors one after the other along an axis, which may be a new one."""
+    shape = trace.outputs[0].shape
+    tensors = [t for t in tensors if math.prod(t.shape)]
+    signals = [entry for entry in map(trace.entry, tensors) if isinstance(entry, Signal)]
+    if not signals:
+        entries = {trace.entry(t) for t in tensors}
+        return entries.pop() if len(entries) == 1 else trace.without_signal(*tensors)
+    like = signals[0].layout
+    stacked = len(like) < len(shape)
+    if stacked:
+        layout = (*like[:axis], ((UNIT, shape[axis]),), *like[axis:])
+    else:
+        layout = layouts.fitted(like, shape)
+    if len(tensors) == 1:
+        return reshaped(trace.tape, trace.signal(tensors[0]), layout)
+    sides = [trace.signal(t, layouts.fitted(like, t.shape)) for t in tensors]
+    if stacked:
+        return trace.record("concatenate", sides, layout)
+    return join(trace.tape, sides, layout, axis)
+
+
+def padded(trace: Trace, x: Any, before: Sequence[int]) -> Entry:
+    """x with zeros around it, so many before it on each axis."""
+    entry, shape = trace.entry(x), trace.outputs[0].shape
+    if not isinstance(entry, Signal):
+        return entry
+    layout = layouts.fitted(entry.layout, shape)
+    here, there = math.prod(x.shape), math.prod(shape)
+    if here == there:
+        return reshaped(trace.tape, entry, layout)
+    view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
+    made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
+    return replace(made, padded=Padded(entry, tuple(x.shape), tuple(before)))

@@ -1,0 +1,432 @@
+"""What a tracer records with, in any framework: what each tensor is, and the steps of the tape.
+
+Every tensor is one of
+
+- a ``Signal``: an output of a node of the tape, with its layout,
+- a ``Weight``: a parameter, or a view or cast of one,
+- ``Computed`` from parameters, as standardised weights are,
+- ``Tokens``: whole numbers that the model was given, or a part of them,
+- a ``Mask``: what dropout multiplies by,
+- a ``Constant`` of which something is known though it has no values,
+- none of these: a constant, whose values are looked at when a signal meets it.
+
+A framework's tracer is a ``Trace`` that knows its tensors, a loop and a registry of rules; a rule
+says in its framework's terms which function of operations.py an operation is, or which rule of
+rules/ it records.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gainreg.errors import ParameterError
+from gainreg.signals import layout as layouts
+from gainreg.signals.functions import FloatArray
+from gainreg.signals.layout import POSITION, SAMPLE, Layout
+from gainreg.signals.signal import Signal, record, settled
+from gainreg.signals.state import Moments
+from gainreg.signals.tape import Node, Parameter, Tape
+
+# A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
+# weight is none.
+MASKED = -50.0
+
+WITHOUT_VALUES = (
+    "parameters that are kept have no values on the meta device: scales count as 1, and all that "
+    "is added as 0"
+)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter, or a view of one."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What was computed from parameters."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Whole numbers from the model's inputs."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Zeros, and with probability ``keep`` the number ``factor``."""
+
+    keep: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Mean and mean square of what has no values, or the lower triangle of a mask."""
+
+    mean: float = 0.0
+    square: float = 1.0
+    triangular: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a signal was made, its parts being one: what norms and softmax are recognised by.
+
+    ``axes`` are those that a mean is taken over.
+    """
+
+    rule: str
+    inputs: tuple[Signal, ...]
+    facts: dict[str, Any]
+    axes: tuple[int, ...] = ()
+
+
+Entry = Signal | Weight | Computed | Tokens | Mask | Constant | None
+
+
+class NotUnderstoodError(Exception):
+    """Raised by a rule for a form of its operation that it has no answer to."""
+
+
+class Trace(ABC):
+    """The tape of one run, and what each tensor is: what rules work with.
+
+    Attributes:
+        tape: what was recorded.
+        operation, outputs: the operation at hand, and the tensors that it returned.
+        recipes: how the output of each step was made.
+        weighed: called whenever a weight was used, with the node, its input and its output, and
+            how many elements the input has without padding.
+    """
+
+    def __init__(
+        self, parameters: Iterable[tuple[str, Any]], entries: MutableMapping[Any, Entry]
+    ) -> None:
+        self.tape = Tape()
+        self.outputs: list[Any] = []
+        self.operation: Any = None
+        self.weighed: Callable[[Node, Any, Any, int], None] = lambda *_: None
+        self.recipes: dict[Node, Recipe] = {}
+        self._entries = entries
+        self._numbers: dict[Any, Node] = {}
+        for name, parameter in parameters:
+            known = self.entry(parameter)
+            if isinstance(known, Weight):
+                self.tape.aliases[name] = known.name
+                continue
+            mean, square = self.statistic(parameter)
+            shape = tuple(parameter.shape)
+            self.tape.parameters[name] = Parameter(name, shape, mean, square)
+            self._entries[parameter] = Weight(name)
+
+    # --- what the framework knows of its tensors ---
+
+    @abstractmethod
+    def is_tensor(self, x: Any) -> bool:
+        """Whether it is a tensor of the framework, and no number."""
+
+    @abstractmethod
+    def is_real(self, tensor: Any) -> bool:
+        """Whether a tensor holds floating-point or complex numbers."""
+
+    @abstractmethod
+    def values(self, tensor: Any) -> FloatArray | None:
+        """A tensor's numbers, as doubles; None where it has none."""
+
+    @abstractmethod
+    def statistic(self, tensor: Any) -> tuple[float, float] | tuple[None, None]:
+        """Mean and mean square of a tensor's numbers; None where it has none."""
+
+    # --- what a tensor is ---
+
+    def entry(self, tensor: Any) -> Entry:
+        """What is known of a tensor."""
+        return self._entries.get(tensor) if self.is_tensor(tensor) else None
+
+    def set(self, tensor: Any, entry: Entry) -> None:
+        """Say what a tensor is from now on."""
+        if entry is not None:
+            self._entries[tensor] = entry
+        elif tensor in self._entries:
+            del self._entries[tensor]
+
+    def is_signal(self, tensor: Any) -> bool:
+        """Whether a tensor carries a signal."""
+        return isinstance(self.entry(tensor), Signal)
+
+    def is_weight(self, tensor: Any) -> bool:
+        """Whether a tensor is a parameter or was computed from some."""
+        return isinstance(self.entry(tensor), (Weight, Computed))
+
+    def signal(self, tensor: Any, like: Layout | None = None) -> Signal:
+        """The signal that a tensor carries; of a parameter or constant, with its own moments.
+
+        Args:
+            tensor: it.
+            like: the layout of what it is broadcast against.
+        """
+        entry = self.entry(tensor)
+        if isinstance(entry, Signal):
+            return settled(self.tape, entry)
+        own = aligned(tensor.shape, like)
+        moments, note = self._moments(tensor, entry, own)
+        key = (moments, own, note)
+        if key not in self._numbers or isinstance(entry, (Weight, Computed)):
+            phrase = entry.name if isinstance(entry, Weight) else "a constant"
+            node = self.tape.record(
+                "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
+            )
+            self._numbers[key] = node
+        for name in names(entry):
+            self.tape.keep(name, "a parameter that signals meet: kept as it is")
+        return Signal(self._numbers[key], own)
+
+    def _moments(self, tensor: Any, entry: Entry, own: Layout) -> tuple[Moments, str]:
+        if isinstance(entry, Constant):
+            return Moments(entry.mean, entry.square, entry.square, entry.square), ""
+        numbers = self.values(tensor)
+        if numbers is not None:
+            return measured(numbers, own), ""
+        if isinstance(entry, (Weight, Computed)):
+            self.tape.warn(WITHOUT_VALUES)
+            return Moments(0.0, 0.0, 0.0, 0.0), ""
+        return (
+            Moments(0.0, 1.0, 1.0, 1.0),
+            "a constant without values on the meta device, counted as of second moment 1",
+        )
+
+    def statistics(self, tensor: Any, default: float) -> tuple[float, float]:
+        """Mean and mean square of a scale or shift; the default where it is none or on meta."""
+        if tensor is None:
+            return default, default**2
+        for name in names(self.entry(tensor)):
+            self.tape.keep(name, "the scale or shift of a norm: kept as it is")
+        mean, square = self.statistic(tensor)
+        if mean is None or square is None:
+            return default, default**2
+        return mean, square
+
+    # --- what an operation does ---
+
+    def record(
+        self,
+        rule: str,
+        inputs: Sequence[Signal],
+        layout: Layout | None = None,
+        weight: str = "",
+        **facts: Any,
+    ) -> Signal:
+        """A step of the tape: a rule of gainreg.signals.rules, and the facts that it takes."""
+        if layout is None:
+            layout = layouts.fitted(inputs[0].layout, self.outputs[0].shape)
+        made = record(self.tape, rule, inputs, layout, weight, **facts)
+        self.recipes[made.node] = Recipe(rule, tuple(inputs), facts)
+        return made
+
+    @abstractmethod
+    def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
+        """An operation on each element of tensors that broadcast against each other."""
+
+    def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
+        """The output's layout, and the signals of tensors that broadcast to it."""
+        like = self.broadcast_layout(tensors)
+        return like, [self.signal(tensor, like) for tensor in tensors]
+
+    def broadcast_layout(self, arguments: Sequence[Any]) -> Layout:
+        """The layout of the output, of tensors and numbers that broadcast to it."""
+        known = [entry.layout for entry in map(self.entry, arguments) if isinstance(entry, Signal)]
+        return layouts.broadcast(known, self.outputs[0].shape)
+
+    def linear(
+        self,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        layout: Layout,
+        *,
+        operation: str,
+        fan_in: int,
+        units: int,
+        taps: float = 1.0,
+        inside: Signal | None = None,
+        over_last: bool = False,
+        **facts: Any,
+    ) -> Signal:
+        """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
+
+        ``over_last`` says that the sums go over x's last axis and treat all others apart.
+        """
+        inputs = [settled(self.tape, self.signal(x) if inside is None else inside)]
+        counts = layouts.count(inputs[0].layout)
+        if bias is not None:
+            inputs.append(self.signal(bias, layout))
+        made = self.record(
+            "linear",
+            inputs,
+            layout,
+            operation=operation,
+            fan_in=fan_in,
+            taps=taps,
+            units=units,
+            copies=float(max(1, counts[SAMPLE] * counts[POSITION])),
+            **facts,
+        )
+        node, entry = made.node, self.entry(weight)
+        joint = inputs[0].joint
+        if over_last and joint is not None:
+            rows = math.prod(map(layouts.size, layout[:-1]))
+            if rows % (joint.before * sum(joint.lengths)) == 0:
+                self.tape.fed[node] = inputs[0]
+        if isinstance(entry, Weight):
+            node.weight = entry.name
+        else:
+            square = self.statistic(weight)[1]
+            node.variance = 1 / fan_in if square is None else square
+            for name in names(entry):
+                self.tape.keep(name, "the weight is computed from it: kept as it is")
+        bias_entry = self.entry(bias)
+        if isinstance(bias_entry, Weight) and node.weight:
+            self._zero(node, bias_entry.name)
+        size = math.prod(x.shape) if inside is None else inside.node.size
+        self.weighed(node, x, self.outputs[0], size)
+        return made
+
+    def biased(self, x: Any, bias: Any) -> Signal | None:
+        """The output of a weight with a bias that is added in a step of its own; None if the
+        tensors are nothing of the kind."""
+        signal, entry = self.entry(x), self.entry(bias)
+        if not isinstance(signal, Signal) or not isinstance(entry, Weight):
+            return None
+        node = signal.node
+        is_last = self.tape.nodes[-1] is node
+        if node.rule != "linear" or not node.weight or node.bias or len(node.inputs) > 1:
+            return None
+        if not is_last or not self.is_bias(bias, signal):
+            return None
+        given = self.signal(bias, signal.layout).node
+        # the bias comes before what it is added to
+        given.id, node.id = node.id, given.id
+        self.tape.nodes[-2:] = [given, node]
+        node.inputs = (*node.inputs, given)
+        self._zero(node, entry.name)
+        return signal
+
+    def is_bias(self, bias: Any, signal: Signal) -> bool:
+        """Whether a parameter that is added to a weight's output has a number for each unit."""
+        return len(bias.shape) == 1
+
+    def _zero(self, node: Node, name: str) -> None:
+        node.bias = name
+        self.tape.kept.pop(name, None)
+
+    def without_signal(self, *tensors: Any) -> Entry:
+        """What is made of tensors that are no signals."""
+        known = [self.entry(tensor) for tensor in tensors]
+        found = tuple(name for entry in known for name in names(entry))
+        if found:
+            return Computed(found)
+        if any(isinstance(entry, Constant) and entry.triangular for entry in known):
+            return Constant(triangular=True)
+        return None
+
+    def not_understood(self, operation: str, tensors: Sequence[Any]) -> Signal | None:
+        """Pass a signal on, and say so."""
+        out = self.outputs[0] if self.outputs else None
+        signals = [self.signal(t) for t in tensors if self.is_signal(t)]
+        for tensor in tensors:
+            for name in names(self.entry(tensor)):
+                self.tape.keep(name, f"used by {operation}, which is not understood")
+        if out is None or not signals or not self.is_real(out):
+            return None
+        self.tape.warn(f"{operation} is not understood: its output is taken for its input")
+        largest = max(signals, key=lambda signal: signal.node.size)
+        if tuple(map(layouts.size, largest.layout)) == tuple(out.shape):
+            layout = largest.layout
+        else:
+            layout = layouts.of_input(out.shape)
+        return self.record("passed", signals, layout, operation=operation)
+
+    def opaque(self, tensor: Any, signals: Sequence[Signal], kind: str) -> Signal:
+        """The output of what is not followed inside: as it is measured, going back as if linear."""
+        self.tape.warn(
+            f"{kind} is not followed inside: its output counts as it was measured, and gradients "
+            "go back as through a linear layer"
+        )
+        own, numbers = layouts.of_input(tensor.shape), self.values(tensor)
+        moments = Moments(0.0, 0.1, 0.0, 0.0) if numbers is None else measured(numbers, own)
+        return self.record(
+            "given",
+            signals[:1],
+            own,
+            moments=moments,
+            phrase=kind,
+            exact=False,
+            note=f"the output of {kind}",
+        )
+
+    def describe_input(self, tensor: Any, own: Layout | None = None) -> None:
+        """Say that a tensor is one of the model's inputs."""
+        if not self.is_real(tensor):
+            self.set(tensor, Tokens())
+            return
+        own = layouts.of_input(tensor.shape) if own is None else own
+        numbers = self.values(tensor)
+        moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
+        self.set(tensor, self.record("given", (), own, moments=moments, phrase="data"))
+
+
+# --- numbers ---
+
+
+def measured(numbers: FloatArray, own: Layout) -> Moments:
+    """The moments of a tensor with values, its pairs taken along positions and samples.
+
+    Raises:
+        ParameterError: it holds NaN or infinities.
+    """
+    if not numbers.size:
+        raise ParameterError("a tensor without elements meets a signal; give larger inputs")
+    x = np.where(numbers < MASKED, 0.0, numbers)
+    with np.errstate(over="ignore", invalid="ignore"):
+        q = float((x * x).mean())
+    if not math.isfinite(q):
+        raise ParameterError("NaN or infinities are among the numbers that the model works on")
+    found = []
+    for role in (POSITION, SAMPLE):
+        axes = [i for i, axis in enumerate(own) if layouts.role(axis) == role and x.shape[i] > 1]
+        n = math.prod(x.shape[axis] for axis in axes)
+        if n > 1:
+            total = x.sum(tuple(axes))
+            found.append((float((total * total).mean()) - n * q) / (n * (n - 1)))
+        else:
+            found.append(q)
+    return Moments(float(x.mean()), q, *found)
+
+
+def aligned(shape: Sequence[int], like: Layout | None) -> Layout:
+    """The layout of a tensor that is broadcast against another of that layout."""
+    if like is None:
+        return layouts.of_input(shape)
+    own: Layout = tuple(
+        layouts.resized(axis, size) if size > 1 else ()
+        for axis, size in zip(like[len(like) - len(shape) :], shape, strict=False)
+    )
+    return own
+
+
+def names(entry: Entry) -> tuple[str, ...]:
+    """The parameters that it is made of."""
+    if isinstance(entry, Weight):
+        return (entry.name,)
+    return entry.names if isinstance(entry, Computed) else ()
