@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
 from gainreg.lookup import entry_for
+from gainreg.params import check_choice
 
 if TYPE_CHECKING:
     from gainreg.frameworks import Framework
@@ -192,8 +193,7 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         ParameterError: another mode, or a fan that is not above 0.
         MomentError: the gain does not exist, as "fan_out" where φ jumps.
     """
-    if mode not in MODES:
-        raise ParameterError(f"mode is one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    check_choice(mode, "mode", MODES)
     if not (0 < fan_in < math.inf and 0 < fan_out < math.inf):
         raise ParameterError(f"fans must be above 0, got fan_in {fan_in}, fan_out {fan_out}")
     if mode in ("fan_in", "forward"):

@@ -13,6 +13,7 @@ from scipy import special
 
 from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
+from gainreg.params import check_choice
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -46,8 +47,7 @@ def _drawing(
     dtype: DTypeLike = np.float64,
     **params: float,
 ) -> _Drawing:
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise ParameterError(f"layout is one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
+    check_choice(layout, "layout", LAYOUTS)
     if not np.dtype(dtype).name.startswith(("float", "bfloat")):
         raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
     fans = scaling.fans(shape, LAYOUTS[layout])

@@ -12,6 +12,7 @@ import numpy as np
 
 from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
+from gainreg.params import check_choice
 from gainreg.scaling import Axes, Fans, Kind
 
 try:
@@ -75,8 +76,7 @@ def _recipe(
     dtype: Any = None,
     **params: float,
 ) -> _Recipe:
-    if kind not in KINDS:
-        raise ParameterError(f"kind is one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    check_choice(kind, "kind", KINDS)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scaling.variance(entry, mode, 1, 1)  # a wrong mode shows now, not at the first call of init
     stored = replace(KINDS[kind], batch=batch_axis, strides=strides, groups=groups)

@@ -15,6 +15,7 @@ from torch.nn import init
 from gainreg import scaling
 from gainreg.adapters.torch.activations import FRAMEWORK
 from gainreg.errors import MomentError, ParameterError, PluginError
+from gainreg.params import check_choice
 from gainreg.scaling import Kind
 
 if TYPE_CHECKING:
@@ -235,8 +236,7 @@ def init_sequential_(
     """
     from gainreg.table import GainTable, load_table
 
-    if criterion not in ("forward", "critical"):
-        raise ParameterError(f"criterion is 'forward' or 'critical', got {criterion!r}")
+    check_choice(criterion, "criterion", ("forward", "critical"))
     if criterion == "critical" and table is not None:
         raise ParameterError("a table says nothing of critical points; leave table= out")
     if table is not None and not isinstance(table, GainTable):
