@@ -138,20 +138,18 @@ def entry_of(
     params: Mapping[str, Any],
     table: Table = None,
 ) -> GainEntry:
-    """The entry of an activation as an adapter is given it.
+    """The entry of an activation as an adapter is given it; see gainreg.adapters.
 
     Args:
         framework: that reads the activation.
         activation: what ``framework.understood`` takes, or a ``GainEntry``.
-        std: standard deviation of the pre-activation; None for that of the critical point, or 1
+        std, params, table: as for ``entry_for``; a std of None is that of the critical point, or 1
             where every std is critical or none but 0 (Roberts, Yaida and Hanin 2022, ch. 5).
-        params: given beside it.
-        table: a table or its path: every constant comes from there.
 
     Raises:
         ParameterError: a GainEntry that does not stand alone; no std is given and there is no
-            critical one, or there is a table, which does not say; as ``framework.understood``.
-        TableError, UnknownActivationError, MomentError, PluginError: as ``entry_for``.
+            critical one, or there is a table, which does not say.
+        The errors of ``entry_for``.
     """
     if isinstance(activation, GainEntry):
         if params or table is not None or std not in (None, 1.0, activation.std):
