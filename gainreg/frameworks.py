@@ -104,9 +104,7 @@ class Framework:
         """An activation as a gainreg name, or else as an ``Activation``, and all its params.
 
         Args:
-            activation: a name, an ``Activation``, one of the framework's own functions or layers,
-                a class of layers that takes no arguments, a ``functools.partial`` of a function
-                with keyword arguments, or any callable on the framework's tensors.
+            activation: what gainreg.adapters says, or a class of layers that takes no arguments.
             params: given beside it.
 
         Raises:
