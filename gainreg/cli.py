@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
-from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
+from gainreg.errors import (
+    GainregError,
+    MomentError,
+    ParameterError,
+    PluginError,
+    UnknownActivationError,
+)
 from gainreg.params import check_params, check_std
 
 if TYPE_CHECKING:
@@ -127,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     command(_critical, text, "critical gelu tanh", some, param, as_json)
 
     sub = command(_build, "build a gain table", "build elu --std 0.5,1,2 -o my.yaml", any_, param)
-    sub.add_argument("--std", type=numbers, default=[1.0], help="stds, as in 0.5,1,2 (1)")
+    sub.add_argument("--std", type=_stds, default=[1.0], help="stds, as in 0.5,1,2 (1)")
     text = "the file to write (default: -, standard output)"
     sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
@@ -140,8 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def numbers(text: str) -> list[float]:  # argparse shows this name where it raises a ValueError
-    return [float(part) for part in text.split(",")]
+def _stds(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        message = f"expected numbers with commas between, as in 0.5,1,2, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _params(options: argparse.Namespace) -> dict[str, float]:
@@ -163,16 +173,21 @@ def _load(options: argparse.Namespace) -> None:
         host().load_file(file)
 
 
+def _family(name: str) -> list[Activation]:
+    """The activations that the plugin of that name declares; [] if there is no such plugin."""
+    from gainreg.host import host
+
+    return [each for each in host().activations() if host().owner(each.name) == name]
+
+
 def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, float]]]:
     """The activations named, all if none is, each with those of the params that it has."""
     from gainreg.host import host
 
     _load(options)
-    known = host().activations()
-    found = [] if options.names else known
+    found = [] if options.names else host().activations()
     for name in options.names:
-        family = [activation for activation in known if host().owner(activation.name) == name]
-        found += family or [host().activation(name)]
+        found += _family(name) or [host().activation(name)]
     params = _params(options)
     for key in params:
         if not any(key in activation.params for activation in found):
@@ -310,7 +325,14 @@ def _gain(options: argparse.Namespace) -> int:
     from gainreg.lookup import entry_for
 
     _load(options)
-    print(entry_for(options.name, options.std, _params(options)).gain_for(options.mode))
+    try:
+        entry = entry_for(options.name, options.std, _params(options))
+    except UnknownActivationError:
+        if not (members := ", ".join(activation.name for activation in _family(options.name))):
+            raise
+        message = f"{options.name!r} is a family: give one of {members}, or see 'gainreg list'"
+        raise ParameterError(message) from None
+    print(entry.gain_for(options.mode))
     return 0
 
 
@@ -403,10 +425,7 @@ def _plugins(options: argparse.Namespace) -> int:
         return _print_json([dataclasses.asdict(info) for info in the_host.plugins()])
     for info in the_host.plugins():
         print(f"{info.name}  ({' '.join(filter(None, (info.distribution, info.version)))})")
-        if info.error:
-            print(f"  broken       {info.error}")
-            continue
-        print(f"  hooks        {', '.join(info.hooks)}")
-        if info.activations:
-            print(f"  activations  {', '.join(info.activations)}")
+        hooks, activations = ", ".join(info.hooks), ", ".join(info.activations)
+        facts = {"broken": info.error, "hooks": hooks, "activations": activations}
+        print(*(f"  {key:<13}{fact}" for key, fact in facts.items() if fact), sep="\n")
     return 0

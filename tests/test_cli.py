@@ -253,6 +253,7 @@ def test_plugins_shows_every_plugin_and_why_one_is_broken(
     ("words", "message"),
     [
         (["gain", "gellu"], "did you mean"),
+        (["gain", "sigmoids"], "is a family: give one of tanh, "),
         (["gain", "elu", "--std", "0"], "std must be above 0"),
         (["gain", "elu", "--std", "nan"], "std must be finite"),
         (["gain", "elu", "-p", "beta=1"], "no param 'beta'"),
@@ -290,6 +291,14 @@ def test_a_misuse_exits_with_2_and_says_where_help_is(
     assert err.startswith("gainreg: ")
     assert "--help" in err
     assert err.count("\n") == 1
+
+
+def test_stds_that_are_none_are_shown_as_they_should_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "elu", "--std", "1;2"])
+    assert "as in 0.5,1,2, got '1;2'" in capsys.readouterr().err
 
 
 def test_without_stderr_an_error_does_not_end_up_in_the_output() -> None:

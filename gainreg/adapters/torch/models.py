@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import init
 from torch.utils._pytree import tree_map_only
 
-from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
 from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
+from gainreg.adapters.torch.weights import fill
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals.flow import Aims, Flow
 from gainreg.signals.options import check_calibration, check_distribution, options
@@ -93,7 +92,7 @@ def apply_(
             if item.status == "zeroed":
                 parameters[name].zero_()
             elif item.status == "set" and item.std is not None:
-                draw(parameters[name], item.std, distribution, generator)
+                fill(parameters[name], item.std, distribution, generator)
     return model
 
 
@@ -413,28 +412,6 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-# --- weights ---
-
-
-def draw(tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None) -> None:
-    """Fill a tensor with numbers of mean 0 and that standard deviation."""
-    if tensor.dim() < 2 and distribution == "orthogonal":
-        distribution = "normal"
-    if distribution == "normal":
-        init.normal_(tensor, 0.0, std, generator=generator)
-    elif distribution == "uniform":
-        bound = scaling.uniform_bound(std)
-        init.uniform_(tensor, -bound, bound, generator=generator)
-    elif distribution == "truncated_normal":
-        wide = scaling.untruncated_std(std)
-        init.trunc_normal_(tensor, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
-    else:
-        rows = tensor.shape[0]
-        factor = scaling.orthogonal_scale(std, rows, tensor.numel() // rows)
-        drawn = torch.empty(tensor.shape, dtype=torch.float32)
-        tensor.copy_(init.orthogonal_(drawn, factor, generator=generator))
 
 
 def _square(tensor: Tensor) -> float:
