@@ -55,8 +55,9 @@ def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whol
     if not isinstance(entry, Weight):
         return trace.signal(weight) if isinstance(entry, Signal) else entry
     units = weight.shape[-1]
-    layout = _of_rows(rows, units, y.shape)
-    if not isinstance(trace.entry(indices), Tokens):
+    by_tokens = isinstance(trace.entry(indices), Tokens)
+    layout = _of_rows(rows, units, y.shape, SAMPLE if by_tokens or len(rows) > 1 else POSITION)
+    if not by_tokens:
         numbers = trace.values(y)
         if numbers is None:
             return entry
@@ -70,10 +71,10 @@ def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whol
     return made
 
 
-def _of_rows(rows: Sequence[int], units: int, shape: Sequence[int]) -> Layout:
+def _of_rows(rows: Sequence[int], units: int, shape: Sequence[int], first: str) -> Layout:
     if len(rows) + 1 != len(shape):
         return layouts.of_input(shape)
-    found = (((POSITION if i else SAMPLE), n) for i, n in enumerate(rows))
+    found = ((POSITION if i else first, n) for i, n in enumerate(rows))
     return (*((part,) for part in found), ((UNIT, units),))
 
 
@@ -216,7 +217,8 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         scored = origin(node.inputs[0])
         keys = scored.inputs[1] if scored.rule == "scores" else scored
         common = common_width(keys, value.node)
-        return trace.record("attend", inputs, layout, size=width, common=common)
+        units = bool(node.facts["units"])
+        return trace.record("attend", inputs, layout, size=width, common=common, units=units)
     along = layouts.role(over)
     return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
 
@@ -346,7 +348,7 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
         return trace.record("mean", [part], own, **facts)
 
     made = each(trace.tape, source, layout, place, mean)
-    trace.recipes[made.node] = Recipe("mean", (signal,), facts, tuple(axes))
+    trace.recipes[made.node] = Recipe("mean", (signal,), facts, axes=tuple(axes))
     return made
 
 
@@ -406,13 +408,12 @@ def normalised_by(trace: Trace, a: Signal, b: Signal, layout: Layout) -> Signal 
         if abs(factor - 1.0) > 1e-6:
             made = trace.record("add", [made], layout, factors=(factor,))
         for scale in reversed(scales):
-            facts = trace.recipes[scale.node].facts
-            made = trace.record("scale", [made], layout, scale.node.weight, **facts)
+            made = trace.record("scale", [made], layout, scale.weight, **scale.facts)
         return made
     return None
 
 
-def _inverse_root(trace: Trace, root: Signal) -> tuple[Signal, float, float, list[Signal]] | None:
+def _inverse_root(trace: Trace, root: Signal) -> tuple[Signal, float, float, list[Recipe]] | None:
     """The signal v, k and ε with root = k/√(v + ε), and the scales by parameters on the way."""
     operations, scales, at = [], [], root
     while True:
@@ -424,8 +425,8 @@ def _inverse_root(trace: Trace, root: Signal) -> tuple[Signal, float, float, lis
         elif recipe.rule == "add":
             (factor,), shift = recipe.facts["factors"], recipe.facts.get("shift", 0.0)
             operations.append(lambda v, factor=factor, shift=shift: factor * v + shift)
-        elif recipe.rule == "scale" and at.node.weight:
-            scales.append(at)
+        elif recipe.rule == "scale" and recipe.weight:
+            scales.append(recipe)
         elif recipe.rule != "view":
             break
         at = recipe.inputs[0]
@@ -449,16 +450,10 @@ def _normalised(
     trace: Trace, x: Signal, spread: Signal, epsilon: float, layout: Layout
 ) -> Signal | None:
     """x over √(spread + ε), if spread is the variance or the mean square of what x is."""
-    less = trace.recipes.get(x.node)
-    mean = None
-    if less is not None and less.rule == "add" and len(less.inputs) == 2:
-        if less.facts["factors"] != (1.0, -1.0):
-            return None
+    less, mean, whole = trace.recipes.get(x.node), None, x
+    difference = less is not None and less.rule == "add" and less.facts["factors"] == (1.0, -1.0)
+    if less is not None and difference and _is_mean_of(trace, less.inputs[1], less.inputs[0]):
         whole, mean = less.inputs
-        if not _is_mean_of(trace, mean, whole):
-            whole, mean = x, None
-    else:
-        whole = x
     over = _variance_of(trace, spread, whole, x)
     if over is None:
         return None
@@ -527,21 +522,11 @@ def _variance_of(
     if recipe.rule != "mean":
         return None
     inner = _is(trace, recipe.inputs[0], np.square)
-    if inner is None or not (inner.node is less.node or _alike(trace, inner, whole)):
+    if inner is None or inner.node is not less.node:
         return None
     facts = recipe.facts
     counts = facts["units"], facts["positions"], facts["samples"], facts["factor"], recipe.axes
     return counts, inner.node is not whole.node
-
-
-def _alike(trace: Trace, inner: Signal, whole: Signal) -> bool:
-    """Whether a signal is that one less its mean, as where both are computed twice."""
-    recipe = trace.recipes.get(inner.node)
-    if recipe is None or recipe.rule != "add" or len(recipe.inputs) != 2:
-        return False
-    if recipe.facts["factors"] != (1.0, -1.0) or recipe.inputs[0].node is not whole.node:
-        return False
-    return _is_mean_of(trace, recipe.inputs[1], whole)
 
 
 # --- what only moves numbers ---

@@ -27,7 +27,7 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import FloatArray
+from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, Layout
 from gainreg.signals.signal import Signal, record, settled
 from gainreg.signals.state import Moments
@@ -36,6 +36,10 @@ from gainreg.signals.tape import Node, Parameter, Tape
 # A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
 # weight is none.
 MASKED = -50.0
+
+# What is done twice to the same signals is one step: norms that are written out take their mean off
+# again and again.
+REPEATABLE = ("add", "elementwise", "mean")
 
 WITHOUT_VALUES = (
     "parameters that are kept have no values on the meta device: scales count as 1, and all that "
@@ -89,6 +93,7 @@ class Recipe:
     rule: str
     inputs: tuple[Signal, ...]
     facts: dict[str, Any]
+    weight: str = ""
     axes: tuple[int, ...] = ()
 
 
@@ -118,6 +123,7 @@ class Trace(ABC):
         self.operation: Any = None
         self.weighed: Callable[[Node, Any, Any, int], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
+        self._made: dict[Any, Signal] = {}
         self._entries = entries
         self._numbers: dict[Any, Node] = {}
         for name, parameter in parameters:
@@ -230,9 +236,21 @@ class Trace(ABC):
         """A step of the tape: a rule of gainreg.signals.rules, and the facts that it takes."""
         if layout is None:
             layout = layouts.fitted(inputs[0].layout, self.outputs[0].shape)
+        key = (rule, tuple(inputs), layout, *((k, _value(v)) for k, v in facts.items()))
+        if rule in REPEATABLE and key in self._made:
+            return self._made[key]
         made = record(self.tape, rule, inputs, layout, weight, **facts)
-        self.recipes[made.node] = Recipe(rule, tuple(inputs), facts)
+        self.recipes[made.node] = Recipe(rule, tuple(inputs), facts, weight)
+        if rule in REPEATABLE:
+            self._made[key] = made
         return made
+
+    def forget(self, since: int) -> None:
+        """Take back all steps from that number on."""
+        gone = set(self.tape.nodes[since:])
+        del self.tape.nodes[since:]
+        self._made = {k: made for k, made in self._made.items() if made.node not in gone}
+        self._numbers = {k: node for k, node in self._numbers.items() if node not in gone}
 
     @abstractmethod
     def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
@@ -384,6 +402,10 @@ class Trace(ABC):
         numbers = self.values(tensor)
         moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
         self.set(tensor, self.record("given", (), own, moments=moments, phrase="data"))
+
+
+def _value(fact: Any) -> Any:
+    return fact.key if isinstance(fact, Operation) else fact
 
 
 # --- numbers ---

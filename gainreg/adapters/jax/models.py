@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import initializers
 
 from gainreg import scaling
 from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
 from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of, sliced_name
+from gainreg.adapters.jax.weights import draw
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.flow import Aims, Flow
@@ -665,24 +665,21 @@ def _drawn(
     key: Any, shape: tuple[int, ...], std: float, distribution: str, fan_in: float
 ) -> jax.Array:
     """Numbers of mean 0 and that standard deviation."""
-    if len(shape) < 2 and distribution == "orthogonal":
-        distribution = "normal"
-    if distribution == "normal":
-        return std * jax.random.normal(key, shape)
-    if distribution == "uniform":
-        bound = scaling.uniform_bound(std)
-        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-    if distribution == "truncated_normal":
-        return scaling.untruncated_std(std) * jax.random.truncated_normal(key, -2.0, 2.0, shape)
-    rows, columns = _matrix(shape, fan_in)
-    draw = initializers.orthogonal(scaling.orthogonal_scale(std, rows, columns))
-    return jnp.reshape(draw(key, (rows, columns)), shape)
+    if len(shape) < 2:
+        distribution = "normal" if distribution == "orthogonal" else distribution
+        return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
+    drawn_as = jnp.result_type(float)
+    return draw(key, shape, std, distribution, scaling.fans(shape, _kind(shape, fan_in)), drawn_as)
 
 
-def _matrix(shape: tuple[int, ...], fan_in: float) -> tuple[int, int]:
-    """The shape of a weight as a matrix, one side of which are its inputs, wherever they stand."""
-    sides = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
-    return min(sides, key=lambda side: min(abs(math.log(n / fan_in)) for n in side))
+def _kind(shape: tuple[int, ...], fan_in: float) -> scaling.Kind:
+    """Which axes of a weight are its inputs: the first ones or the last, whose sizes come nearest
+    to the fan-in, as frameworks store weights either way."""
+    axes = range(len(shape))
+    sides = [side for i in axes[1:] for side in (axes[:i], axes[i:])]
+    off = [abs(math.log(math.prod(shape[i] for i in side) / fan_in)) for side in sides]
+    inputs = sides[off.index(min(off))]
+    return scaling.Kind(tuple(inputs), tuple(i for i in axes if i not in inputs))
 
 
 # --- what may be asked ---

@@ -228,8 +228,17 @@ class JaxTrace(Trace):
         others = tuple(... if isinstance(x, Array) else x for x in arguments)
         return self.record("elementwise", signals, layout, operation=_operation(operation, others))
 
+    def is_stacked(self, x: Array) -> bool:
+        """Whether a value is a parameter whose layers a scan may go along."""
+        return isinstance(super().entry(x), Weight)
+
+    def is_fresh(self, x: Array, node: Node) -> bool:
+        """Whether a value is the output of a weight, made by the step just before this."""
+        last = self.steps[-2].outputs if len(self.steps) > 1 else []
+        return node.rule == "linear" and self.tape.nodes[-1] is node and x in last
+
     def layer(self, stacked: Array, i: int) -> Entry:
-        """Layer i of a parameter that a scan goes along."""
+        """Layer i of what a scan goes along and is no signal."""
         entry = super().entry(stacked)
         if not isinstance(entry, Weight):
             return entry
@@ -309,7 +318,7 @@ class JaxTrace(Trace):
         ]
         self.steps.append(step)
         entries = [self.entry(x) for x in inputs]
-        if all(entry is None for entry in entries) and name not in _SOURCES:
+        if all(entry is None for entry in entries) and name not in _ALWAYS:
             return step.outputs
         self.operation, self.outputs = name, step.outputs
         found: Any
@@ -339,8 +348,10 @@ class JaxTrace(Trace):
         return any(node.weighs for node in self.tape.nodes[start:])
 
 
-# What is drawn: its values are none that a plan may depend on.
-_SOURCES = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real"}
+# Asked also of constants: of what is drawn, whose values are none that a plan may depend on, and
+# of what is still one number, or a few, after it was broadcast.
+_ALWAYS = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real", "broadcast_in_dim",
+           "convert_element_type", "reshape", "squeeze", "transpose", "stop_gradient"}  # fmt: skip
 
 
 def sliced_name(base: str, axis: int, i: int) -> str:
