@@ -90,6 +90,10 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
     if not any(trace.is_signal(t) for t in (a, b)):
         return trace.without_signal(a, b)
     if j == k == 1.0:
+        for x, shift in ((a, b), (b, a)):
+            signal = trace.entry(x)
+            if isinstance(signal, Signal) and trace.is_weight(shift) and _of_norm(trace, signal):
+                return _shifted(trace, x, signal, shift)
         biased = trace.biased(a, b) or trace.biased(b, a)
         if biased is not None:
             return biased
@@ -99,6 +103,23 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
                 return found
     layout, signals = trace.broadcast(a, b)
     return trace.record("add", signals, layout, factors=(j, k))
+
+
+def _of_norm(trace: Trace, signal: Signal) -> bool:
+    """Whether a signal is a norm's output, or that times a parameter."""
+    recipe = trace.recipes.get(signal.node)
+    while recipe is not None and recipe.rule == "scale" and recipe.weight:
+        recipe = trace.recipes.get(recipe.inputs[0].node)
+    return recipe is not None and recipe.rule == "normalise"
+
+
+def _shifted(trace: Trace, x: Any, signal: Signal, shift: Any) -> Signal:
+    """A norm's output and the parameter that is added to it."""
+    trace.statistics(shift, 0.0)
+    if trace.values(shift) is None:
+        return signal
+    layout, signals = trace.broadcast(x, shift)
+    return trace.record("add", signals, layout, factors=(1.0, 1.0))
 
 
 def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
@@ -158,14 +179,18 @@ def scaled(trace: Trace, x: Any, other: Any) -> Signal:
     layout, (signal, _) = trace.broadcast(x, x)
     entry = trace.entry(other)
     learned = entry.name if isinstance(entry, Weight) else ""
-    if learned:
+    normed = _of_norm(trace, signal) or _inverse_root(trace, signal) is not None
+    if learned and normed:
+        trace.tape.keep(learned, "the scale or shift of a norm: kept as it is")
+    elif learned:
         trace.tape.keep(learned, "a scale: kept as it is")
     if isinstance(entry, Constant):
         mean, square = entry.mean, entry.square
         return trace.record("scale", [signal], layout, learned, mean=mean, square=square)
     if trace.values(other) is None:
         if trace.is_weight(other):
-            trace.tape.warn(WITHOUT_VALUES)
+            if not normed:
+                trace.tape.warn(WITHOUT_VALUES)
             return trace.record("scale", [signal], layout, learned, mean=1.0, square=1.0)
         layout, signals = trace.broadcast(x, other)
         return trace.record("multiply", signals, layout)

@@ -42,8 +42,8 @@ MASKED = -50.0
 REPEATABLE = ("add", "elementwise", "mean")
 
 WITHOUT_VALUES = (
-    "parameters that are kept have no values on the meta device: scales count as 1, and all that "
-    "is added as 0"
+    "parameters that are kept have no values, as on the meta device: scales count as 1, and all "
+    "that is added as 0"
 )
 
 
@@ -209,7 +209,7 @@ class Trace(ABC):
             return Moments(0.0, 0.0, 0.0, 0.0), ""
         return (
             Moments(0.0, 1.0, 1.0, 1.0),
-            "a constant without values on the meta device, counted as of second moment 1",
+            "a constant without values, counted as of second moment 1",
         )
 
     def statistics(self, tensor: Any, default: float) -> tuple[float, float]:

@@ -177,7 +177,8 @@ class JaxTrace(Trace):
         known = self.value(tensor)
         if known is None or not tensor.size:
             return None, None
-        x = np.asarray(known).astype(np.float64)
+        x = np.asarray(known)
+        x = np.abs(x) if x.dtype.kind == "c" else x.astype(np.float64)
         return float(x.mean()), float((x * x).mean())
 
     def number(self, x: Array) -> Any:
