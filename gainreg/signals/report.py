@@ -40,6 +40,9 @@ class WeightReport:
         exact: whether nothing on the way was an approximation.
         note: what was, or what else is to be said.
         measured_input_rms, measured_output_rms, measured_gradient_rms: None if not measured.
+        stream: the residual stream, numbered from 1 in order of first use, whose branch it is on,
+            the innermost if several; 0 if on none.
+        stream_rms: predicted of that stream where the branch has been added to it; None if on none.
     """
 
     name: str
@@ -58,6 +61,8 @@ class WeightReport:
     measured_input_rms: float | None = None
     measured_output_rms: float | None = None
     measured_gradient_rms: float | None = None
+    stream: int = 0
+    stream_rms: float | None = None
 
 
 @dataclass(frozen=True)
