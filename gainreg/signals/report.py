@@ -126,11 +126,8 @@ def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ..
             return f"{predicted:.3g}"
         return f"{predicted:.3g}/" + ("–" if found is None else f"{found:.3g}")
 
-    marks = ""
-    if weight.input_rms > GROWN or gradient > MORE:
-        marks += "↑"
-    if weight.input_rms < SHRUNK or gradient < LESS:
-        marks += "↓"
+    trends = trend(weight.input_rms, SHRUNK, GROWN) + trend(gradient, LESS, MORE)
+    marks = "".join(sign for sign in "↑↓" if sign in trends)
     if weight.correlation > ALIKE:
         marks += "="
     if not weight.exact:
@@ -144,6 +141,11 @@ def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ..
         cell(weight.gradient_rms, weight.measured_gradient_rms),
         marks,
     )
+
+
+def trend(size: float, low: float, high: float) -> str:
+    """The mark of a size that grows or dies out: above ``high`` ↑, below ``low`` ↓."""
+    return "↑" if size > high else "↓" if size < low else ""
 
 
 def _short(text: str, width: int) -> str:
