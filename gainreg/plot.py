@@ -13,7 +13,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,9 +30,11 @@ from gainreg.signals.report import ALIKE, GROWN, LESS, MORE, SHRUNK, norms, tren
 from gainreg.table import GainTable, load_table
 
 try:
+    import matplotlib
     from matplotlib import pyplot
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 except ImportError as error:
     raise MissingPackageError(
         f"pictures need matplotlib, which cannot be imported ({error}); install it by "
@@ -75,9 +77,16 @@ REACH, FAR = 4.0, 10.0
 BESIDE, JUMP = 1e-6, 1e-3
 # A logarithmic axis shows at least from 1/NARROW to NARROW, so that what is level looks level, and
 # at most from 1/WIDE to WIDE around 1.
-NARROW, WIDE = 2.0, 1e4
+NARROW, WIDE = 2.0, 1e3
+# variance_slope is drawn up to this: above 1 it is bad enough, and that of exp has no end.
+STEEP = 4.0
 
 # --- activations ---
+
+LEGEND = """dots: entries of the table
+grey lines: what keeps a size, or a correlation
+last panel: median of all draws of the weights,
+and the two thirds of them around it"""
 
 
 class _Subject(NamedTuple):
@@ -101,25 +110,21 @@ def function(*activations: Item | tuple[Item, Mapping[str, Any]], ax: Axes | Non
     Raises:
         UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
     """
-    ax = _axes(ax)
-    for subject in _subjects(activations, ax):
-        _curve_of(ax, subject, lambda x, phi: phi.forward(x))
-    return _dressed(ax, "activation", "x", "φ(x)")
+    return _dressed(
+        _of_x(activations, ax, lambda phi, x: phi.forward(x)), "activation", "x", "φ(x)"
+    )
 
 
 def derivative(*activations: Item | tuple[Item, Mapping[str, Any]], ax: Axes | None = None) -> Axes:
     """φ′(x). Arguments and errors are those of ``function``."""
-    ax = _axes(ax)
-    for subject in _subjects(activations, ax):
-        _curve_of(ax, subject, _slope)
-    return _dressed(ax, "its derivative", "x", "φ′(x)")
+    return _dressed(_of_x(activations, ax, _slope), "its derivative", "x", "φ′(x)")
 
 
 # What a panel over std says of each quantity.
 QUANTITIES = {
     "gain": "gain: std / rms of φ",
-    "variance_slope": "growth of a small error a layer",
-    "gradient_factor": "growth of the squared gradient a layer",
+    "variance_slope": "a layer's growth of a small error",
+    "gradient_factor": "a layer's growth of gradient²",
 }
 
 
@@ -152,13 +157,14 @@ def over_std(
     if quantity != "variance_slope":
         ax.set_yscale("log")
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
+    unknown: list[str] = []
     for subject in _subjects(activations, ax):
         entries = known_at(subject.activation, STDS, subject.params)
         y = np.array([getattr(entry, quantity) for entry in entries], dtype=np.float64)
         _line(ax, subject, [entry.std for entry in entries], y)
         if np.isnan(y).all():
-            _say(ax, f"{subject.label}: none, E[φ′²] does not exist or is not known")
-        listing = whole.listings.get(subject.bound.name) if subject.bound.owner else None
+            unknown.append(subject.label)
+        listing = whole.listings.get(subject.bound.name) if _is_registered(subject) else None
         dots = [
             (entry.std, getattr(entry, quantity))
             for entry in (listing.entries if listing else ())
@@ -167,7 +173,8 @@ def over_std(
         if dots:
             look = subject.look
             ax.plot(*zip(*dots, strict=True), look.marker, color=look.color, markersize=5)
-    _frame(ax)
+    _say(ax, "E[φ′²] does not exist or is not known", unknown)
+    _frame(ax, WIDE)
     return _dressed(ax, QUANTITIES[quantity], "std of the pre-activation", quantity)
 
 
@@ -187,6 +194,7 @@ def correlation(
     ax = _axes(ax)
     rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 101))  # dense at −1 and 1, where it bends
     ax.plot([-1, 1], [-1, 1], color=GREY, linewidth=0.8, zorder=0)
+    unknown: list[str] = []
     for subject in _subjects(activations, ax):
         gate = subject.bound.gate
         try:
@@ -196,8 +204,9 @@ def correlation(
                 known = rho * correlation_of(gate.activation, rho, std)
         except MomentError:
             known = np.full_like(rho, np.nan)
-            _say(ax, f"{subject.label}: not known, it is random or not elementwise")
+            unknown.append(subject.label)
         _line(ax, subject, rho, known)
+    _say(ax, "not known", unknown)
     return _dressed(ax, f"correlation map at std {std:g}", "ρ before", "ρ behind")
 
 
@@ -232,7 +241,7 @@ def depth(
         )
         _line(ax, subject, layer, median)
         ax.fill_between(layer, low, high, color=subject.look.color, alpha=0.18, linewidth=0)
-    _frame(ax)
+    _frame(ax, WIDE)
     return _dressed(ax, f"signal through depth, width {width}", "layer", "rms of pre-activations")
 
 
@@ -258,23 +267,21 @@ def overview(
         raise ParameterError("name at least one activation to draw, as in 'gelu'")
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     axes = figure.subplots(2, 4).ravel()
-    over_std(*activations, quantity="gain", table=table, ax=axes[2])
-    over_std(*activations, quantity="variance_slope", table=table, ax=axes[4])
-    over_std(*activations, quantity="gradient_factor", table=table, ax=axes[5])
     function(*activations, ax=axes[0])
     derivative(*activations, ax=axes[1])
-    correlation(*activations, std=std, ax=axes[6])
+    correlation(*activations, std=std, ax=axes[2])
+    for quantity, ax in zip(QUANTITIES, axes[4:], strict=False):
+        over_std(*activations, quantity=quantity, table=table, ax=ax)
     depth(*activations, std=std, width=width, ax=axes[7])
-    handles, labels = axes[2].get_legend_handles_labels()
+    handles, labels = axes[4].get_legend_handles_labels()
     for ax in axes:
         if ax.get_legend():
             ax.get_legend().remove()
     axes[3].set_axis_off()
-    notes = "dots: entries of the table\nband: two draws of three"
     axes[3].legend(
         handles, labels, loc="upper left", frameon=False, fontsize=11, handlelength=3.5,
-        title=notes, alignment="left", title_fontsize=9,
     )  # fmt: skip
+    axes[3].text(0.03, 0.02, LEGEND, fontsize=8, color=GREY, transform=axes[3].transAxes)
     return figure
 
 
@@ -304,35 +311,57 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
         yield _Subject(activation, params, bound, bound.name + (told and f"({told})"), look)
 
 
-def _curve_of(
-    ax: Axes, subject: _Subject, values: Callable[[FloatArray, Bound], FloatArray]
-) -> None:
+def _is_registered(subject: _Subject) -> bool:
+    """Whether it is what its name means in the registry, and so in a table."""
+    if isinstance(subject.activation, str):
+        return True
+    return any(known is subject.activation for known in host().activations())
+
+
+def _of_x(
+    items: Sequence[Any], ax: Axes | None, values: Callable[[Bound, FloatArray], FloatArray]
+) -> Axes:
     """Draw φ or φ′, with gaps where it jumps."""
-    bound = subject.bound
-    if bound.gate is not None:
-        _say(ax, f"{subject.label} is a·φ(b); this is φ")
-        bound = bound.gate
-    with np.errstate(all="ignore"):
-        if not bound.facts.integrable:
-            _say(ax, f"{subject.label}: random, or not of one number")
-            _line(ax, subject, [], [])
-            return
-        kinks = sorted({k for k in (0.0, *(bound.kinks or ())) if abs(k) < FAR})
-        ends = [min(-REACH, 1.5 * kinks[0]), *kinks, max(REACH, 1.5 * kinks[-1])]
-        xs: list[FloatArray] = []
-        ys: list[FloatArray] = []
-        for low, high in zip(ends, ends[1:], strict=False):
-            x = np.linspace(low + BESIDE, high - BESIDE, 401)
-            y = values(x, bound)
-            if ys and not abs(y[0] - ys[-1][-1]) <= JUMP * max(1.0, abs(y[0])):
-                xs.append(np.array([low]))
-                ys.append(np.array([np.nan]))
-            xs.append(x)
-            ys.append(y)
-    _line(ax, subject, np.concatenate(xs), np.concatenate(ys))
+    ax = _axes(ax)
+    gated: list[str] = []
+    unknown: list[str] = []
+    for subject in _subjects(items, ax):
+        bound = subject.bound
+        if bound.gate is not None:
+            gated.append(subject.label)
+            bound = bound.gate
+        with np.errstate(all="ignore"):
+            known = bound.facts.integrable
+            if not known:
+                unknown.append(subject.label)
+            _line(ax, subject, *(_with_gaps(bound, values) if known else ([], [])))
+    _say(ax, "a·φ(b), of which this is φ", gated)
+    _say(ax, "random, or of more than one number", unknown)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -FAR), min(high, FAR))
+    return ax
 
 
-def _slope(x: FloatArray, bound: Bound) -> FloatArray:
+def _with_gaps(
+    bound: Bound, values: Callable[[Bound, FloatArray], FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """x and the values there, with NaN between the two sides of a jump."""
+    kinks = sorted({k for k in (0.0, *(bound.kinks or ())) if abs(k) < FAR})
+    ends = [min(-REACH, 1.5 * kinks[0]), *kinks, max(REACH, 1.5 * kinks[-1])]
+    xs: list[FloatArray] = []
+    ys: list[FloatArray] = []
+    for low, high in pairwise(ends):
+        x = np.linspace(low + BESIDE, high - BESIDE, 401)
+        y = values(bound, x)
+        if ys and not abs(y[0] - ys[-1][-1]) <= JUMP * max(1.0, abs(y[0])):
+            xs.append(np.array([low]))
+            ys.append(np.array([np.nan]))
+        xs.append(x)
+        ys.append(y)
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def _slope(bound: Bound, x: FloatArray) -> FloatArray:
     """φ′, as declared where that was found right, else by differences."""
     if bound.facts.derivative is not None:
         return bound.facts.derivative(x)
@@ -387,25 +416,26 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
     x = np.arange(1, len(weights) + 1)
     predicted, measured = _sizes(weights, size)
-    if size == "output":
-        factor = np.exp(SPREADS * np.array([weight.spread for weight in weights]))
-        low, high = np.repeat(predicted / factor, 2), np.repeat(predicted * factor, 2)
-        edges = np.column_stack([x - 0.5, x + 0.5]).ravel()
-        ax.fill_between(edges, low, high, color=BLUE, alpha=0.2, linewidth=0, label="expected")
-    _steps(ax, x, predicted, 0.4, color=BLUE, linewidth=2, label="predicted")
+    # of many weights a line of one weight's width would be hidden by its dot
+    _steps(ax, x, predicted, max(0.4, len(x) / 250), color=BLUE, linewidth=2, label="predicted")
     if not np.isnan(measured).all():
         dots = {"color": ORANGE, "markersize": max(2.0, min(5.0, 300 / len(x))), "zorder": 3}
         ax.plot(x, measured, "o", label="measured", **dots)
     streams = [weight.stream for weight in weights]
     if size == "output" and any(streams):
-        rms = [np.nan if w.stream_rms is None else w.stream_rms for w in weights]
-        _steps(ax, x, np.array(rms), 0.5, color=GREEN, linewidth=2, label="residual stream")
-    for number, run in groupby(x, key=lambda i: streams[i - 1]):
-        if number:
-            first, *others = run
-            last = others[-1] if others else first
-            ax.axvspan(first - 0.5, last + 0.5, color=GREY, alpha=0.08, linewidth=0, zorder=-1)
+        rms = np.array([np.nan if w.stream_rms is None else w.stream_rms for w in weights])
+        pale = {"color": GREEN, "linewidth": 4, "alpha": 0.6}
+        _steps(ax, x, rms, 0.5, label="residual stream", **pale)
     _frame(ax)
+    if size == "output":  # it may be far wider than what is drawn, and the frame is not for it
+        factor = np.exp(SPREADS * np.array([weight.spread for weight in weights]))
+        low, high = np.repeat(predicted / factor, 2), np.repeat(predicted * factor, 2)
+        edges = np.column_stack([x - 0.5, x + 0.5]).ravel()
+        band = {"color": BLUE, "alpha": 0.2, "linewidth": 0, "label": "19 draws of 20"}
+        limits = ax.get_ylim()
+        ax.fill_between(edges, low, high, **band)
+        ax.set_ylim(limits)
+    _ground(ax, streams, named=size == "input")
     _marks(ax, weights, size)
     ax.set_xlim(0.5, len(x) + 0.5)
     ax.set_xticks(*_names([weight.name for weight in weights]), rotation=90, fontsize=7)
@@ -473,55 +503,75 @@ def _steps(ax: Axes, x: FloatArray, y: FloatArray, half: float, **settings: Any)
     ax.plot(across, np.column_stack([y, y, gap]).ravel(), solid_capstyle="butt", **settings)
 
 
+def _ground(ax: Axes, streams: Sequence[int], named: bool) -> None:
+    """A grey ground under the weights of each residual stream, in two shades by turns."""
+    said: set[int] = set()
+    for number, run in groupby(range(1, len(streams) + 1), key=lambda i: streams[i - 1]):
+        places = list(run)
+        if not number:
+            continue
+        shade = 0.08 if number % 2 else 0.16
+        ends = places[0] - 0.5, places[-1] + 0.5
+        ax.axvspan(*ends, color=GREY, alpha=shade, linewidth=0, zorder=-1)
+        if named and number not in said and len(places) > len(streams) / 20:
+            ax.text(
+                places[0] - 0.4, 0.03, f"residual stream {number}", color=GREY, fontsize=7,
+                transform=ax.get_xaxis_transform(), clip_on=True,
+            )  # fmt: skip
+        said.add(number)
+
+
 def _marks(ax: Axes, weights: Sequence[WeightReport], size: str) -> None:
-    """What the report warns of, above the axes, over the weight that shows it."""
-    gradients = norms(tuple(weights))
-    grow = {
+    """What the report warns of, above the weight that shows it; below, what is approximate."""
+    measured = [getattr(weight, f"measured_{size}_rms") for weight in weights]
+    signs = {
         "input": [trend(weight.input_rms, SHRUNK, GROWN) for weight in weights],
         "output": ["=" if weight.correlation > ALIKE else "" for weight in weights],
-        "gradient": [trend(gradient, LESS, MORE) for gradient in gradients],
+        "gradient": [trend(gradient, LESS, MORE) for gradient in norms(tuple(weights))],
     }[size]
-    off = [
-        "×" if value is not None and not math.isfinite(value) else ""
-        for value in (getattr(weight, f"measured_{size}_rms") for weight in weights)
-    ]
-    rough = ["~" if size == "output" and not weight.exact else "" for weight in weights]
-    for marks, sign, label, shape in (
-        (grow, "↑", "grows", "^"),
-        (grow, "↓", "dies out", "v"),
-        (grow, "=", "samples become alike", "s"),
-        (off, "×", "not finite", "X"),
-        (rough, "~", "approximate", "|"),
-    ):
-        at = [i for i, mark in enumerate(marks, 1) if mark == sign]
-        if at:
-            ax.plot(
-                at, [0.02 if sign == "~" else 0.97] * len(at), shape, label=label,
-                color=GREY if sign == "~" else BLACK, markersize=5, clip_on=False, zorder=4,
-                transform=ax.get_xaxis_transform(),
-            )  # fmt: skip
+    above = {
+        ("^", "grows"): [sign == "↑" for sign in signs],
+        ("v", "dies out"): [sign == "↓" for sign in signs],
+        ("s", "samples become alike"): [sign == "=" for sign in signs],
+        ("X", "not finite"): [y is not None and not math.isfinite(y) for y in measured],
+    }
+    for (shape, label), shown in above.items():
+        at = 1 + np.flatnonzero(shown)
+        if len(at):
+            settings = {"color": BLACK, "markersize": 5, "clip_on": False}
+            over = ax.get_xaxis_transform()
+            ax.plot(at, np.full(len(at), 1.04), shape, label=label, transform=over, **settings)
+    rough = np.array([np.nan if weight.exact else 0.01 for weight in weights])
+    if size == "output" and not np.isnan(rough).all():
+        below = {"color": GREY, "linewidth": 3, "transform": ax.get_xaxis_transform()}
+        _steps(ax, np.arange(1, len(weights) + 1), rough, 0.5, label="approximate", **below)
 
 
 def _names(names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Places and labels of ticks: each weight, or where they are many, the start of each block."""
     if len(names) <= NAMED:
-        return list(range(1, len(names) + 1)), [_short(name) for name in names]
+        return list(range(1, len(names) + 1)), [_short(_bare(name), 36) for name in names]
     starts = [
         (next(run)[0], block)
         for block, run in groupby(enumerate(names, 1), key=lambda item: _block(item[1]))
     ]
     every = math.ceil(len(starts) / NAMED)
     places, labels = zip(*starts[::every], strict=True)
-    return list(places), [_short(label) for label in labels]
+    return list(places), [_short(label, 22) for label in labels]
 
 
 def _block(name: str) -> str:
     """A name up to its first number: the block that a weight belongs to."""
     found = re.match(r".*?\d+(?!\w)", name)
-    return found[0] if found else name
+    return found[0] if found else _bare(name)
 
 
-def _short(name: str, width: int = 28) -> str:
+def _bare(name: str) -> str:
+    """A name without the end that nearly all have."""
+    return name.removesuffix(".weight") or name
+
+
+def _short(name: str, width: int) -> str:
     return name if len(name) <= width else "…" + name[len(name) - width + 1 :]
 
 
@@ -537,7 +587,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
-    ax.set_title(title, fontsize=10, loc="left")
+    ax.set_title(title, fontsize=10, loc="left", pad=10)
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.tick_params(labelsize=8)
@@ -548,19 +598,28 @@ def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
     return ax
 
 
-def _frame(ax: Axes) -> None:
-    """Limits of a vertical axis: no narrower than what is level needs, no wider than is legible."""
+def _frame(ax: Axes, widest: float = math.inf) -> None:
+    """Limits and ticks of a vertical axis: no narrower than what is level needs, no wider than is
+    legible."""
     low, high = ax.get_ylim()
-    if ax.get_yscale() == "log":
-        ax.set_ylim(max(1 / WIDE, min(low, 1 / NARROW)), min(WIDE, max(high, NARROW)))
-    else:
-        ax.set_ylim(min(low, 0.0), max(high, NARROW))
+    if ax.get_yscale() != "log":
+        ax.set_ylim(max(min(low, 0.0), -1.0), min(max(high, NARROW), STEEP))
+        return
+    low, high = max(1 / widest, min(low, 1 / NARROW)), min(widest, max(high, NARROW))
+    ax.set_ylim(low, high)
+    within = high / low < 100
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _say(ax: Axes, text: str) -> None:
-    """A line of small print inside the axes, below those said before."""
-    y = 0.97 - 0.07 * len(ax.texts)
-    ax.text(0.03, y, text, transform=ax.transAxes, fontsize=7, va="top", color=GREY)
+def _say(ax: Axes, what: str, labels: Sequence[str]) -> None:
+    """A line of small print inside the axes, below those said before, on what some are not."""
+    if labels:
+        y = 0.97 - 0.07 * len(ax.texts)
+        box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+        text = f"{', '.join(labels)}: {what}"
+        ax.text(0.03, y, text, transform=ax.transAxes, fontsize=7, va="top", bbox=box)
 
 
 # --- files ---
@@ -575,7 +634,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     suffix = check_suffix(path)
     options: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {"dpi": 150}
     try:
-        figure.savefig(path, format=suffix[1:], **options)
+        with matplotlib.rc_context({"svg.hashsalt": "gainreg"}):  # the same bytes every time
+            figure.savefig(path, format=suffix[1:], **options)
     except OSError as error:
         raise ParameterError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
