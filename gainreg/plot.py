@@ -67,6 +67,9 @@ LOOKS = (
     Look(SKY, (0, (1, 1)), "X"),
 )
 
+# What small print inside a panel stands on.
+PAPER: dict[str, Any] = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+
 SUFFIXES = (".png", ".svg")
 STDS = np.logspace(-2, 2, 161)
 # Where φ is drawn, wider where it has kinks further out, up to FAR: relu6's at 6, but not
@@ -110,9 +113,8 @@ def function(*activations: Item | tuple[Item, Mapping[str, Any]], ax: Axes | Non
     Raises:
         UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
     """
-    return _dressed(
-        _of_x(activations, ax, lambda phi, x: phi.forward(x)), "activation", "x", "φ(x)"
-    )
+    ax = _of_x(activations, ax, lambda phi, x: phi.forward(x))
+    return _dressed(ax, "activation", "x", "φ(x)")
 
 
 def derivative(*activations: Item | tuple[Item, Mapping[str, Any]], ax: Axes | None = None) -> Axes:
@@ -414,33 +416,34 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
     ax = _axes(ax)
     ax.set_yscale("log")
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
-    x = np.arange(1, len(weights) + 1)
+    x = np.arange(1.0, len(weights) + 1)
     predicted, measured = _sizes(weights, size)
     # of many weights a line of one weight's width would be hidden by its dot
     _steps(ax, x, predicted, max(0.4, len(x) / 250), color=BLUE, linewidth=2, label="predicted")
     if not np.isnan(measured).all():
-        dots = {"color": ORANGE, "markersize": max(2.0, min(5.0, 300 / len(x))), "zorder": 3}
-        ax.plot(x, measured, "o", label="measured", **dots)
+        size_of_dot = max(2.0, min(5.0, 300 / len(x)))
+        ax.plot(x, measured, "o", color=ORANGE, markersize=size_of_dot, zorder=3, label="measured")
     streams = [weight.stream for weight in weights]
     if size == "output" and any(streams):
         rms = np.array([np.nan if w.stream_rms is None else w.stream_rms for w in weights])
-        pale = {"color": GREEN, "linewidth": 4, "alpha": 0.6}
-        _steps(ax, x, rms, 0.5, label="residual stream", **pale)
+        settings = {"color": GREEN, "linewidth": 4, "alpha": 0.6, "label": "residual stream"}
+        _steps(ax, x, rms, 0.5, **settings)
     _frame(ax)
     if size == "output":  # it may be far wider than what is drawn, and the frame is not for it
         factor = np.exp(SPREADS * np.array([weight.spread for weight in weights]))
         low, high = np.repeat(predicted / factor, 2), np.repeat(predicted * factor, 2)
         edges = np.column_stack([x - 0.5, x + 0.5]).ravel()
-        band = {"color": BLUE, "alpha": 0.2, "linewidth": 0, "label": "19 draws of 20"}
         limits = ax.get_ylim()
-        ax.fill_between(edges, low, high, **band)
+        ax.fill_between(
+            edges, low, high, color=BLUE, alpha=0.2, linewidth=0, label="19 draws of 20"
+        )
         ax.set_ylim(limits)
     _ground(ax, streams, named=size == "input")
     _marks(ax, weights, size)
     ax.set_xlim(0.5, len(x) + 0.5)
     ax.set_xticks(*_names([weight.name for weight in weights]), rotation=90, fontsize=7)
     title, what = SIZES[size]
-    return _dressed(ax, title, "", what)
+    return _dressed(ax, title, "", what, above=13)  # the marks are between
 
 
 def report(found: SignalReport, axes: Sequence[Axes] | None = None) -> Figure:
@@ -515,7 +518,7 @@ def _ground(ax: Axes, streams: Sequence[int], named: bool) -> None:
         ax.axvspan(*ends, color=GREY, alpha=shade, linewidth=0, zorder=-1)
         if named and number not in said and len(places) > len(streams) / 20:
             ax.text(
-                places[0] - 0.4, 0.03, f"residual stream {number}", color=GREY, fontsize=7,
+                places[0] - 0.3, 0.04, f"residual stream {number}", fontsize=7, bbox=PAPER,
                 transform=ax.get_xaxis_transform(), clip_on=True,
             )  # fmt: skip
         said.add(number)
@@ -538,13 +541,14 @@ def _marks(ax: Axes, weights: Sequence[WeightReport], size: str) -> None:
     for (shape, label), shown in above.items():
         at = 1 + np.flatnonzero(shown)
         if len(at):
-            settings = {"color": BLACK, "markersize": 5, "clip_on": False}
-            over = ax.get_xaxis_transform()
-            ax.plot(at, np.full(len(at), 1.04), shape, label=label, transform=over, **settings)
+            ax.plot(
+                at, np.full(len(at), 1.03), shape, label=label, color=BLACK, markersize=5,
+                clip_on=False, transform=ax.get_xaxis_transform(),
+            )  # fmt: skip
     rough = np.array([np.nan if weight.exact else 0.01 for weight in weights])
     if size == "output" and not np.isnan(rough).all():
         below = {"color": GREY, "linewidth": 3, "transform": ax.get_xaxis_transform()}
-        _steps(ax, np.arange(1, len(weights) + 1), rough, 0.5, label="approximate", **below)
+        _steps(ax, np.arange(1.0, len(weights) + 1), rough, 0.5, label="approximate", **below)
 
 
 def _names(names: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -586,8 +590,8 @@ def _axes(ax: Axes | None) -> Axes:
     return ax
 
 
-def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
-    ax.set_title(title, fontsize=10, loc="left", pad=10)
+def _dressed(ax: Axes, title: str, x: str, y: str, above: float = 8) -> Axes:
+    ax.set_title(title, fontsize=10, loc="left", pad=above)
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.tick_params(labelsize=8)
@@ -603,7 +607,9 @@ def _frame(ax: Axes, widest: float = math.inf) -> None:
     legible."""
     low, high = ax.get_ylim()
     if ax.get_yscale() != "log":
-        ax.set_ylim(max(min(low, 0.0), -1.0), min(max(high, NARROW), STEEP))
+        drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines])
+        low, high = np.nanmin(drawn), np.nanmax(drawn)
+        ax.set_ylim(max(min(low, 0.0), -1.0) - 0.05, min(max(high, NARROW), STEEP) + 0.05)
         return
     low, high = max(1 / widest, min(low, 1 / NARROW)), min(widest, max(high, NARROW))
     ax.set_ylim(low, high)
@@ -616,10 +622,9 @@ def _frame(ax: Axes, widest: float = math.inf) -> None:
 def _say(ax: Axes, what: str, labels: Sequence[str]) -> None:
     """A line of small print inside the axes, below those said before, on what some are not."""
     if labels:
-        y = 0.97 - 0.07 * len(ax.texts)
-        box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
-        text = f"{', '.join(labels)}: {what}"
-        ax.text(0.03, y, text, transform=ax.transAxes, fontsize=7, va="top", bbox=box)
+        y = 0.97 - 0.06 * sum(text.get_text().count("\n") + 1 for text in ax.texts)
+        text = textwrap.fill(f"{', '.join(labels)}: {what}", 46)
+        ax.text(0.03, y, text, transform=ax.transAxes, fontsize=7, va="top", bbox=PAPER)
 
 
 # --- files ---
