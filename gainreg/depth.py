@@ -35,7 +35,7 @@ DENSITY: FloatArray = np.exp(-(NODES**2) / 2)
 DENSITY /= DENSITY.sum()
 # What is random or not elementwise is sampled: κ to some percent, at a std a decade.
 SAMPLES = 1 << 15
-SAMPLED: FloatArray = 10.0 ** np.arange(-3, 4)
+SAMPLED: FloatArray = np.logspace(-3, 3, 7)
 # The draws of a whole stack that are followed: 1000 give the quantiles of ln rms to 5 % of their
 # distance. More cost time, and the picture does not show them.
 DRAWS = 1000
