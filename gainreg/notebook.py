@@ -32,7 +32,7 @@ COLUMNS = (
 
 def entry(found: GainEntry) -> str:
     """All numbers of an entry, and its place on the curves of its activation."""
-    facts = [(key, _cell(value, 17)) for key, value in to_dict(found).items() if key != "params"]
+    facts = [(key, _cell(value, repr)) for key, value in to_dict(found).items() if key != "params"]
     return _table(_name(found), (), facts) + _picture(lambda plot: plot.entry(found))
 
 
@@ -81,12 +81,11 @@ def report(found: SignalReport) -> str:
         )
         for weight, mark in zip(found.weights, found.marks(), strict=True)
     )  # fmt: skip
-    title = (
-        f"{len(found.weights)} weights; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
-    )
+    told = "rms; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
+    title = f"{len(found.weights)} weights: {told}"
     warnings = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.warnings)
-    told = f"<ul>{warnings}</ul>" if warnings else ""
-    return _table(title, columns, rows) + told + _picture(lambda plot: plot.report(found))
+    listed = f"<ul>{warnings}</ul>" if warnings else ""
+    return _table(title, columns, rows) + listed + _picture(lambda plot: plot.report(found))
 
 
 def _name(found: GainEntry | GainCurve) -> str:
@@ -99,10 +98,10 @@ def _row(found: GainEntry) -> list[str]:
     return [_cell(facts[key]) for key in COLUMNS]
 
 
-def _cell(value: Any, digits: int = 6) -> str:
+def _cell(value: Any, number: Callable[[float], str] = "{:.6g}".format) -> str:
     if value is None:
         return "–"
-    return value if isinstance(value, str) else f"{value:.{digits}g}"
+    return value if isinstance(value, str) else number(value)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -134,4 +133,5 @@ def _picture(draw: Callable[[Any], Figure]) -> str:
         data = base64.b64encode(png(draw(plot))).decode()
     except GainregError:
         return ""
-    return f'<img alt="picture of these numbers" style="max-width: 100%" src="data:image/png;base64,{data}">'
+    source = f"data:image/png;base64,{data}"
+    return f'<img alt="picture of these numbers" style="max-width: 100%" src="{source}">'

@@ -26,6 +26,7 @@ from gainreg.plot.look import (
     dressed,
     frame,
     lines_said,
+    plain,
     say,
 )
 from gainreg.table import GainTable, load_table
@@ -138,6 +139,8 @@ def over_std(
             ax.plot(*zip(*dots, strict=True), look.marker, color=look.color, markersize=5)
     say(ax, "E[φ′²] does not exist or is not known", unknown)
     frame(ax, WIDE)
+    ax.set_xlim(STDS[0] / 1.5, STDS[-1] * 1.5)
+    plain(ax.xaxis)
     return dressed(ax, QUANTITIES[quantity], "std of the pre-activation", quantity)
 
 

@@ -21,6 +21,7 @@ try:
     import matplotlib
     from matplotlib import pyplot
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 except ImportError as error:
@@ -101,10 +102,15 @@ def frame(ax: Axes, widest: float = math.inf) -> None:
         return
     low, high = max(1 / widest, min(low, 1 / NARROW)), min(widest, max(high, NARROW))
     ax.set_ylim(low, high)
-    within = high / low < 100
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    plain(ax.yaxis)
+
+
+def plain(axis: Axis) -> None:
+    """Numbers at a logarithmic axis as they are usually written: 0.5 and not 5·10⁻¹."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def say(ax: Axes, what: str, labels: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError
 from gainreg.plot import activations
 from gainreg.plot.activations import QUANTITIES
-from gainreg.plot.look import BLACK, GREY, LOOKS, Picture, dressed, frame
+from gainreg.plot.look import BLACK, GREY, LOOKS, STEEP, Picture, dressed, frame, plain
 from gainreg.table import GainTable
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def numbers(groups: Mapping[str, Iterable[GainEntry]]) -> Figure:
                 marker=look.marker, markersize=4, label=label,
             )  # fmt: skip
         frame(ax)
+        plain(ax.xaxis)
         dressed(ax, QUANTITIES[quantity], "std of the pre-activation", quantity)
     return figure
 
@@ -90,7 +91,8 @@ def chart(table: GainTable) -> Figure:
     rows = {name: row for row, name in enumerate(names)}
     for quantity, ax in zip(QUANTITIES, figure.subplots(1, 3, sharey=True), strict=True):
         ax.axvline(1.0, color=GREY, linewidth=0.8, zorder=0)
-        ax.set_xscale("symlog" if quantity == "variance_slope" else "log")
+        if quantity != "variance_slope":
+            ax.set_xscale("log")
         for look, std in zip(LOOKS, stds, strict=False):
             shown = [
                 (getattr(each, quantity), rows[each.activation])
@@ -100,6 +102,11 @@ def chart(table: GainTable) -> Figure:
             if shown:
                 x, y = zip(*shown, strict=True)
                 ax.plot(x, y, look.marker, color=look.color, markersize=4, label=f"std {std:g}")
+        if quantity == "variance_slope":
+            low, high = ax.get_xlim()
+            ax.set_xlim(max(low, -1.0), min(high, STEEP))
+        else:
+            plain(ax.xaxis)
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         dressed(ax, QUANTITIES[quantity], quantity, "")

@@ -134,8 +134,8 @@ class SignalReport:
         return notebook.report(self)
 
     def marks(self) -> list[str]:
-        """Of each weight: ↑ the signal or its gradient grows, ↓ it dies out, = samples become alike,
-        ~ something on the way was an approximation."""
+        """Of each weight: ↑ the signal or its gradient grows, ↓ it dies out, = samples become
+        alike, ~ something on the way was an approximation."""
         found = []
         for weight, gradient in zip(self.weights, norms(self.weights), strict=True):
             trends = trend(weight.input_rms, SHRUNK, GROWN) + trend(gradient, LESS, MORE)
