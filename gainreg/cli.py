@@ -137,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "the file to write (default: -, standard output)"
     sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
+    example = "plot gelu silu -o gelu.png"
+    sub = command(_plot, "draw activations and what depth does to them", example, some, std, param)
+    sub.add_argument("-o", "--output", metavar="FILE", help="a .png or .svg (default: a window)")
+    sub.add_argument("--width", type=int, default=256, help="of the layers drawn in depth (256)")
+
     text = "recompute every entry of a table; exit 1 if any differs"
     sub = command(_check, text, "check my.yaml", as_json)
     sub.add_argument("file", metavar="FILE", help="a table")
@@ -408,6 +413,23 @@ def _check(options: argparse.Namespace) -> int:
         verdict = f"{len(found)} differences in" if found else "all right,"
         print(*found, f"{options.file}: {verdict} {len(table)} entries", sep="\n")
     return 1 if found else 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from gainreg.plot import activations, look  # first: it says what is missing
+
+    named = _named(options)
+    if options.output is not None:
+        look.check_suffix(options.output)
+    figure = look.window(*activations.SIZE) if options.output is None else None
+    figure = activations.overview(*named, std=options.std, width=options.width, figure=figure)
+    if options.output is None:
+        from matplotlib import pyplot
+
+        pyplot.show()
+    else:
+        look.save(figure, options.output)
+    return 0
 
 
 def _plugins(options: argparse.Namespace) -> int:
