@@ -84,6 +84,7 @@ def table_page(table: GainTable, title: str) -> str:
     rows: list[Row] = []
     for name, listing in table.listings.items():
         rows.extend(_rows(name, listing, MOST_CURVES - len(rows)))
+    rows.sort(key=lambda row: not row.entries)  # those without a number last
     stds = sorted({entry.std for entry in table})
     usual = min(stds, key=lambda std: abs(math.log(std)), default=1.0)
     return _render("table.html", title=title, rows=rows, stds=stds, usual=usual, code=_code)
@@ -208,13 +209,13 @@ def _shape(bound: Bound) -> Chart:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """The powers of ten between two numbers; with their double and fivefold, if few."""
-    for digits in ((1,), (1, 2, 5)):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [digit * 10.0**power for power in powers for digit in digits]
-        found = [number for number in found if low <= number * (1 + 1e-9) and number <= high]
-        if len(found) >= 3:
-            break
+    """Powers of ten between two numbers; multiples of them too, until there are three."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for digits in ("1", "1 2 5", "1 1.5 2 3 5 7", "1 1.2 1.4 1.6 1.8 2 2.5 3 4 5 6 7 8 9"):
+        if len(found) < 3:
+            numbers = (float(f"{digit}e{power}") for power in powers for digit in digits.split())
+            found = [number for number in numbers if low <= number <= high]
     return found
 
 

@@ -58,7 +58,7 @@
       const entry = row.querySelector(`[data-std="${std.value}"]`);
       for (const cell of row.rows[0].querySelectorAll("[data-key]")) {
         const there = entry?.querySelector(`[data-key="${cell.dataset.key}"]`);
-        cell.innerHTML = there ? there.innerHTML : "–";
+        cell.replaceChildren(...(there ? there.cloneNode(true).childNodes : ["–"]));
         cell.dataset.value = there?.querySelector("[data-copy]")?.dataset.copy ?? "";
       }
     }
