@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 # Lines that set a layer's weights by its framework alone, and keep the forward variance.
 CODE = {
-    "PyTorch": "torch.nn.init.normal_(layer.weight, "
-    "std={gain!r} / layer.weight[0].numel() ** 0.5)",
+    "PyTorch": "torch.nn.init.normal_(layer.weight, std={gain!r} / layer.weight[0].numel() ** 0.5)",
     "JAX": 'jax.nn.initializers.variance_scaling({square!r}, "fan_in", "normal")',
     "Keras": 'keras.initializers.VarianceScaling({square!r}, "fan_in", "untruncated_normal")',
 }
@@ -141,13 +140,16 @@ class Axis(NamedTuple):
         return min(max((value - low) / (high - low), -0.5), 1.5)
 
 
+Point = tuple[float, float | None]  # None where a line is interrupted
+
+
 class Chart(NamedTuple):
-    """Lines, and dots on some of them, by the lines' names; None where a line is interrupted."""
+    """Lines, and dots on some of them, by the lines' names; and a level to compare them with."""
 
     x: Axis
     y: Axis
-    lines: Mapping[str, list[tuple[float, float | None]]]
-    dots: Mapping[str, list[tuple[float, float | None]]]
+    lines: Mapping[str, list[Point]]
+    dots: Mapping[str, list[Point]]
     level: float | None = None
 
 
@@ -156,8 +158,8 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
     name, params = entries[0].activation, entries[0].params
     try:
         bound = host().bind(name, params)
-        shape = bound.gate or bound  # of a gated unit a·φ(b), that of φ
-        found = [_shape(shape)] if shape.has_forward else []
+        found = [_shape(bound.gate, "φ in a·φ(b)")] if bound.gate else []
+        found += [_shape(bound, "φ")] if bound.has_forward else []
         stds = np.union1d(STDS, [entry.std for entry in entries])
         curve = list(_curve(name, stds, params))
     except GainregError as error:
@@ -172,7 +174,11 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
         (factor, ["variance_slope", "gradient_factor"], 1.0),
     ):
         lines, dots = (
-            {key: [(entry.std, getattr(entry, key)) for entry in these] for key in names}
+            {
+                key: [(entry.std, getattr(entry, key)) for entry in these]
+                for key in names
+                if any(getattr(entry, key) is not None for entry in (*curve, *entries))
+            }
             for these in (curve, entries)
         )
         found.append(Chart(std, y, lines, dots, level))
@@ -189,8 +195,8 @@ def _curve(name: str, stds: FloatArray, params: Mapping[str, float]) -> Iterator
                 yield from find(name, [std], params)
 
 
-def _shape(bound: Bound) -> Chart:
-    """φ and φ′."""
+def _shape(bound: Bound, name: str) -> Chart:
+    """φ, by the name that it has here, and φ′."""
     with np.errstate(all="ignore"):
         values = bound.forward(POINTS)
         if bound.activation.derivative is not None:
@@ -201,9 +207,9 @@ def _shape(bound: Bound) -> Chart:
     margin = 0.06 * max(np.ptp(seen), 1.0)
     low, high = float(seen.min() - margin), float(seen.max() + margin)
     ticks = [tick for tick in range(-5, 6) if low <= tick <= high]
-    lines = {
-        name: [(float(x), float(y)) for x, y in zip(POINTS, ys, strict=True)]
-        for name, ys in (("φ", values), ("φ′", slopes))
+    lines: dict[str, list[Point]] = {
+        line: [(float(x), float(y)) for x, y in zip(POINTS, ys, strict=True)]
+        for line, ys in ((name, values), ("φ′", slopes))
     }
     return Chart(Axis("x", -4, 4, (-4, -2, 0, 2, 4)), Axis("", low, high, ticks), lines, {})
 
