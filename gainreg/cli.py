@@ -68,19 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complete(parser: argparse.ArgumentParser) -> None:
     """Tell a shell that asks by argcomplete what may come next, and end."""
     import argcomplete
-
-    files = argcomplete.FilesCompleter()
+    from argcomplete.completers import FilesCompleter
 
     def candidates(prefix: str, action: argparse.Action, **_: Any) -> Any:
         if action.dest not in ("name", "names"):
-            return files(prefix)
+            return FilesCompleter()(prefix)
         from gainreg.host import host
 
         known = host().activations()
         families = {host().owner(activation.name) for activation in known}
         return families.union(*((a.name, *a.aliases) for a in known))
 
-    argcomplete.autocomplete(parser, default_completer=candidates)
+    completer: Any = candidates
+    argcomplete.autocomplete(parser, default_completer=completer)
 
 
 def _say(text: str) -> None:

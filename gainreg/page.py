@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,12 +20,14 @@ from gainreg.errors import GainregError, MomentError, ParameterError
 from gainreg.host import host
 from gainreg.params import shortest
 from gainreg.resolver import find
+from gainreg.signals.report import marks, norms
 
 if TYPE_CHECKING:
     from gainreg.bound import Bound
     from gainreg.entry import GainEntry
     from gainreg.moments import FloatArray
     from gainreg.schema import Listing
+    from gainreg.signals.report import SignalReport
     from gainreg.table import GainTable
 
 # Lines that set a layer's weights by its framework alone, and keep the forward variance.
@@ -223,6 +226,30 @@ def _round_numbers(low: float, high: float) -> list[float]:
             numbers = (float(f"{digit}e{power}") for power in powers for digit in digits.split())
             found = [number for number in numbers if low <= number <= high]
     return found
+
+
+# --- the report ---
+
+
+def report_page(report: SignalReport, title: str = "Signals of a model") -> str:
+    """The page of a report: its warnings, its picture, its weights and its parameters.
+
+    Raises:
+        ParameterError: Jinja2 is missing.
+    """
+    weights = [
+        (weight, marks(weight, gradient))
+        for weight, gradient in zip(report.weights, norms(report.weights), strict=True)
+    ]
+    return _render(
+        "report.html",
+        title=title,
+        report=report,
+        weights=weights,
+        measured=any(weight.measured_input_rms is not None for weight in report.weights),
+        counts=sorted(Counter(status for status, _ in report.parameters.values()).items()),
+        picture=None,
+    )
 
 
 # --- both ---

@@ -88,10 +88,17 @@ class SignalReport:
         Raises:
             ParameterError: the file cannot be written.
         """
-        try:
-            document.write(path, json.dumps(self.to_dict(), indent=1) + "\n")
-        except TableError as error:
-            raise ParameterError(str(error)) from error
+        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as a page for a browser: one file, which loads nothing from elsewhere.
+
+        Raises:
+            ParameterError: the file cannot be written, or Jinja2 is missing.
+        """
+        from gainreg.page import report_page
+
+        _write(path, report_page(self))
 
     def __str__(self) -> str:
         gradients = norms(self.weights)
@@ -115,21 +122,19 @@ class SignalReport:
         return "\n".join(lines)
 
 
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    try:
+        document.write(path, text)
+    except TableError as error:
+        raise ParameterError(str(error)) from error
+
+
 def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ...]:
     def cell(predicted: float, found: float | None) -> str:
         if not measured:
             return f"{predicted:.3g}"
         return f"{predicted:.3g}/" + ("–" if found is None else f"{found:.3g}")
 
-    marks = ""
-    if weight.input_rms > GROWN or gradient > MORE:
-        marks += "↑"
-    if weight.input_rms < SHRUNK or gradient < LESS:
-        marks += "↓"
-    if weight.correlation > ALIKE:
-        marks += "="
-    if not weight.exact:
-        marks += "~"
     return (
         weight.name,
         weight.fed_by,
@@ -137,8 +142,19 @@ def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ..
         cell(weight.input_rms, weight.measured_input_rms),
         cell(weight.output_rms, weight.measured_output_rms),
         cell(weight.gradient_rms, weight.measured_gradient_rms),
-        marks,
+        marks(weight, gradient),
     )
+
+
+def marks(weight: WeightReport, gradient: float) -> str:
+    """What is to be marked of a weight whose gradient, by its output, has this norm."""
+    found = (
+        ("↑", weight.input_rms > GROWN or gradient > MORE),
+        ("↓", weight.input_rms < SHRUNK or gradient < LESS),
+        ("=", weight.correlation > ALIKE),
+        ("~", not weight.exact),
+    )
+    return "".join(mark for mark, holds in found if holds)
 
 
 def _short(text: str, width: int) -> str:
