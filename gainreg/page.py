@@ -96,7 +96,8 @@ def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:
     """The rows of one activation; one without entries if it has none."""
     family, formula = "", ""
     with contextlib.suppress(GainregError):  # the table may be of plugins that are not here
-        family, formula = host().owner(name), host().activation(name).reference
+        activation = host().activation(name)
+        family, formula = host().owner(activation.name), activation.reference
     chosen: dict[str, list[GainEntry]] = {}
     for entry in listing.entries:
         params = ", ".join(f"{key}={shortest(value)}" for key, value in entry.params.items())
@@ -275,6 +276,6 @@ def _render(template: str, **content: Any) -> str:
     return environment.get_template(template).render(version=__version__, **content)
 
 
-def _short(value: float | None) -> str:
+def _short(value: float, digits: int = 5) -> str:
     """A number for the eye."""
-    return "–" if value is None else f"{value:.5g}"
+    return f"{value:.{digits}g}"
