@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gainreg import __version__
+from gainreg.entry import to_dict
 from gainreg.errors import GainregError, MomentError, ParameterError
 from gainreg.host import host
 from gainreg.params import shortest
@@ -89,7 +90,9 @@ def table_page(table: GainTable, title: str) -> str:
     rows.sort(key=lambda row: not row.entries)  # those without a number last
     stds = sorted({entry.std for entry in table})
     usual = min(stds, key=lambda std: abs(math.log(std)), default=1.0)
-    return _render("table.html", title=title, rows=rows, stds=stds, usual=usual, code=_code)
+    return _render(
+        "table.html", title=title, rows=rows, stds=stds, usual=usual, code=_code, to_dict=to_dict
+    )
 
 
 def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:

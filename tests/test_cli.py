@@ -414,14 +414,14 @@ def test_the_shell_completes_commands_options_names_and_files(tmp_path: Path) ->
         "gainreg check mi": "mine.yaml",
     }
     # what bash does on TAB: ask the function that the README's line makes
-    script = '''
+    script = """
 eval "$(register-python-argcomplete gainreg)"
 while read -r COMP_LINE; do
   read -ra words <<<"$COMP_LINE"
   COMP_POINT=${#COMP_LINE} COMP_TYPE=9 COMPREPLY=()
   _python_argcomplete gainreg "${words[-1]}" "${words[-2]}"
   echo ${COMPREPLY[@]}
-done'''
+done"""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     found = subprocess.run(
         ["bash", "-c", script],
