@@ -46,8 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if ``check`` found differences; 2 for any error, with one line on stderr.
     """
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
     try:
-        options = _parser().parse_args(argv)
+        options = parser.parse_args(argv)
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
@@ -66,6 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Tell a shell that asks by argcomplete what may come next, and end."""
+    import argcomplete
+    from argcomplete.completers import FilesCompleter
+
+    def candidates(prefix: str, action: argparse.Action, **_: Any) -> Any:
+        if action.dest not in ("name", "names"):
+            return FilesCompleter()(prefix)
+        from gainreg.host import host
+
+        known = host().activations()
+        families = {host().owner(activation.name) for activation in known}
+        return families.union(*((a.name, *a.aliases) for a in known))
+
+    completer: Any = candidates
+    argcomplete.autocomplete(parser, default_completer=completer)
 
 
 def _say(text: str) -> None:
@@ -145,6 +166,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "recompute every entry of a table; exit 1 if any differs"
     sub = command(_check, text, "check my.yaml", as_json)
     sub.add_argument("file", metavar="FILE", help="a table")
+
+    text = "make a page for the browser of a table: search, sort, curves, lines of code to copy"
+    sub = command(_page, text, "page my.yaml -o gains.html")
+    sub.add_argument("file", metavar="FILE", nargs="?", help="a table (default: the shipped one)")
+    text = "the file to write (default: -, standard output)"
+    sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
     text = "show every plugin, its hooks and activations, and what is broken"
     command(_plugins, text, "plugins --plugin my_activations.py", as_json)
@@ -429,6 +456,22 @@ def _plot(options: argparse.Namespace) -> int:
         pyplot.show()
     else:
         look.save(figure, options.output)
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    from gainreg import document
+    from gainreg.page import table_page
+    from gainreg.table import SHIPPED, load_table
+
+    _load(options)
+    file = options.file or str(SHIPPED)
+    page = table_page(load_table(file), f"Gains of {os.path.basename(file)}")
+    if options.output == "-":
+        print(page)
+    else:
+        document.write(options.output, page)
+        print(f"{options.output}: {len(page.encode()) / 1000:.0f} kB")
     return 0
 
 

@@ -97,10 +97,17 @@ class SignalReport:
         Raises:
             ParameterError: the file cannot be written.
         """
-        try:
-            document.write(path, json.dumps(self.to_dict(), indent=1) + "\n")
-        except TableError as error:
-            raise ParameterError(str(error)) from error
+        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as a page for a browser: one file, which loads nothing from elsewhere.
+
+        Raises:
+            ParameterError: the file cannot be written, or Jinja2 is missing.
+        """
+        from gainreg.page import report_page
+
+        _write(path, report_page(self))
 
     def plot(
         self, path: str | os.PathLike[str] | None = None, *, axes: Sequence[Axes] | None = None
@@ -164,6 +171,13 @@ class SignalReport:
         lines.append(f"{total} parameters: {told}")
         lines += [f"! {sentence}" for sentence in self.warnings]
         return "\n".join(lines)
+
+
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    try:
+        document.write(path, text)
+    except TableError as error:
+        raise ParameterError(str(error)) from error
 
 
 def _row(weight: WeightReport, marks: str, measured: bool) -> tuple[str, ...]:
