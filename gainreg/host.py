@@ -27,6 +27,7 @@ from gainreg.params import NAME, check_params, close_names, known_name
 ENTRY_POINT_GROUP = "gainreg"
 ENVIRONMENT = "GAINREG_PLUGINS"
 MOST_BOUND = 1000  # params of one activation that are remembered: a program may go through many
+FILE_MODULE = "gainreg_plugin_file_"  # how the names of modules begin that are plugin files
 PROGRAM = "gainreg.register"  # the owner of what the running program registers
 
 
@@ -91,7 +92,7 @@ class Host:
         file = Path(path).expanduser().resolve()
         if not file.is_file():
             raise PluginError("there is no such file")
-        name = f"gainreg_plugin_file_{file.stem}_{abs(hash(file))}"
+        name = f"{FILE_MODULE}{file.stem}_{abs(hash(file))}"
         known = sys.modules.get(name)
         if known is not None and self._manager.is_registered(known):
             return None
@@ -106,6 +107,14 @@ class Host:
             sys.modules.pop(name, None)
             raise
         return module
+
+    def files(self) -> list[str]:
+        """The plugin files that are loaded, in that order, with their whole paths."""
+        return [
+            getattr(plugin, "__file__", "")
+            for _, plugin in self._manager.list_name_plugin()
+            if getattr(plugin, "__name__", "").startswith(FILE_MODULE)
+        ]
 
     def register(self, activation: Activation, replace: bool = False) -> None:
         """Take in an activation of the running program; see ``gainreg.register``."""
