@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gainreg import __version__
+from gainreg import __version__, reload_plugins
 from gainreg.activation import Activation
 from gainreg.bound import reason
 from gainreg.entry import GainEntry
@@ -31,10 +32,21 @@ Outcome = list[GainEntry | GainregError]  # one for each std, up to an error tha
 # long list of stds is still shared out.
 STDS_OF_A_TASK = 1000
 
+_loading = threading.Lock()  # a worker may have several threads, and each file is loaded once
+
 
 class Task(NamedTuple):
-    """What is done in one go: an activation with its params, at some of the stds."""
+    """What is done in one go: an activation with its params, at some of the stds.
 
+    Attributes:
+        given: the activation, or the function of which it was made, which can be sent when that
+            cannot.
+        activation: the activation.
+        params: all of them.
+        stds: some of the table's.
+    """
+
+    given: Item
     activation: Activation
     params: Mapping[str, float]
     stds: list[float]
@@ -71,11 +83,11 @@ def build_table(
     """
     everything = activations is None
     std = sorted(set(check_stds(stds).tolist()))
-    work = _pairs(host().activations() if activations is None else activations)
+    work = _work_of(host().activations() if activations is None else activations)
     known: dict[str, Activation] = {}
     listed: dict[str, dict[Any, GainEntry]] = {}
     tasks = []
-    for activation, params in work:
+    for given, activation, params in work:
         first = known.setdefault(activation.name, activation)
         if not NAME.fullmatch(activation.name):
             raise TableError(
@@ -89,7 +101,7 @@ def build_table(
             continue  # nothing to say without params; the listing still names them
         values = check_params(activation.name, activation.params, params)
         for i in range(0, len(std), STDS_OF_A_TASK):
-            tasks.append(Task(activation, values, std[i : i + STDS_OF_A_TASK]))
+            tasks.append(Task(given, activation, values, std[i : i + STDS_OF_A_TASK]))
     for task, outcome in zip(tasks, _outcomes(tasks, progress, executor), strict=True):
         if isinstance(outcome, str):
             warnings.warn(
@@ -98,7 +110,7 @@ def build_table(
                 RuntimeWarning,
                 stacklevel=2,
             )
-            outcome = _entries(*task)
+            outcome = _entries(*task[1:])
         for found in outcome:
             if isinstance(found, GainEntry):
                 listed[found.activation][tuple(found.params.items()), found.std] = found
@@ -130,8 +142,8 @@ def combinations(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(params, combination, strict=True))
 
 
-def _pairs(items: Any) -> Iterator[tuple[Activation, Mapping[str, Any]]]:
-    """Each activation to tabulate, with each combination of its params."""
+def _work_of(items: Any) -> Iterator[tuple[Item, Activation, Mapping[str, Any]]]:
+    """What the tasks have in common: each activation with each combination of its params."""
     if isinstance(items, (str, Activation)) or not isinstance(items, Iterable):
         items = [items]
     for item in items:
@@ -141,11 +153,12 @@ def _pairs(items: Any) -> Iterator[tuple[Activation, Mapping[str, Any]]]:
                 f"an activation to tabulate is a name, or a pair ('elu', {{'alpha': 0.5}}); "
                 f"got {item!r}"
             )
+        given = pair[0]
         known, params = as_activation(*pair)
         if isinstance(known, str):
-            known = host().activation(known)
+            given = known = host().activation(known)
         for combination in combinations(params):
-            yield known, combination
+            yield given, known, combination
 
 
 def _outcomes(
@@ -158,21 +171,22 @@ def _outcomes(
     """
     if executor is None:
         for task in progress(tasks):
-            yield _entries(*task)
+            yield _entries(*task[1:])
         return
     files = host().files()
-    packed = {activation: _pack(activation) for activation in {task.activation for task in tasks}}
-    futures: list[Future[Outcome | str] | None] = []
+    futures: list[Future[Outcome | str] | str] = []
     at = "the start"
     try:
-        for activation, params, stds in tasks:
-            sent, future = packed[activation], None
-            if isinstance(sent, bytes):
-                future = executor.submit(_work, __version__, files, sent, params, stds)
-            futures.append(future)
+        for task in tasks:
+            sent = _pack(task.given)
+            futures.append(
+                executor.submit(_work, __version__, files, sent, task.params, task.stds)
+                if isinstance(sent, bytes)
+                else sent
+            )
         for task, future in progress(list(zip(tasks, futures, strict=True))):
             at = repr(task.activation.name)
-            yield future.result() if future else str(packed[task.activation])
+            yield future if isinstance(future, str) else future.result()
     except Exception as error:
         raise TableError(
             f"no table was made: the executor failed at {at} ({reason(error)}); a worker died or "
@@ -180,41 +194,48 @@ def _outcomes(
         ) from error
     finally:
         for future in futures:
-            if future:
+            if not isinstance(future, str):
                 future.cancel()
 
 
-def _pack(activation: Activation) -> bytes | str:
-    """An activation as it is sent to a worker, or why it cannot be.
+def _pack(given: Item) -> bytes | str:
+    """What is sent to a worker for an activation, or why nothing can be.
 
     One of a plugin goes by its name: the worker has the plugin, and its functions may be lambdas.
     It is pickled here, not by the executor, so that what does not arrive is no death of a worker.
     """
-    by_plugin = any(activation is other for other in host().activations())
-    by_plugin = by_plugin and host().owner(activation.name) != PROGRAM
+    for known in host().activations():
+        if given is known and host().owner(known.name) != PROGRAM:
+            given = known.name
     try:
-        return pickle.dumps(activation.name if by_plugin else activation)
+        return pickle.dumps(given)
     except Exception as error:  # whatever it is that a function holds on to
         return reason(error)
 
 
 def _work(
-    version: str, files: list[str], sent: bytes, params: Mapping[str, float], stds: list[float]
+    version: str, files: dict[str, str], sent: bytes, params: Mapping[str, float], stds: list[float]
 ) -> Outcome | str:
     """In a worker: what comes of a task, or why it cannot be done there.
 
     Raises:
         PluginError: a plugin file does not load there.
-        TableError: gainreg is another version there.
+        TableError: gainreg or the plugin files are not the same there.
     """
     if version != __version__:
         raise TableError(f"the worker has gainreg {__version__}, expected {version}")
-    for file in files:
-        host().load_file(file)
+    with _loading:
+        if host().files() != files:  # none yet, or those of an earlier build
+            reload_plugins()
+            for file in files:
+                host().load_file(file)
+            if host().files() != files:
+                raise TableError("the worker has other plugin files, or other versions of them")
     try:
-        known = pickle.loads(sent)
+        given = pickle.loads(sent)
     except Exception as error:  # its functions stand in a module that is not there
         return reason(error)
+    known, _ = as_activation(given, {})
     return _entries(host().activation(known) if isinstance(known, str) else known, params, stds)
 
 
