@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complete(parser)
     try:
         options = parser.parse_args(argv)
-        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        _warn_in_a_line()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
         code: int = options.run(options)
@@ -87,6 +87,10 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
     completer: Any = candidates
     argcomplete.autocomplete(parser, default_completer=completer)
+
+
+def _warn_in_a_line() -> None:
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
 
 
 def _say(text: str) -> None:
@@ -153,8 +157,16 @@ def _parser() -> argparse.ArgumentParser:
     text = "print the std, gain and biases with which signals and gradients are level together"
     command(_critical, text, "critical gelu tanh", some, param, as_json)
 
-    sub = command(_build, "build a gain table", "build elu --std 0.5,1,2 -o my.yaml", any_, param)
+    sub = command(
+        _build,
+        "build a gain table",
+        "build elu -p alpha=0.1,1 --std 0.5,1,2 -o my.yaml",
+        any_,
+        param,
+    )
     sub.add_argument("--std", type=_stds, default=[1.0], help="stds, as in 0.5,1,2 (1)")
+    text = "processes that share the work (1)"
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     text = "the file to write (default: -, standard output)"
     sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
@@ -186,12 +198,14 @@ def _stds(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _params(options: argparse.Namespace) -> dict[str, float]:
-    params: dict[str, float] = {}
+def _params(options: argparse.Namespace) -> dict[str, Any]:
+    """The value of each param; a list where several are given, as `build` takes them."""
+    params: dict[str, Any] = {}
     for text in options.param:
         name, equals, value = text.partition("=")
         try:
-            params[name] = float(value)
+            values = numbers(value)
+            params[name] = values if len(values) > 1 else values[0]
         except ValueError:
             fault = f"{value!r} is not a number" if equals else "it has no '='"
             raise ParameterError(f"-p {text}: {fault}; write NAME=VALUE, as in alpha=0.5") from None
@@ -212,7 +226,7 @@ def _family(name: str) -> list[Activation]:
     return [each for each in host().activations() if host().owner(each.name) == name]
 
 
-def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, float]]]:
+def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, Any]]]:
     """The activations named, all if none is, each with those of the params that it has."""
     from gainreg.host import host
 
@@ -407,16 +421,22 @@ def _critical(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from gainreg.build import build_table
+    from gainreg.build import build_table, combinations
 
     if options.param and not options.names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
     items = None
     if options.names:
-        items = _answers(options, lambda a, params: check_params(a.name, a.params, params))
+
+        def values(known: Activation, params: dict[str, Any]) -> list[dict[str, float]]:
+            return [check_params(known.name, known.params, one) for one in combinations(params)]
+
+        found = _answers(options, values)
+        items = [(known, one) for known, several in found for one in several]
     else:
         _load(options)
-    table = build_table(items, options.std, _progress("building"))
+    with _executor(options.jobs) as executor:
+        table = build_table(items, options.std, _progress("building"), executor)
     if options.names and not len(table):
         raise MomentError("nothing is left to write: none of these activations has a gain there")
     if options.output == "-":
@@ -425,6 +445,19 @@ def _build(options: argparse.Namespace) -> int:
         table.write(options.output)
         print(f"{options.output}: {len(table)} entries of {len(table.listings)} activations")
     return 0
+
+
+def _executor(jobs: int) -> Any:
+    """That many processes, none beside this one if it is 1; as a context manager."""
+    if jobs < 1:
+        raise ParameterError(f"--jobs is a number of processes, at least 1, got {jobs}")
+    if jobs == 1:
+        return contextlib.nullcontext()
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # started anew, not forked: a plugin may have started threads, which do not survive a fork
+    return ProcessPoolExecutor(jobs, get_context("spawn"), _warn_in_a_line)
 
 
 def _check(options: argparse.Namespace) -> int:

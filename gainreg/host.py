@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -51,6 +52,7 @@ class Host:
         self._activations: dict[str, Activation] = {}  # by name and by alias
         self._owners: dict[str, str] = {}  # canonical name → plugin
         self._plugins: dict[str, PluginInfo] = {}
+        self._digests: dict[str, str] = {}  # of plugin files, by their paths
         # by declaration and params; what is replaced or forgotten takes its bound ones along
         self._bound: WeakKeyDictionary[Activation, dict[tuple[float, ...], Bound]]
         self._bound = WeakKeyDictionary()
@@ -101,11 +103,20 @@ class Host:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and pickle look a class's module up there
         try:
+            self._digests[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
             spec.loader.exec_module(module)
         except BaseException:
             sys.modules.pop(name, None)
             raise
         return module
+
+    def files(self) -> dict[str, str]:
+        """The whole paths of the plugin files that are loaded, in that order, and a digest of each.
+
+        By it a worker that has been at hand for longer knows whether it has the same ones.
+        """
+        paths = (getattr(plugin, "__file__", "") for _, plugin in self._manager.list_name_plugin())
+        return {path: self._digests[path] for path in paths if path in self._digests}
 
     def register(self, activation: Activation, replace: bool = False) -> None:
         """Take in an activation of the running program; see ``gainreg.register``."""
