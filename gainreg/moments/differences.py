@@ -62,7 +62,7 @@ def jumps_between(
     with np.errstate(all="ignore"):
         at_a, at_b = forward(a), forward(b)
         for _ in range(60):
-            middle = (a + b) / 2
+            middle = a + (b - a) / 2
             at_middle = forward(middle)
             left = np.abs(at_middle - at_a) >= np.abs(at_b - at_middle)
             a, at_a = np.where(left, a, middle), np.where(left, at_a, at_middle)
