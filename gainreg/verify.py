@@ -66,7 +66,7 @@ class Facts:
 
 def facts(bound: Bound) -> Facts:
     """Look at an activation, once; see ``Bound.facts``."""
-    integrable = bound.has_forward and not _is_random(bound)
+    integrable = bound.activation.forward is not None and not _is_random(bound)
     jumps, derivative = False, None
     if integrable:
         kinks = [0.0, *(bound.kinks or ())]
@@ -204,7 +204,7 @@ def _compare_with_samples(bound: Bound, closed: Mapping[str, FloatArray]) -> dic
         PluginError: a closed form is wrong.
     """
     sampler = bound.sampler
-    if sampler is None and bound.has_forward:
+    if sampler is None and bound.activation.forward is not None:
         sampler = lambda std, size, rng: bound.forward(std * rng.standard_normal(size))  # noqa: E731
     trusted = {name: np.where(np.isnan(v), np.inf, 4 * EPS) for name, v in closed.items()}
     if sampler is None or not closed:
