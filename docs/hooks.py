@@ -1,4 +1,4 @@
-"""What mkdocs adds to the site when it is built: the gallery, the command line, and the root's texts.
+"""What mkdocs adds to the site when it is built: gallery, command line, and the root's texts.
 
 The gallery comes from the registry and the shipped table, the command line's page from its parser.
 """

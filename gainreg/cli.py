@@ -204,7 +204,7 @@ def _params(options: argparse.Namespace) -> dict[str, Any]:
     for text in options.param:
         name, equals, value = text.partition("=")
         try:
-            values = numbers(value)
+            values = [float(part) for part in value.split(",")]
             params[name] = values if len(values) > 1 else values[0]
         except ValueError:
             fault = f"{value!r} is not a number" if equals else "it has no '='"
