@@ -17,17 +17,17 @@ import numpy as np
 from jax.nn import initializers
 
 from gainreg import scaling
-from gainreg.adapters.jax import rules as _  # noqa: F401  registers the rules
-from gainreg.adapters.jax.tracer import Array, JaxTrace, sliced_name
+from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
+from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of, sliced_name
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.flow import Aims, Flow
 from gainreg.signals.options import check_calibration, check_distribution, options
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
+from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured, accounts, plan_of, report_of
 from gainreg.signals.tape import Node, Tape
-from gainreg.signals.trace import Signal
 
 
 def plan(
@@ -355,7 +355,7 @@ def _read(
     variables = iter(closed.jaxpr.invars)
 
     def known(leaf: Any) -> Array:
-        return Array(next(variables).aval, leaf if _has_values(leaf) else None)
+        return array_of(next(variables), leaf if _has_values(leaf) else None)
 
     parameters = {name: known(opened.leaves[name]) for name in sorted(opened.leaves)}
     parameters = {name: parameters[name] for name in opened.leaves}
@@ -647,7 +647,6 @@ def _rebuilt(opened: _Model, leaves: dict[str, Any]) -> _Model:
             leaves[name] = np.asarray(new)
         elif old.sharding != new.sharding:
             leaves[name] = jax.device_put(new, old.sharding)
-    made = opened.rebuild(leaves)
     return replace(opened, leaves=leaves, value=opened.rebuild(leaves))
 
 

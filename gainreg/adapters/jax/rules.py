@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from gainreg.adapters.jax.tracer import ELEMENTWISE, Array, JaxTrace, Step, call, rule
+from gainreg.adapters.jax.tracer import ELEMENTWISE, Array, JaxTrace, Step, array_of, call, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
@@ -43,7 +43,7 @@ def _inside(trace: JaxTrace, inner: Any, inputs: Sequence[Array]) -> list[Array]
     """Follow a jaxpr, closed or not."""
     if not hasattr(inner, "consts"):
         return trace.read(inner, [], inputs)
-    consts = [Array(v.aval, c) for v, c in zip(inner.jaxpr.constvars, inner.consts, strict=True)]
+    consts = [array_of(v, c) for v, c in zip(inner.jaxpr.constvars, inner.consts, strict=True)]
     return trace.read(inner.jaxpr, consts, inputs)
 
 
@@ -124,9 +124,8 @@ def _layer(trace: JaxTrace, x: Array, i: int) -> Array:
 
 def _stacked(trace: JaxTrace, parts: list[Array]) -> Array:
     """What a scan puts out, one part after the other along a new first axis."""
-    aval = jax.ShapeDtypeStruct((len(parts), *parts[0].shape), parts[0].dtype)
     step = Step(lambda *values: [jax.numpy.stack(values)], parts)
-    made = Array(aval, step=step)
+    made = Array((len(parts), *parts[0].shape), parts[0].dtype, step=step)
     step.outputs = [made]
     trace.steps.append(step)
     entries = [trace.entry(part) for part in parts]
@@ -144,7 +143,7 @@ def _stacked(trace: JaxTrace, parts: list[Array]) -> Array:
 def _derived(trace: JaxTrace, compute: Any, x: Array, shape: Sequence[int]) -> Array:
     """A value that is computed from one other."""
     step = Step(lambda v: [compute(v)], [x])
-    made = Array(jax.ShapeDtypeStruct(tuple(shape), x.dtype), step=step)
+    made = Array(shape, x.dtype, step=step)
     step.outputs = [made]
     return made
 
@@ -527,7 +526,7 @@ def _reshaped(trace: JaxTrace, x: Array, **_: Any) -> Any:
         )
     if not isinstance(entry, Signal):
         return entry
-    return reshaped(entry, layouts.reshaped(entry.layout, y.shape))
+    return reshaped(trace.tape, entry, layouts.reshaped(entry.layout, y.shape))
 
 
 @rule("broadcast_in_dim", alone=True)
@@ -543,7 +542,7 @@ def _broadcast(
         if isinstance(entry, Signal):
             axes[axis] = entry.layout[i]
     narrow = tuple(one)
-    small = reshaped(entry, tuple(axes)) if isinstance(entry, Signal) else entry
+    small = reshaped(trace.tape, entry, tuple(axes)) if isinstance(entry, Signal) else entry
     if narrow == y.shape:
         return small
     y.narrow = _derived(trace, lambda v: v.reshape(narrow), source, narrow)
@@ -582,7 +581,7 @@ def _part(trace: JaxTrace, x: Array, starts: Sequence[int], steps: Sequence[int]
         if y.shape[axis] == x.shape[axis]:
             continue
         shape = (*here.shape[:axis], y.shape[axis], *here.shape[axis + 1 :])
-        there = Array(jax.ShapeDtypeStruct(shape, x.dtype), None)
+        there = Array(shape, x.dtype, None)
         trace.set(there, operations.cut(trace, here, there, axis, start, step))
         here = there
     return trace.entry(here)

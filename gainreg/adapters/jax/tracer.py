@@ -9,7 +9,6 @@ and the steps together are the model again, which models.py runs to measure it.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gainreg.adapters.jax.weights import _x64
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal
@@ -43,8 +41,8 @@ def rule(*primitives: str, alone: bool = False) -> Callable[[Rule], Rule]:
     keyword, and returns what the output is: most often what a function of
     gainreg.signals.operations gives; a tuple for several outputs; None for what is no signal. It
     raises ``NotUnderstoodError`` for a form that it has no answer to. With ``alone`` it is also
-    asked where no signal is among the operands, but a parameter or the like. "jit f" is any function
-    of the name f that is jitted:
+    asked where no signal is among the operands, but a parameter or the like. "jit f" is a jitted
+    function of the name f:
 
         @rule("jit my_kernel")
         def _(trace, x, **_):
@@ -89,9 +87,11 @@ class Array:
         narrow: the same before it was broadcast, with axes of length 1 where it was.
     """
 
-    def __init__(self, aval: Any, known: Any = _UNKNOWN, step: Step | None = None) -> None:
-        self.shape: tuple[int, ...] = tuple(aval.shape)
-        self.dtype = aval.dtype
+    def __init__(
+        self, shape: Sequence[int], dtype: Any, known: Any = _UNKNOWN, step: Step | None = None
+    ) -> None:
+        self.shape = tuple(shape)
+        self.dtype = dtype
         self.known = known
         self.step = step
         self.narrow: Array | None = None
@@ -100,6 +100,11 @@ class Array:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+
+def array_of(variable: Any, known: Any = _UNKNOWN) -> Array:
+    """The value that a variable of a jaxpr stands for."""
+    return Array(variable.aval.shape, variable.aval.dtype, known)
 
 
 @dataclass(eq=False)
@@ -265,7 +270,7 @@ class JaxTrace(Trace):
 
         def look_up(atom: Any) -> Array:
             literal = hasattr(atom, "val")
-            return Array(atom.aval, atom.val) if literal else known[atom]
+            return array_of(atom, atom.val) if literal else known[atom]
 
         for equation in jaxpr.eqns:
             outputs = self.follow(equation, [look_up(atom) for atom in equation.invars])
@@ -299,13 +304,13 @@ class JaxTrace(Trace):
     ) -> list[Array]:
         """One operation: its step, and what a rule says that its outputs are."""
         step = Step(compute, inputs)
-        step.outputs = [Array(output.aval, step=step) for output in outputs]
+        step.outputs = [
+            Array(output.aval.shape, output.aval.dtype, step=step) for output in outputs
+        ]
         self.steps.append(step)
         entries = [self.entry(x) for x in inputs]
-        if all(entry is None for entry in entries):
-            # what is drawn has no values that a plan may depend on
-            if name not in _SOURCES:
-                return step.outputs
+        if all(entry is None for entry in entries) and name not in _SOURCES:
+            return step.outputs
         self.operation, self.outputs = name, step.outputs
         found: Any
         if name not in _ALONE and not any(isinstance(entry, Signal) for entry in entries):
@@ -334,7 +339,7 @@ class JaxTrace(Trace):
         return any(node.weighs for node in self.tape.nodes[start:])
 
 
-# Primitives that make something of nothing that a trace knows of.
+# What is drawn: its values are none that a plan may depend on.
 _SOURCES = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real"}
 
 
@@ -369,25 +374,6 @@ def _decimal(value: Any) -> float:
 
 
 # --- operations on doubles ---
-
-
-def primitive(name: str, bind: Callable[..., Any], **params: Any) -> Callable[..., Any]:
-    """A primitive of JAX on arrays of doubles, the same object for the same parameters."""
-    return _primitive(name, bind, tuple(sorted(params.items())))
-
-
-@functools.lru_cache(1024)
-def _primitive(name: str, bind: Any, params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    def compute(*arrays: FloatArray) -> FloatArray:
-        size = arrays[0].size
-        # JAX compiles anew for every length, so there are few: powers of two
-        longer = 1 << max(0, size - 1).bit_length()
-        padded = [np.pad(x.ravel(), (0, longer - size), "edge") for x in arrays]
-        with jax.ensure_compile_time_eval(), _x64(True):
-            found = bind(*(jnp.asarray(x, jnp.float64) for x in padded), **dict(params))
-            return np.asarray(found, np.float64)[:size].reshape(arrays[0].shape)
-
-    return compute
 
 
 def _operation(function: Callable[..., Any], others: tuple[Any, ...]) -> Operation:
