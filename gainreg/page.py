@@ -165,7 +165,7 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
     try:
         bound = host().bind(name, params)
         found = [_shape(bound.gate, "φ in a·φ(b)")] if bound.gate else []
-        found += [_shape(bound, "φ")] if bound.has_forward else []
+        found += [_shape(bound, "φ")] if bound.activation.forward is not None else []
         stds = np.union1d(STDS, [entry.std for entry in entries])
         curve = list(_curve(name, stds, params))
     except GainregError as error:
