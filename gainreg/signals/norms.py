@@ -65,7 +65,7 @@ def recognise(tape: Tape) -> None:
             for x in _averages_of(node):
                 found = _replace(tape, node, x) or found
     if found:
-        _drop(tape)
+        tape.prune()
 
 
 def _averaged(node: Node) -> tuple[int, int, int] | None:
@@ -216,14 +216,3 @@ def _phrase(x: Node, norm: _Found, over: tuple[int, int, int]) -> str:
     if samples > 1:
         return "batch norm"
     return "layer norm" if units == count(x.layout)[UNIT] and positions == 1 else "group norm"
-
-
-def _drop(tape: Tape) -> None:
-    """Drop the steps that lead neither to a weight nor to the output, and number the others."""
-    needed: set[Node] = set()
-    for node in reversed(tape.nodes):
-        if node in needed or node.weighs or node in tape.outputs:
-            needed |= {node, *node.inputs}
-    tape.nodes = [node for node in tape.nodes if node in needed]
-    for i, node in enumerate(tape.nodes):
-        node.id = i
