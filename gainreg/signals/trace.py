@@ -306,7 +306,7 @@ class Trace(ABC):
         """The output of a weight with a bias that is added in a step of its own, maybe behind a
         change of axes; None if the tensors are nothing of the kind."""
         signal, entry = self.entry(x), self.entry(bias)
-        if not isinstance(signal, Signal) or not isinstance(entry, Weight) or signal.parts:
+        if not isinstance(signal, Signal) or not isinstance(entry, Weight):
             return None
         node, last = signal.node, self.tape.nodes[-1]
         if node is not last:

@@ -16,8 +16,6 @@ from gainreg.adapters.torch.tracer import Trace
 from gainreg.signals import layout as layouts
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
-from gainreg.signals.state import Moments
-from gainreg.signals.trace import Signal
 
 # Layers that would be followed step by step through time, and Bidirectional, which on some devices
 # runs its two layers as one operation.
@@ -26,8 +24,7 @@ RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 
 def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
     """As ``gainreg.adapters.torch.plan``, of a Keras model and its trainable variables by name."""
-    module = _Model(model, variables)
-    return models.plan(module, module.example(args), module.example(kwargs), **options)
+    return models.plan(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
 
 
 def apply_(model: Any, variables: Mapping[str, Any], plan: Plan, *, seed: Any, **how: Any) -> None:
@@ -39,23 +36,32 @@ def measure(
     model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any
 ) -> SignalReport:
     """As ``gainreg.adapters.torch.measure``."""
-    module = _Model(model, variables)
-    return models.measure(module, module.example(args), module.example(kwargs), **options)
+    return models.measure(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
 
 
 def initialize_(
     model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, *, seed: Any, **options: Any
 ) -> SignalReport:
     """As ``gainreg.adapters.torch.initialize_``."""
-    module, generator = _Model(model, variables), _generator(seed)
-    args, kwargs = module.example(args), module.example(kwargs)
-    return models.initialize_(module, args, kwargs, generator=generator, **options)
+    module, source = _Model(model, variables), _generator(seed)
+    return models.initialize_(module, _tensors(args), _tensors(kwargs), generator=source, **options)
 
 
 def _generator(seed: int | None) -> torch.Generator | None:
     """A source of random numbers; None for torch's own, which ``keras.utils.set_random_seed``
     sets."""
     return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _tensors(value: Any) -> Any:
+    """Tensors for the arrays of an example input; for its symbolic tensors, ones without values."""
+    return keras.tree.map_structure(_tensor, value)
+
+
+def _tensor(x: Any) -> Any:
+    if isinstance(x, keras.KerasTensor):
+        return torch.empty(x.shape, dtype=keras.ops.zeros((), x.dtype).dtype, device="meta")
+    return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
 
 
 class _Named(nn.Module):
@@ -82,7 +88,6 @@ class _Model(_Named):
     def __init__(self, model: Any, variables: Mapping[str, Any]) -> None:
         super().__init__(type(model).__name__, variables)
         self.model = [model]  # in a list, where PyTorch does not look for modules
-        self.shapes: list[Tensor] = []
         names = {id(variable): name for name, variable in variables.items()}
         self.recurrent = [
             (layer, _Recurrent(type(layer).__name__, _of(layer, names)))
@@ -91,32 +96,27 @@ class _Model(_Named):
         ]
         self.opaque = nn.ModuleList(module for _, module in self.recurrent)
 
-    def example(self, value: Any) -> Any:
-        """Tensors for the arrays of an example input, and for its symbolic tensors."""
-        return keras.tree.map_structure(self._tensor, value)
-
-    def _tensor(self, x: Any) -> Any:
-        if isinstance(x, keras.KerasTensor):
-            made = keras.ops.ones(x.shape, x.dtype)
-            self.shapes.append(made)
-            return made
-        return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
-
     def describe_input(self, trace: Trace, tensor: Tensor) -> None:
-        """Say what an input is: one whose shape alone is known counts as standard normal."""
+        """Say what an input is, whose units Keras has last or first."""
+        self.trace = trace
         channels = 1 if keras.config.image_data_format() == "channels_first" else -1
-        own = layouts.of_input(tensor.shape, channels)
-        if any(tensor.shape == made.shape and bool((tensor == 1).all()) for made in self.shapes):
-            made = trace.record("given", (), own, moments=Moments(0.0, 1.0, 0.0, 0.0), phrase="data")
-            trace.set(tensor, made)
-        trace.describe_input(tensor, own)
+        trace.describe_input(tensor, layouts.of_input(tensor.shape, channels))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's outputs."""
         with keras.StatelessScope(), contextlib.ExitStack() as stack:
             for layer, module in self.recurrent:
                 stack.enter_context(module.in_place_of(layer))
+            args, kwargs = keras.tree.map_structure(self._with_values, (args, kwargs))
             return self.model[0](*args, **kwargs)
+
+    def _with_values(self, x: Any) -> Any:
+        """A tensor with values for one without: Keras mixes none without them with others."""
+        if not isinstance(x, Tensor) or not x.is_meta:
+            return x
+        made = torch.ones(x.shape, dtype=x.dtype, device=keras.ops.zeros(()).device)
+        self.trace.set(made, self.trace.entry(x))
+        return made
 
 
 class _Recurrent(_Named, Opaque):
