@@ -18,7 +18,9 @@ from gainreg.signals.plan import Plan, PlannedParameter
 from gainreg.signals.report import SignalReport
 
 BACKENDS = ("torch", "jax")
-FROZEN = "kept", "not trainable: kept as it is"
+
+# A backend may run the two layers of a Bidirectional as one operation.
+RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 
 
 def plan(
@@ -47,7 +49,8 @@ def plan(
         criterion: "forward", or "critical" where the activations have a critical point.
 
     Weights are named by their variables' paths, "dense/kernel". Those that are not trainable, as
-    moving statistics and frozen layers, are kept and counted as they are.
+    moving statistics and frozen layers, are kept and counted as they are; likewise those of
+    recurrent layers, whose output counts as it was measured.
 
     Raises:
         ParameterError: an option, the model, the backend or the inputs are not what they must be.
@@ -60,12 +63,12 @@ def plan(
         model, variables, args, kwargs,
         residual=residual, output_std=output_std, criterion=criterion,
     )  # fmt: skip
-    frozen = {
-        name: PlannedParameter(tuple(variable.shape), *FROZEN)
-        for name, variable in _named(model).items()
-        if name not in variables
+    named = _named(model)
+    kept = {
+        name: PlannedParameter(tuple(named[name].shape), "kept", reason)
+        for name, reason in _kept(model).items()
     }
-    return replace(made, listed={**made.listed, **frozen})
+    return replace(made, listed={**made.listed, **kept})
 
 
 def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | None = None) -> Any:
@@ -150,9 +153,9 @@ def initialize_(
 
 
 def _whole(model: Any, report: SignalReport) -> SignalReport:
-    """A report that accounts for what is not trainable too."""
-    frozen = dict.fromkeys(_named(model), FROZEN)
-    return replace(report, parameters={**frozen, **report.parameters})
+    """A report that accounts for all weights of a model."""
+    kept = {name: ("kept", reason) for name, reason in _kept(model).items()}
+    return replace(report, parameters={**report.parameters, **kept})
 
 
 # --- what may be asked ---
@@ -173,11 +176,32 @@ def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
             f"{type(model).__name__} {model.name!r} was not built yet and has no weights; call it "
             "once on an example input, or its build with the shape of one"
         )
-    trainable = {id(variable) for variable in model.trainable_variables}
-    variables = {name: v for name, v in _named(model).items() if id(v) in trainable}
+    kept = _kept(model)
+    variables = {name: v for name, v in _named(model).items() if name not in kept}
     if not variables:
-        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+        raise ParameterError(
+            f"{type(model).__name__} has no trainable weights but those of recurrent layers: there "
+            "is nothing to set"
+        )
     return importlib.import_module(f"gainreg.adapters.keras.on_{backend}"), variables
+
+
+def recurrent(model: Any) -> list[Any]:
+    """The layers of a model that go step by step through time."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, RECURRENT)]
+
+
+def _kept(model: Any) -> dict[str, str]:
+    """The weights of a model that are kept whatever signals they meet, and why."""
+    stepwise = {id(v): type(layer).__name__ for layer in recurrent(model) for v in layer.weights}
+    trainable = {id(variable) for variable in model.trainable_variables}
+    kept = {}
+    for name, variable in _named(model).items():
+        if id(variable) not in trainable:
+            kept[name] = "not trainable: kept as it is"
+        elif id(variable) in stepwise:
+            kept[name] = f"part of {stepwise[id(variable)]}: recurrent layers are kept"
+    return kept
 
 
 def _named(model: Any) -> dict[str, Any]:

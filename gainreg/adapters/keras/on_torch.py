@@ -10,17 +10,13 @@ import keras
 import torch
 from torch import Tensor, nn
 
+from gainreg.adapters.keras.models import recurrent
 from gainreg.adapters.torch import models
 from gainreg.adapters.torch.models import Opaque
 from gainreg.adapters.torch.tracer import Trace
 from gainreg.signals import layout as layouts
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
-
-# Layers that would be followed step by step through time, and Bidirectional, which on some devices
-# runs its two layers as one operation.
-RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
-
 
 def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
     """As ``gainreg.adapters.torch.plan``, of a Keras model and its trainable variables by name."""
@@ -64,15 +60,19 @@ def _tensor(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
 
 
-class _Named(nn.Module):
-    """A module of that name, with the values of variables as its parameters."""
+class _Model(nn.Module):
+    """A Keras model, its trainable variables as parameters; it runs in a scope in which no variable
+    changes."""
 
-    def __init__(self, name: str, variables: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, variables: Mapping[str, Any]) -> None:
         super().__init__()
-        self.kind, self.variables = name, variables
+        self.model = [model]  # in a list, where PyTorch does not look for modules
+        self.variables = variables
+        self.recurrent = [(layer, _Unseen(layer)) for layer in recurrent(model)]
+        self.unseen = nn.ModuleList(module for _, module in self.recurrent)
 
     def _get_name(self) -> str:
-        return self.kind
+        return type(self.model[0]).__name__
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -80,21 +80,6 @@ class _Named(nn.Module):
         """The variables' names and tensors."""
         for name, variable in self.variables.items():
             yield name, variable.value
-
-
-class _Model(_Named):
-    """A Keras model; it runs in a scope in which no variable changes."""
-
-    def __init__(self, model: Any, variables: Mapping[str, Any]) -> None:
-        super().__init__(type(model).__name__, variables)
-        self.model = [model]  # in a list, where PyTorch does not look for modules
-        names = {id(variable): name for name, variable in variables.items()}
-        self.recurrent = [
-            (layer, _Recurrent(type(layer).__name__, _of(layer, names)))
-            for layer in model._flatten_layers()
-            if isinstance(layer, RECURRENT)
-        ]
-        self.opaque = nn.ModuleList(module for _, module in self.recurrent)
 
     def describe_input(self, trace: Trace, tensor: Tensor) -> None:
         """Say what an input is, whose units Keras has last or first."""
@@ -119,8 +104,15 @@ class _Model(_Named):
         return made
 
 
-class _Recurrent(_Named, Opaque):
-    """A recurrent layer, as a module that goes unseen."""
+class _Unseen(Opaque):
+    """Stands in for a recurrent layer, which PyTorch's operations would unroll step by step."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.kind = type(layer).__name__
+
+    def _get_name(self) -> str:
+        return self.kind
 
     @contextlib.contextmanager
     def in_place_of(self, layer: Any) -> Iterator[None]:
@@ -135,8 +127,3 @@ class _Recurrent(_Named, Opaque):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's outputs."""
         return self.run(*args, **kwargs)
-
-
-def _of(layer: Any, names: Mapping[int, str]) -> dict[str, Any]:
-    """The variables of a layer, by their names in the model."""
-    return {names[id(v)]: v for v in layer.weights if id(v) in names}
