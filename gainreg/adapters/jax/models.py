@@ -369,7 +369,8 @@ def _read(
     for i, tensor in zip(arrays, inputs, strict=True):
         if i in data and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
             trace.describe_input(tensor, layouts.of_input(tensor.shape, units))
-    consts = [Array(v.aval, c) for v, c in zip(closed.jaxpr.constvars, closed.consts, strict=True)]
+    constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    consts = [array_of(variable, value) for variable, value in constants]
     ordered = [parameters[name] for name in sorted(parameters)]
     outputs = trace.read(closed.jaxpr, consts, [*ordered, *others, *inputs])
     entries = [trace.entry(y) for y in outputs]

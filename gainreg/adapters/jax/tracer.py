@@ -207,7 +207,10 @@ class JaxTrace(Trace):
         """The output of a weight with a bias that is added in a step of its own."""
         found = super().biased(x, bias)
         if found is not None:
-            self.biased_output(found.node, self.outputs[0])
+            node = found.node
+            while node.rule == "view":
+                node = node.inputs[0]
+            self.biased_output(node, self.outputs[0])
         return found
 
     def without_signal(self, *tensors: Any) -> Entry:
