@@ -46,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if ``check`` found differences; 2 for any error, with one line on stderr.
     """
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
     try:
-        options = _parser().parse_args(argv)
-        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        options = parser.parse_args(argv)
+        _warn_in_a_line()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
         code: int = options.run(options)
@@ -66,6 +69,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Tell a shell that asks by argcomplete what may come next, and end."""
+    import argcomplete
+    from argcomplete.completers import FilesCompleter
+
+    def candidates(prefix: str, action: argparse.Action, **_: Any) -> Any:
+        if action.dest not in ("name", "names"):
+            return FilesCompleter()(prefix)
+        from gainreg.host import host
+
+        known = host().activations()
+        families = {host().owner(activation.name) for activation in known}
+        return families.union(*((a.name, *a.aliases) for a in known))
+
+    completer: Any = candidates
+    argcomplete.autocomplete(parser, default_completer=completer)
+
+
+def _warn_in_a_line() -> None:
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
 
 
 def _say(text: str) -> None:
@@ -132,14 +157,33 @@ def _parser() -> argparse.ArgumentParser:
     text = "print the std, gain and biases with which signals and gradients are level together"
     command(_critical, text, "critical gelu tanh", some, param, as_json)
 
-    sub = command(_build, "build a gain table", "build elu --std 0.5,1,2 -o my.yaml", any_, param)
+    sub = command(
+        _build,
+        "build a gain table",
+        "build elu -p alpha=0.1,1 --std 0.5,1,2 -o my.yaml",
+        any_,
+        param,
+    )
     sub.add_argument("--std", type=_stds, default=[1.0], help="stds, as in 0.5,1,2 (1)")
+    text = "processes that share the work (1)"
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     text = "the file to write (default: -, standard output)"
     sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
+
+    example = "plot gelu silu -o gelu.png"
+    sub = command(_plot, "draw activations and what depth does to them", example, some, std, param)
+    sub.add_argument("-o", "--output", metavar="FILE", help="a .png or .svg (default: a window)")
+    sub.add_argument("--width", type=int, default=256, help="of the layers drawn in depth (256)")
 
     text = "recompute every entry of a table; exit 1 if any differs"
     sub = command(_check, text, "check my.yaml", as_json)
     sub.add_argument("file", metavar="FILE", help="a table")
+
+    text = "make a page for the browser of a table: search, sort, curves, lines of code to copy"
+    sub = command(_page, text, "page my.yaml -o gains.html")
+    sub.add_argument("file", metavar="FILE", nargs="?", help="a table (default: the shipped one)")
+    text = "the file to write (default: -, standard output)"
+    sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
     text = "show every plugin, its hooks and activations, and what is broken"
     command(_plugins, text, "plugins --plugin my_activations.py", as_json)
@@ -154,12 +198,14 @@ def _stds(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _params(options: argparse.Namespace) -> dict[str, float]:
-    params: dict[str, float] = {}
+def _params(options: argparse.Namespace) -> dict[str, Any]:
+    """The value of each param; a list where several are given, as `build` takes them."""
+    params: dict[str, Any] = {}
     for text in options.param:
         name, equals, value = text.partition("=")
         try:
-            params[name] = float(value)
+            values = [float(part) for part in value.split(",")]
+            params[name] = values if len(values) > 1 else values[0]
         except ValueError:
             fault = f"{value!r} is not a number" if equals else "it has no '='"
             raise ParameterError(f"-p {text}: {fault}; write NAME=VALUE, as in alpha=0.5") from None
@@ -180,7 +226,7 @@ def _family(name: str) -> list[Activation]:
     return [each for each in host().activations() if host().owner(each.name) == name]
 
 
-def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, float]]]:
+def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, Any]]]:
     """The activations named, all if none is, each with those of the params that it has."""
     from gainreg.host import host
 
@@ -375,16 +421,22 @@ def _critical(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from gainreg.build import build_table
+    from gainreg.build import build_table, combinations
 
     if options.param and not options.names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
     items = None
     if options.names:
-        items = _answers(options, lambda a, params: check_params(a.name, a.params, params))
+
+        def values(known: Activation, params: dict[str, Any]) -> list[dict[str, float]]:
+            return [check_params(known.name, known.params, one) for one in combinations(params)]
+
+        found = _answers(options, values)
+        items = [(known, one) for known, several in found for one in several]
     else:
         _load(options)
-    table = build_table(items, options.std, _progress("building"))
+    with _executor(options.jobs) as executor:
+        table = build_table(items, options.std, _progress("building"), executor)
     if options.names and not len(table):
         raise MomentError("nothing is left to write: none of these activations has a gain there")
     if options.output == "-":
@@ -393,6 +445,19 @@ def _build(options: argparse.Namespace) -> int:
         table.write(options.output)
         print(f"{options.output}: {len(table)} entries of {len(table.listings)} activations")
     return 0
+
+
+def _executor(jobs: int) -> Any:
+    """That many processes, none beside this one if it is 1; as a context manager."""
+    if jobs < 1:
+        raise ParameterError(f"--jobs is a number of processes, at least 1, got {jobs}")
+    if jobs == 1:
+        return contextlib.nullcontext()
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # started anew, not forked: a plugin may have started threads, which do not survive a fork
+    return ProcessPoolExecutor(jobs, get_context("spawn"), _warn_in_a_line)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -408,6 +473,39 @@ def _check(options: argparse.Namespace) -> int:
         verdict = f"{len(found)} differences in" if found else "all right,"
         print(*found, f"{options.file}: {verdict} {len(table)} entries", sep="\n")
     return 1 if found else 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from gainreg.plot import activations, look  # first: it says what is missing
+
+    named = _named(options)
+    if options.output is not None:
+        look.check_suffix(options.output)
+    figure = look.window(*activations.SIZE) if options.output is None else None
+    figure = activations.overview(*named, std=options.std, width=options.width, figure=figure)
+    if options.output is None:
+        from matplotlib import pyplot
+
+        pyplot.show()
+    else:
+        look.save(figure, options.output)
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    from gainreg import document
+    from gainreg.page import table_page
+    from gainreg.table import SHIPPED, load_table
+
+    _load(options)
+    file = options.file or str(SHIPPED)
+    page = table_page(load_table(file), f"Gains of {os.path.basename(file)}")
+    if options.output == "-":
+        print(page)
+    else:
+        document.write(options.output, page)
+        print(f"{options.output}: {len(page.encode()) / 1000:.0f} kB")
+    return 0
 
 
 def _plugins(options: argparse.Namespace) -> int:

@@ -188,7 +188,7 @@ class Framework:
         if derivative is not None:
             derivative = _flat(derivative)
             try:
-                checked = check_slope(forward, derivative, ())
+                checked = check_slope(forward, derivative)
                 known = np.isfinite(derivative(np.array([-1e-9, 1e-9, *POINTS]))).all()
                 if not known or checked.wrong or not checked.settled:
                     derivative = None

@@ -50,6 +50,11 @@ class GainTable:
     def __repr__(self) -> str:
         return f"<GainTable: {len(self)} entries of {len(self.listings)} activations>"
 
+    def _repr_html_(self) -> str:
+        from gainreg import notebook
+
+        return notebook.table(self)
+
     def lookup(self, /, activation: str, std: float = 1.0, **params: float) -> GainEntry:
         """The entry of exactly that activation, std and params (defaults filled in).
 

@@ -15,6 +15,7 @@ import pytest
 import gainreg
 from gainreg.cli import main
 
+README = (Path(__file__).parent.parent / "README.md").read_text()
 GAINREG = [sys.executable, "-m", "gainreg"]
 
 
@@ -409,3 +410,36 @@ def test_colours_are_for_a_terminal_whose_user_has_not_refused_them() -> None:
     assert b"\033[1msigmoids\033[0m" in on_a_terminal(words, "stdout").stdout
     assert b"\033" not in on_a_terminal(words, "stdout", NO_COLOR="1").stdout
     assert b"\033" not in subprocess.run(words, capture_output=True).stdout
+
+
+def test_the_shell_completes_commands_options_names_and_files(tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete", reason="the shell is answered by argcomplete")
+    (tmp_path / "mine.yaml").touch()
+    asked = {
+        "gainreg cr": "critical",
+        "gainreg gain gelu --mo": "--mode",
+        "gainreg show hardsw": "hardswish",
+        "gainreg list self": "self_gated",
+        "gainreg check mi": "mine.yaml",
+    }
+    # what bash does on TAB: ask the function that the README's line makes
+    script = """
+eval "$(register-python-argcomplete gainreg)"
+while read -r COMP_LINE; do
+  read -ra words <<<"$COMP_LINE"
+  COMP_POINT=${#COMP_LINE} COMP_TYPE=9 COMPREPLY=()
+  _python_argcomplete gainreg "${words[-1]}" "${words[-2]}"
+  echo ${COMPREPLY[@]}
+done"""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    found = subprocess.run(
+        ["bash", "-c", script],
+        input="\n".join([*asked, ""]),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.splitlines() == list(asked.values())
+    assert 'eval "$(register-python-argcomplete gainreg)"' in README

@@ -10,7 +10,7 @@ import numpy as np
 
 import gainreg
 from gainreg.errors import MomentError
-from gainreg.signals import policy, rules
+from gainreg.signals import norms, policy, rules
 from gainreg.signals.policy import Residual
 from gainreg.signals.state import State
 from gainreg.signals.tape import Node, Tape
@@ -49,6 +49,7 @@ class Flow:
     """
 
     def __init__(self, tape: Tape, aims: Aims | None) -> None:
+        norms.recognise(tape)
         self.tape = tape
         self.aims = aims
         self.residuals = policy.residuals(tape)

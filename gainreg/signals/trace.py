@@ -27,8 +27,8 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import FloatArray, Operation
-from gainreg.signals.layout import POSITION, SAMPLE, Layout
+from gainreg.signals.functions import FloatArray
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
 from gainreg.signals.signal import Signal, record, settled
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
@@ -36,10 +36,6 @@ from gainreg.signals.tape import Node, Parameter, Tape
 # A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
 # weight is none.
 MASKED = -50.0
-
-# What is done twice to the same signals is one step: norms that are written out take their mean off
-# again and again.
-REPEATABLE = ("add", "elementwise", "mean")
 
 WITHOUT_VALUES = (
     "parameters that are kept have no values, as on the meta device: scales count as 1, and all "
@@ -85,7 +81,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a signal was made, its parts being one: what norms and softmax are recognised by.
+    """How a signal was made, its parts being one: what softmax is recognised by.
 
     ``axes`` are those that a mean is taken over.
     """
@@ -93,7 +89,6 @@ class Recipe:
     rule: str
     inputs: tuple[Signal, ...]
     facts: dict[str, Any]
-    weight: str = ""
     axes: tuple[int, ...] = ()
 
 
@@ -123,7 +118,6 @@ class Trace(ABC):
         self.operation: Any = None
         self.weighed: Callable[[Node, Any, Any, int], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
-        self._made: dict[Any, Signal] = {}
         self._entries = entries
         self._numbers: dict[Any, Node] = {}
         for name, parameter in parameters:
@@ -236,20 +230,14 @@ class Trace(ABC):
         """A step of the tape: a rule of gainreg.signals.rules, and the facts that it takes."""
         if layout is None:
             layout = layouts.fitted(inputs[0].layout, self.outputs[0].shape)
-        key = (rule, tuple(inputs), layout, *((k, _value(v)) for k, v in facts.items()))
-        if rule in REPEATABLE and key in self._made:
-            return self._made[key]
         made = record(self.tape, rule, inputs, layout, weight, **facts)
-        self.recipes[made.node] = Recipe(rule, tuple(inputs), facts, weight)
-        if rule in REPEATABLE:
-            self._made[key] = made
+        self.recipes[made.node] = Recipe(rule, tuple(inputs), facts)
         return made
 
     def forget(self, since: int) -> None:
         """Take back all steps from that number on."""
         gone = set(self.tape.nodes[since:])
         del self.tape.nodes[since:]
-        self._made = {k: made for k, made in self._made.items() if made.node not in gone}
         self._numbers = {k: node for k, node in self._numbers.items() if node not in gone}
 
     @abstractmethod
@@ -321,28 +309,38 @@ class Trace(ABC):
         return made
 
     def biased(self, x: Any, bias: Any) -> Signal | None:
-        """The output of a weight with a bias that is added in a step of its own; None if the
-        tensors are nothing of the kind."""
+        """The output of a weight with a bias that is added in a step of its own, maybe behind a
+        change of axes; None if the tensors are nothing of the kind."""
         signal, entry = self.entry(x), self.entry(bias)
         if not isinstance(signal, Signal) or not isinstance(entry, Weight):
             return None
-        node = signal.node
-        is_last = self.tape.nodes[-1] is node
+        node, last = signal.node, self.tape.nodes[-1]
+        if node is not last:
+            return None
+        while node.rule == "view":
+            node = node.inputs[0]
         if node.rule != "linear" or not node.weight or node.bias or len(node.inputs) > 1:
             return None
-        if not is_last or not self.is_bias(bias, signal):
+        if any(later.rule != "view" for later in self.tape.nodes[node.id + 1 :]):
+            return None
+        if not self.is_bias(bias, signal):
             return None
         given = self.signal(bias, signal.layout).node
         # the bias comes before what it is added to
-        given.id, node.id = node.id, given.id
-        self.tape.nodes[-2:] = [given, node]
+        self.tape.nodes.insert(node.id, self.tape.nodes.pop())
+        for i, later in enumerate(self.tape.nodes[node.id :], start=node.id):
+            later.id = i
         node.inputs = (*node.inputs, given)
         self._zero(node, entry.name)
         return signal
 
     def is_bias(self, bias: Any, signal: Signal) -> bool:
         """Whether a parameter that is added to a weight's output has a number for each unit."""
-        return len(bias.shape) == 1
+        if len(bias.shape) == 1:
+            return True
+        axes = signal.layout[len(signal.layout) - len(bias.shape) :]
+        along = {layouts.role(axis) for axis, n in zip(axes, bias.shape, strict=False) if n > 1}
+        return along == {UNIT}
 
     def _zero(self, node: Node, name: str) -> None:
         node.bias = name
@@ -402,10 +400,6 @@ class Trace(ABC):
         numbers = self.values(tensor)
         moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
         self.set(tensor, self.record("given", (), own, moments=moments, phrase="data"))
-
-
-def _value(fact: Any) -> Any:
-    return fact.key if isinstance(fact, Operation) else fact
 
 
 # --- numbers ---

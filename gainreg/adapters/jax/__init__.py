@@ -13,6 +13,9 @@ from gainreg.adapters.jax.weights import (
     wrap,
 )
 
+# The first says how to install what is missing.
+# isort: split
+
 __all__ = [
     "FRAMEWORK",
     "apply",

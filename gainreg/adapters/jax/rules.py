@@ -562,11 +562,7 @@ def _broadcast(
 @rule("transpose", alone=True)
 def _transposed(trace: JaxTrace, x: Array, *, permutation: Sequence[int], **_: Any) -> Any:
     order = [int(axis) for axis in permutation]
-    y, entry = trace.outputs[0], trace.entry(x)
-    if isinstance(entry, Signal) and trace.is_fresh(x, entry.node):
-        # a matrix product puts out its axes in this order, as under vmap
-        entry.node.layout = tuple(entry.layout[axis] for axis in order)
-        return replace(entry, layout=entry.node.layout)
+    y = trace.outputs[0]
     if x.narrow is not None:
         shape = tuple(x.narrow.shape[axis] for axis in order)
         y.narrow = _derived(trace, lambda v: v.transpose(order), x.narrow, shape)

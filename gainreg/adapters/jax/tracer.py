@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal
 from gainreg.signals.tape import Node, Parameter
@@ -200,15 +199,14 @@ class JaxTrace(Trace):
             return Computed(self.slices[found.name])
         return found
 
-    def is_bias(self, bias: Array, signal: Signal) -> bool:
-        """Whether a parameter that is added to a weight's output has a number for each unit."""
-        return bias.size == layouts.count(signal.layout)[layouts.UNIT]
-
     def biased(self, x: Any, bias: Any) -> Signal | None:
         """The output of a weight with a bias that is added in a step of its own."""
         found = super().biased(x, bias)
         if found is not None:
-            self.biased_output(found.node, self.outputs[0])
+            node = found.node
+            while node.rule == "view":
+                node = node.inputs[0]
+            self.biased_output(node, self.outputs[0])
         return found
 
     def without_signal(self, *tensors: Any) -> Entry:
@@ -232,11 +230,6 @@ class JaxTrace(Trace):
     def is_stacked(self, x: Array) -> bool:
         """Whether a value is a parameter whose layers a scan may go along."""
         return isinstance(super().entry(x), Weight)
-
-    def is_fresh(self, x: Array, node: Node) -> bool:
-        """Whether a value is the output of a weight, made by the step just before this."""
-        last = self.steps[-2].outputs if len(self.steps) > 1 else []
-        return node.rule == "linear" and self.tape.nodes[-1] is node and x in last
 
     def layer(self, stacked: Array, i: int) -> Entry:
         """Layer i of what a scan goes along and is no signal."""

@@ -278,8 +278,9 @@ def _run(
     if probe is not None:
         _check_values(model)
         trace.weighed = probe.weighed
+    describe = getattr(model, "describe_input", Trace.describe_input)
     for tensor in tensors_in((args, kwargs)):
-        trace.describe_input(tensor)
+        describe(trace, tensor)
     backward = probe is not None and probe.backward
     with _unchanged(model), _differentiable(model, backward) as parameters:
         mode = _Pass(trace, probe)
@@ -304,7 +305,7 @@ def _run(
                 trace.tape.warnings += probe.warnings
     if not any(node.weighs for node in trace.tape.nodes):
         raise ParameterError(
-            f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
+            f"{model.__class__.__name__} has no weights that a signal meets: there is nothing to set"
         )
     return trace.tape
 
@@ -382,6 +383,10 @@ def _differentiable(model: nn.Module, wanted: bool) -> Iterator[list[nn.Paramete
             parameter.requires_grad_(False)
 
 
+class Opaque(nn.Module):
+    """A module that goes unseen, as recurrent layers do."""
+
+
 @contextlib.contextmanager
 def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
     """Recurrent layers go unseen: their output is what it is measured to be."""
@@ -396,7 +401,7 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
             return
         trace = mode.trace
         names = {id(p): n for n, p in model.named_parameters()}
-        kind = type(module).__name__
+        kind = module.__class__.__name__
         for parameter in module.parameters():
             trace.tape.keep(names[id(parameter)], f"part of {kind}: recurrent layers are kept")
         signals = [trace.signal(t) for t in tensors_in(args) if trace.is_signal(t)]
@@ -404,7 +409,7 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
             trace.set(y, trace.opaque(y, signals, kind))
 
     for module in model.modules():
-        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase, Opaque)):
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave))
     try:
@@ -430,7 +435,7 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
-        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+        raise ParameterError(f"{model.__class__.__name__} has no parameters: there is nothing to set")
     for name, parameter in model.named_parameters():
         if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
             raise ParameterError(
@@ -491,7 +496,7 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 def _explain(error: Exception, model: nn.Module) -> None:
     """Say on the model's own error what gainreg was doing, and what helps on the meta device."""
     error.add_note(
-        f"gainreg was running {type(model).__name__} on the example inputs; nothing was set"
+        f"gainreg was running {model.__class__.__name__} on the example inputs; nothing was set"
     )
     if any(p.device.type == "meta" for p in model.parameters()):
         error.add_note(
