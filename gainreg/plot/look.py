@@ -60,6 +60,9 @@ NARROW = 2.0
 # variance_slope is drawn up to this: above 1 it is bad enough, and that of exp has no end.
 STEEP = 4.0
 
+# Decorates what draws names and sentences of others: a $ in them begins no formula.
+as_written = matplotlib.rc_context({"text.parse_math": False})
+
 
 class Picture(Figure):
     """A figure that needs no window, and shows itself in a notebook."""
@@ -159,6 +162,18 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element of a page, on the page's ground."""
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with (
+        io.StringIO() as buffer,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gainreg"}),
+    ):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def window(width: float, height: float) -> Figure:

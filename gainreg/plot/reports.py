@@ -13,7 +13,18 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.moments import FloatArray
-from gainreg.plot.look import BLACK, BLUE, GREEN, GREY, ORANGE, Picture, axes_or_new, dressed, frame
+from gainreg.plot.look import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Picture,
+    as_written,
+    axes_or_new,
+    dressed,
+    frame,
+)
 from gainreg.signals.report import ALIKE, GROWN, LESS, MORE, SHRUNK, norms, trend
 
 if TYPE_CHECKING:
@@ -37,6 +48,7 @@ NAMED = 32
 SAID = 6
 
 
+@as_written
 def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -> Axes:
     """A size through a model, predicted (lines) and measured (dots), weight by weight.
 
@@ -91,6 +103,7 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
     return dressed(ax, title, "", what, above=13)  # the marks are between
 
 
+@as_written
 def report(found: SignalReport, axes: Sequence[Axes] | None = None) -> Figure:
     """The picture of a report: what feeds each weight, what comes out, and the gradient.
 
