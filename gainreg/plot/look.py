@@ -149,7 +149,7 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
         raise ParameterError(
-            f"a picture is written as .png or .svg, got {str(path)!r}; name it so, as in gelu.png"
+            f"a picture is written as .png or .svg, got {str(path)!r}; end its name in one of them"
         )
     return suffix
 
