@@ -214,4 +214,8 @@ def _bare(name: str) -> str:
 
 
 def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else "…" + name[len(name) - width + 1 :]
+    """The end of a name, from a dot on if it has one."""
+    if len(name) <= width:
+        return name
+    tail = name[len(name) - width + 1 :]
+    return "…" + tail[max(0, tail.find(".")) :]
