@@ -58,3 +58,19 @@ def test_a_branch_within_a_branch_counts_as_the_inner_one() -> None:
     found = {name: stream for name, (stream, _) in streams(model).items()}
     assert found["1.parts.1.weight"] == found["1.parts.3.weight"]
     assert found["1.parts.2.parts.1.weight"] not in (0, found["1.parts.1.weight"])
+
+
+def test_of_a_stream_in_parts_the_largest_counts() -> None:
+    class WithClassToken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(0.01 * torch.randn(1, 1, 32))
+            self.first, self.branch = linear(), Branch(nn.LayerNorm(32), linear())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x.reshape(-1, 8, 32))
+            return self.branch(torch.cat([self.token.expand(len(y), -1, -1), y], 1))
+
+    number, rms = streams(WithClassToken())["branch.parts.1.weight"]
+    assert number == 1
+    assert rms == pytest.approx(2**0.5, rel=0.1)  # of the patches; the class token's is 1
