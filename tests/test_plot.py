@@ -160,6 +160,16 @@ def test_an_overview_has_a_line_an_activation_in_each_of_seven_panels() -> None:
     assert [text.get_text() for text in other.get_legend().get_texts()] == ["relu", "gelu"]
 
 
+def test_names_are_shown_as_they_are_written() -> None:
+    def _mine(x: np.ndarray) -> np.ndarray:
+        return x
+
+    ax = plot.function(_mine, Activation("a$b$c", np.tanh))
+    first, second = (text.get_text() for text in ax.get_legend().get_texts())
+    assert "_mine" in first
+    assert second == r"a\$b\$c"
+
+
 def test_activations_differ_by_colour_line_and_mark_and_the_next_call_goes_on() -> None:
     for part in range(3):
         assert len({look[part] for look in LOOKS}) == len(LOOKS)
@@ -308,6 +318,10 @@ def test_the_band_is_two_spreads_each_way_and_does_not_set_the_frame() -> None:
     assert (first.min(), first.max()) == pytest.approx((math.exp(-0.2), math.exp(0.2)))
     assert edges[:, 1].max() == pytest.approx(math.exp(10))
     assert ax.get_ylim()[1] <= 2
+
+
+def test_a_spread_beyond_all_numbers_is_drawn_off_the_picture() -> None:
+    plot.report(report_of(weight(0, spread=1e4, output_rms=1e30), weight(1, output_rms=1e-30)))
 
 
 def test_what_was_not_measured_has_no_dots_and_what_is_zero_no_line() -> None:

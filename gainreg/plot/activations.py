@@ -30,6 +30,7 @@ from gainreg.plot.look import (
     lines_said,
     plain,
     say,
+    shown,
 )
 from gainreg.table import GainTable, load_table
 
@@ -273,7 +274,8 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
             for key, value in bound.params.items()
             if value != known.params.get(key)
         )
-        yield _Subject(activation, params, bound, bound.name + (told and f"({told})"), look)
+        label = shown(bound.name + (told and f"({told})"))
+        yield _Subject(activation, params, bound, label, look)
 
 
 @functools.lru_cache(16)

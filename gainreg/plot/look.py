@@ -121,6 +121,11 @@ def lines_said(ax: Axes) -> int:
     return sum(text.get_text().count("\n") + 1 for text in ax.texts)
 
 
+def shown(name: str) -> str:
+    """A name as matplotlib shows it: a $ begins a formula there, and a leading _ hides a label."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure to a file, by its suffix .png or .svg.
 
