@@ -42,6 +42,7 @@ SIZES = {
 }
 # The band covers what 19 draws of 20 are expected to.
 SPREADS = 2.0
+WIDEST = 300.0  # of ln rms, so that a band has ends that a double holds, though nobody sees them
 # Weights are named one by one up to this many, and their blocks up to as many.
 NAMED = 32
 # Sentences of warning below a picture; the report has all.
@@ -87,7 +88,8 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
         _steps(ax, x, rms, 0.5, **settings)
     frame(ax)
     if size == "output":  # it may be far wider than what is drawn, and the frame is not for it
-        factor = np.exp(SPREADS * np.array([weight.spread for weight in weights]))
+        spreads = SPREADS * np.array([weight.spread for weight in weights])
+        factor = np.exp(np.minimum(spreads, WIDEST))
         low, high = np.repeat(predicted / factor, 2), np.repeat(predicted * factor, 2)
         edges = np.column_stack([x - 0.5, x + 0.5]).ravel()
         limits = ax.get_ylim()
@@ -227,4 +229,8 @@ def _bare(name: str) -> str:
 
 
 def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else "…" + name[len(name) - width + 1 :]
+    """The end of a name, from a dot on if it has one."""
+    if len(name) <= width:
+        return name
+    tail = name[len(name) - width + 1 :]
+    return "…" + tail[max(0, tail.find(".")) :]
