@@ -6,25 +6,17 @@ from gainreg import Activation, Piecewise, X, exp, hookimpl, piecewise
 
 from . import FloatArray
 
-
-def elu(x: FloatArray, alpha: float) -> FloatArray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
 ELU = Activation(
     "elu",
     params={"alpha": 1.0},
-    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X]), forward=elu),
+    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X])),
     reference="x for x > 0, else alpha·(eˣ − 1); Clevert et al. 2015, arXiv:1511.07289",
 )
 
 CELU = Activation(
     "celu",
     params={"alpha": 1.0},
-    **piecewise(
-        lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X]),
-        forward=lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
-    ),
+    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X])),
     constraints={"alpha > 0": lambda alpha: alpha > 0},
     reference="x for x > 0, else alpha·(e^{x/alpha} − 1); Barron 2017, arXiv:1704.07483",
 )
@@ -35,30 +27,9 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 SELU = Activation(
     "selu",
-    **piecewise(
-        lambda: Piecewise([0], [SELU_SCALE * (SELU_ALPHA * (exp(1) - 1)), SELU_SCALE * X]),
-        forward=lambda x: SELU_SCALE * elu(x, SELU_ALPHA),
-    ),
+    **piecewise(lambda: Piecewise([0], [SELU_SCALE * SELU_ALPHA * (exp(1) - 1), SELU_SCALE * X])),
     reference="scale·elu(x, alpha); Klambauer et al. 2017, arXiv:1706.02515",
 )
-
-
-def expm1_less_x(x: FloatArray) -> FloatArray:
-    """eˣ − 1 − x for x ≤ 0: near 0 by its series x²/2·(1 + x/3·(1 + x/4·(1 + …)))."""
-    near = np.maximum(x, -1)
-    series = np.ones_like(x)
-    for n in range(20, 2, -1):
-        series = 1 + near / n * series
-    return np.where(x > -1, near * near / 2 * series, np.expm1(x) - x)
-
-
-def xielu(x: FloatArray, alpha_p: float, alpha_n: float, beta: float) -> FloatArray:
-    up, down = np.maximum(x, 0), np.minimum(x, 0)
-    return np.where(x > 0, alpha_p * up * up, alpha_n * expm1_less_x(down)) + beta * x
-
-
-def xielu_derivative(x: FloatArray, alpha_p: float, alpha_n: float, beta: float) -> FloatArray:
-    return np.where(x > 0, 2 * alpha_p * x, alpha_n * np.expm1(np.minimum(x, 0))) + beta
 
 
 XIELU = Activation(
@@ -67,10 +38,8 @@ XIELU = Activation(
     **piecewise(
         lambda alpha_p, alpha_n, beta: Piecewise(
             [0], [alpha_n * (exp(1) - 1 - X) + beta * X, alpha_p * X * X + beta * X]
-        ),
-        forward=xielu,
-    )
-    | {"derivative": xielu_derivative},
+        )
+    ),
     reference="alpha_p·x² + beta·x for x > 0, else alpha_n·(eˣ − 1 − x) + beta·x, at its "
     "initial values; Huang and Schlag 2024, arXiv:2411.13010",
 )

@@ -153,10 +153,7 @@ TELU = Activation(
 HARDSWISH = Activation(
     "hardswish",
     aliases=("hard_swish", "hard_silu"),
-    **piecewise(
-        lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X]),
-        forward=lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    ),
+    **piecewise(lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X])),
     reference="x·min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
 )
 

@@ -40,10 +40,7 @@ SIGMOID = Activation(
 HARDSIGMOID = Activation(
     "hardsigmoid",
     aliases=("hard_sigmoid",),
-    **piecewise(
-        lambda: Piecewise([-3, 3], [0, (X + 3) / 6, 1]),
-        forward=lambda x: np.clip(x + 3, 0, 6) / 6,
-    ),
+    **piecewise(lambda: Piecewise([-3, 3], [0, (X + 3) / 6, 1])),
     reference="min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
 )
 
@@ -114,10 +111,7 @@ LAPLACE = Activation(
 
 SPARSE_SIGMOID = Activation(
     "sparse_sigmoid",
-    **piecewise(
-        lambda: Piecewise([-1, 1], [0, (X + 1) / 2, 1]),
-        forward=lambda x: np.clip(x + 1, 0, 2) / 2,
-    ),
+    **piecewise(lambda: Piecewise([-1, 1], [0, (X + 1) / 2, 1])),
     reference="min(max(x + 1, 0), 2)/2; Martins and Astudillo 2016, arXiv:1602.02068",
 )
 

@@ -41,10 +41,7 @@ SQUAREPLUS = Activation(
 
 SPARSE_PLUS = Activation(
     "sparse_plus",
-    **piecewise(
-        lambda: Piecewise([-1, 1], [0, (X + 1) * (X + 1) / 4, X]),
-        forward=lambda x: np.where(x > 1, x, (np.clip(x, -1, 1) + 1) ** 2 / 4),
-    ),
+    **piecewise(lambda: Piecewise([-1, 1], [0, (X + 1) * (X + 1) / 4, X])),
     reference="0 for x ≤ −1, (x + 1)²/4, x for x ≥ 1; the integral of sparse_sigmoid; "
     "Blondel, Martins and Niculae 2019, arXiv:1901.02324",
 )
