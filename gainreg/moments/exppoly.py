@@ -93,9 +93,10 @@ class ExpPoly:
 
     def __call__(self, x: FloatArray) -> FloatArray:
         total = np.zeros_like(x)
-        for (k, a), c in self.terms.items():
-            term = to_double(c) * x**k
-            total += term * np.exp(to_double(a) * x) if a else term
+        with np.errstate(over="ignore"):  # an exponential beyond all doubles is infinite
+            for (k, a), c in self.terms.items():
+                term = to_double(c) * x**k
+                total += term * np.exp(to_double(a) * x) if a else term
         reach, coefficients = self._near
         near = np.abs(x) < reach
         total[near] = polyval(x[near], coefficients)

@@ -40,7 +40,8 @@ def tail_moments(count: int, rate: float, place: float, std: FloatArray) -> list
     # e^{a²/2}·erfc(w)/2, so written that for large w no factor overflows or underflows
     first = 0.5 * boundary * special.erfcx(w)
     if rate > 0:
-        first = np.where(w > 0, first, 0.5 * np.exp(a * a / 2) * special.erfc(w))
+        growth = 1 / gaussian_factor(a, np.ones_like(std), 2.0)  # e^{a²/2}
+        first = np.where(w > 0, first, 0.5 * growth * special.erfc(w))
     boundary = DENSITY_AT_0 * boundary
     moments = [first]
     for k in range(count - 1):
