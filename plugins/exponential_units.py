@@ -1,6 +1,8 @@
 """Exponential units: polynomial above 0, exponential below; and the exponential itself."""
 
-from gainreg import Activation, Piecewise, X, exp, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, exp, piecewise
+
+from . import all_of
 
 ELU = Activation(
     "elu",
@@ -48,7 +50,4 @@ EXP = Activation(
     reference="eˣ; its moments are those of the lognormal distribution",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

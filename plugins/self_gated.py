@@ -5,9 +5,9 @@ import math
 import numpy as np
 from scipy.special import expit, ndtr
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
 
 
 def gelu(x: FloatArray) -> FloatArray:
@@ -157,7 +157,4 @@ HARDSWISH = Activation(
     reference="x·min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

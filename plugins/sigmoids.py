@@ -5,9 +5,9 @@ import math
 import numpy as np
 from scipy.special import erf, expit, ndtr
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
 
 
 def sech_squared(x: FloatArray) -> FloatArray:
@@ -127,7 +127,4 @@ STEP = Activation(
     reference="1 for x > 0, else 0; McCulloch and Pitts 1943",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

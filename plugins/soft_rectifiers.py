@@ -3,9 +3,9 @@
 import numpy as np
 from scipy.special import expit
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
 
 SOFTPLUS = Activation(
     "softplus",
@@ -53,7 +53,4 @@ BENT_IDENTITY = Activation(
     reference="(√(x² + 1) − 1)/2 + x",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())
