@@ -55,7 +55,8 @@ SAME, SAME_NEAR_0, LAST_DIGITS = 1e-6, 1e-9, 64
 # Where quadrature is silent, φ being random, not elementwise or too lively, closed forms are
 # compared at these stds with few samples, and refused so many standard errors away from them,
 # beyond a part of their size: a sampler of groups may leave part of the last one out …
-SAMPLED, FEWER, SIGMAS, GROUPS = (0.1, 1.0, 10.0, 1e3, 1e6), 4, 6.0, 1e-2
+SAMPLED, FEWER, SIGMAS, GROUPS = (0.1, 10.0, 1e3, 1e6), 4, 6.0, 1e-2
+LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))  # of the mean, at the most
 # … and only where the standard error itself can be believed: where few samples make up most of the
 # second moment (an exponential at std 10), it is a large part of it, and says nothing.
 LARGEST_STANDARD_ERROR = 0.05
@@ -84,10 +85,9 @@ def facts(bound: Bound) -> Facts:
     integrable = bound.activation.forward is not None and not _is_random(bound)
     jumps, derivative = False, None
     if integrable:
-        kinks = [0.0, *(bound.kinks or ())]
-        jumps = differences.jumps_at(bound.forward, kinks)
+        jumps = differences.jumps_at(bound.forward, [0.0, *(bound.kinks or ())])
         if bound.activation.derivative is not None:
-            derivative = _checked_derivative(bound, kinks)
+            derivative = _checked_derivative(bound)
     return Facts(integrable, jumps, derivative, _how_far_off(bound, integrable, jumps, derivative))
 
 
@@ -124,7 +124,7 @@ def _is_random(bound: Bound) -> bool:
     )
 
 
-def _checked_derivative(bound: Bound, kinks: list[float]) -> Function | None:
+def _checked_derivative(bound: Bound) -> Function | None:
     """The declared φ′ where it was seen to be the slope of φ, None where that cannot be seen.
 
     Raises:
@@ -149,20 +149,22 @@ def _how_far_off(
         PluginError: a closed form is wrong.
     """
     closed = closed_forms(bound, PROBES)
-    # φ′ is not looked for where nothing depends on it, as that may take long
     if jumps:
         closed.pop("derivative_second_moment", None)
-    slope_counts = "derivative_second_moment" in closed
+    if not closed:
+        return {}
     exact = Moments.all(np.nan, len(PROBES))
-    if closed and integrable:
+    if integrable:
+        # φ′ is not looked for where nothing depends on it, as that may take long
+        slope_counts = "derivative_second_moment" in closed
         searched = NEAR if slope_counts and derivative is None else ORDINARY
         slope = derivative if slope_counts else np.zeros_like
         exact = quadrature.integrated(bound.forward, slope, PROBES, bound.kinks, searched)
-    if closed:
-        _compare_with_samples(bound, closed, np.isnan(exact.second_moment))
+    drawn = _fill_with_samples(bound, exact)
     off = {}
     for name, value in closed.items():
-        differs = _compare_with_quadrature(bound, name, value, exact, derivative)
+        numerical = name == "derivative_second_moment" and derivative is None
+        differs = _compare(bound, name, value, exact, drawn, NUMERICAL if numerical else 0.0)
         between = np.pad(np.maximum(differs[:-1], differs[1:]), 1, constant_values=np.inf)
         # the worst of a few probes around, as digits that cancel may be right at some by chance
         kept = np.where(between <= TRUSTED, between, 0.0)
@@ -171,34 +173,63 @@ def _how_far_off(
     return off
 
 
-def _compare_with_quadrature(
-    bound: Bound, name: str, value: FloatArray, exact: Moments, derivative: Function | None
+def _fill_with_samples(bound: Bound, exact: Moments) -> BoolArray:
+    """Sample mean and second moment where they are not known, at some of PROBES; at which."""
+    drawn = np.zeros(len(PROBES), bool)
+    for i in np.searchsorted(PROBES, np.multiply(SAMPLED, 0.999)):
+        if np.isnan(exact.second_moment[i]):
+            found = sampled(bound, None, PROBES[i], 0, FEWER)
+            if found is not None and found.error <= LARGEST_STANDARD_ERROR * found.second_moment:
+                exact.mean[i], exact.second_moment[i] = found.mean[0], found.second_moment[0]
+                exact.error[i], drawn[i] = found.error[0], True
+    return drawn
+
+
+def _compare(
+    bound: Bound, name: str, value: FloatArray, exact: Moments, drawn: BoolArray, numerical: float
 ) -> FloatArray:
-    """How far a closed form is from quadrature at PROBES, in units of ``_scale``.
+    """How far a closed form is from quadrature at PROBES, relative.
 
     Where quadrature itself does not settle, it is taken to be as far off as at the next probe
     towards std 1 where it does, or, if it does at none of these, to be right within rounding.
+
+    Args:
+        bound, name, value: the closed form and its values.
+        exact: the moments by quadrature or sampling, NaN where they are not known.
+        drawn: where they are by sampling.
+        numerical: by how much quadrature may be off itself, beyond what ``exact.error`` says.
 
     Raises:
         PluginError: it is wrong.
     """
     true, second = getattr(exact, name), exact.second_moment
-    scale = _scale(name, true, second)
-    settled = np.isfinite(true) & np.isfinite(second) & (second >= SMALLEST)
-    difference = np.abs(value - true)
-    tolerance = WRONG * np.maximum(PROBES**2, PROBES**-2) + 2 * exact.error / second
-    if name == "derivative_second_moment" and derivative is None:
-        tolerance += NUMERICAL
-    wrong = settled & np.isfinite(value) & (difference > tolerance * scale)
+    # what an error is measured against
+    scale = {"mean": np.sqrt(second), "variance_slope": np.maximum(np.abs(true), 1.0)}.get(
+        name, true
+    )
+    known = np.isfinite(true) & np.isfinite(second) & (second >= SMALLEST)
+    difference, its_error = np.abs(value - true), exact.error / second
+    tolerance = WRONG * np.maximum(PROBES**2, PROBES**-2) + 2 * its_error + numerical
+    tolerance[drawn] = SIGMAS * np.maximum(its_error[drawn], LEAST_ERROR) + GROUPS
+    wrong = known & np.isfinite(value) & (difference > tolerance * scale)
     middle = len(PROBES) // 2
     around = np.asarray(bound.closed_form(name, windows.sizes(AROUND_PROBES).ravel()))
-    seen = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
-    seen[:middle] = np.maximum.accumulate(seen[middle::-1])[:0:-1]
-    wrong &= difference > differences.BELIEVED * seen
+    rounding = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
+    rounding[:middle] = np.maximum.accumulate(rounding[middle::-1])[:0:-1]
+    wrong &= difference > differences.BELIEVED * rounding
     if wrong.any():
         i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
-        raise _is_wrong(bound, name, PROBES[i], value[i], f"quadrature gives {true[i]:.10g}")
-    off = np.where(settled, difference / scale, np.nan)
+        plugin, sampler = bound.providers.get(name), bound.providers.get("sample")
+        evidence = "quadrature"
+        if drawn[i]:
+            evidence = f"the sampler of plugin {sampler!r}" if sampler else "sampling"
+        raise PluginError(
+            f"the closed form for the {name} of {bound.name!r}"
+            f"{f', from plugin {plugin!r},' if plugin else ''} is wrong: at std = {PROBES[i]:.6g} "
+            f"it gives {value[i]:.10g} where {evidence} gives {true[i]:.10g} "
+            f"± {tolerance[i] * scale[i]:.2g}; correct it, or leave it out"
+        )
+    off = np.where(known & ~drawn, difference / scale, np.nan)
     for outward in (range(middle, -1, -1), range(middle, len(PROBES))):
         last = 4 * EPS
         for i in outward:
@@ -206,50 +237,6 @@ def _compare_with_quadrature(
     # where a moment dies out its closed form has cancelled long before
     off[np.isnan(value) | (second < SMALLEST)] = np.inf
     return off
-
-
-def _scale(name: str, value: FloatArray, second: FloatArray) -> FloatArray:
-    """What an error of a moment is measured against."""
-    if name == "mean":
-        return np.sqrt(second)
-    if name == "variance_slope":
-        return np.maximum(np.abs(value), 1.0)
-    return value
-
-
-def _compare_with_samples(
-    bound: Bound, closed: Mapping[str, FloatArray], silent: BoolArray
-) -> None:
-    """Compare mean and second moment with samples at those of PROBES where quadrature is silent.
-
-    Raises:
-        PluginError: a closed form is wrong.
-    """
-    for i in np.searchsorted(PROBES, np.multiply(SAMPLED, 0.999)):
-        if not silent[i] or (found := sampled(bound, None, PROBES[i], 0, FEWER)) is None:
-            continue
-        second, its_error = found.second_moment[0], found.error[0]
-        if not its_error <= LARGEST_STANDARD_ERROR * second:
-            continue
-        for name, size in (("second_moment", second), ("mean", math.sqrt(second))):
-            value = closed.get(name, PROBES * np.nan)[i]
-            true, error = getattr(found, name)[0], its_error / second * size
-            if name == "mean":  # whose own standard error is this at the most
-                error = max(error, size * math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS)))
-            if np.isfinite(value) and not abs(value - true) <= SIGMAS * error + GROUPS * size:
-                by = bound.providers.get("sample")
-                sampler = f"the sampler of plugin {by!r}" if by else "sampling"
-                evidence = f"{sampler} gives {true:.10g} ± {error:.2g}"
-                raise _is_wrong(bound, name, PROBES[i], value, evidence)
-
-
-def _is_wrong(bound: Bound, name: str, std: float, value: float, evidence: str) -> PluginError:
-    plugin = bound.providers.get(name)
-    return PluginError(
-        f"the closed form for the {name} of {bound.name!r}"
-        f"{f', from plugin {plugin!r},' if plugin else ''} is wrong: at std = {std:.6g} it gives "
-        f"{value:.10g} where {evidence}; correct it, or leave it out"
-    )
 
 
 def sampled(
