@@ -76,8 +76,8 @@ def concatenate(node: Node, *states: State) -> Step:
         gaussian=gaussian, values=values,
     )  # fmt: skip
     if any(s.counted is not None for s in states):
-        counts = [s.q if s.counted is None else s.counted for s in states]
-        counted = math.fsum(share * q for share, q in zip(shares, counts, strict=True))
+        seen = [s.q if s.counted is None else s.counted for s in states]
+        counted = math.fsum(share * q for share, q in zip(shares, seen, strict=True))
         state = replace(state, counted=counted)
     return Step(state, tuple(back(1.0) for _ in states))
 
