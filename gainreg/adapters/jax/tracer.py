@@ -312,7 +312,8 @@ class JaxTrace(Trace):
         ]
         self.steps.append(step)
         entries = [self.entry(x) for x in inputs]
-        if all(entry is None for entry in entries) and name not in _ALWAYS:
+        nothing = all(entry is None for entry in entries) and name not in _ALWAYS
+        if nothing or not any(output.size for output in step.outputs):
             return step.outputs
         self.operation, self.outputs = name, step.outputs
         found: Any
