@@ -26,6 +26,7 @@ from gainreg.signals.state import (
     State,
     fresh,
     joined,
+    mixed,
     of_root,
     on_nodes,
     product_mean,
@@ -200,11 +201,11 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         (mean**2 if elements else square) * m.across_positions,
         mean**2 * m.across_samples,
     )
-    values = x.function(x.root.values) * factor
+    parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
+    values = mixed([part for part in parts if part[1] > 0])
     state = fresh(
-        node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False,
-        values=(np.sort(values),),
-    )  # fmt: skip
+        node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False, values=(values,)
+    )
     return Step(state, (back(square, mean**2 if elements else square),))
 
 
