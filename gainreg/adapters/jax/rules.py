@@ -320,6 +320,9 @@ def _divide(trace: JaxTrace, a: Array, b: Array, **_: Any) -> Any:
         return trace.without_signal(a, b)
     if trace.is_tensor(left) and trace.is_signal(right):
         return operations.divided(trace, left, right)
+    if trace.is_tensor(left) and not trace.is_weight(right):
+        inverse = _derived(trace, lambda v: 1 / v, right, right.shape)
+        return operations.multiplied(trace, left, inverse)
     return trace.elementwise(np.divide, left, right)
 
 
