@@ -1,4 +1,4 @@
-"""What mkdocs adds to the site when it is built: the gallery, the command line, and the root's texts.
+"""What mkdocs adds to the site as it is built: the gallery, the command line, texts of the root.
 
 The gallery comes from the registry and the shipped table, the command line's page from its parser.
 """
@@ -48,6 +48,7 @@ def gallery() -> str:
     for activation in host().activations():
         families.setdefault(host().owner(activation.name), []).append(activation)
     lines = [
+        "---\nhide: [navigation]\n---",
         "# Gallery",
         "",
         f"All {len(host().activations())} activations that gainreg brings, from its registry: each "
@@ -55,13 +56,17 @@ def gallery() -> str:
         "at std 1 of the shipped table. [What the numbers mean](index.md#what-the-numbers-mean).",
         "",
     ]
-    for family, members in families.items():
+    # those of which the table says nothing come last
+    silent = {
+        name: all(None in activation.params.values() for activation in members)
+        for name, members in families.items()
+    }
+    for family in sorted(families, key=silent.__getitem__):
         lines += [f"## {family.replace('_', ' ').capitalize()}", ""]
-        lines += ['<div class="md-typeset__scrollwrap" markdown>', ""]
         lines += ["| φ | activation | gain | backward gain | variance slope | gradient factor |"]
         lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
-        lines += [_row(activation, table) for activation in members]
-        lines += ["", "</div>", ""]
+        lines += [_row(activation, table) for activation in families[family]]
+        lines += [""]
     return "\n".join(lines)
 
 
