@@ -53,14 +53,9 @@ class Bound:
             ParameterError: one is not satisfied; the message states it.
         """
         for text, holds in self.activation.constraints.items():
-            if not self._own(f"constraint {text!r}", holds, lambda found, _: bool(found)):
+            if not self._answer(f"constraint {text!r}", lambda found, _: bool(found), holds):
                 given = ", ".join(f"{name}={value:g}" for name, value in self.params.items())
                 raise ParameterError(f"{self.name!r} needs {text}, got {given}")
-
-    @property
-    def has_forward(self) -> bool:
-        """Whether φ is a function of one number, as far as is declared."""
-        return self.activation.forward is not None
 
     def forward(self, x: FloatArray) -> FloatArray:
         """φ(x), float64, any shape.
@@ -69,16 +64,14 @@ class Bound:
             PluginError: φ raises, or returns NaN, complex numbers or another shape.
         """
         # a copy of x each time: φ may work in place, and φ′ is evaluated at the same points
-        found = self._first("gainreg_forward", "forward", _like(x), x=x.copy())
-        if found is None:
-            found = self._own("forward", self.activation.forward, _like(x), x.copy())
+        found = self._answer("forward", _like(x), self.activation.forward, x=x.copy())
         if found is None:
             raise self._fault("returned None from its forward, expected float64 numbers")
         return np.asarray(found)
 
     def derivative(self, x: FloatArray) -> FloatArray:
         """φ′(x) as it is declared; same checks as ``forward``."""
-        return np.asarray(self._own("derivative", self.activation.derivative, _like(x), x))
+        return np.asarray(self._answer("derivative", _like(x), self.activation.derivative, x=x))
 
     @cached_property
     def kinks(self) -> tuple[float, ...] | None:
@@ -93,7 +86,8 @@ class Bound:
                 raise _JunkError(f"has kinks that are not finite: {points}")
             return points
 
-        return tuple(self._own("kinks", kinks if callable(kinks) else lambda **_: kinks, accept))
+        declared = kinks if callable(kinks) else lambda **_: kinks
+        return tuple(self._answer("kinks", accept, declared))
 
     def closed_form(self, name: str, std: FloatArray) -> FloatArray | None:
         """A moment's closed form at ``std``, NaN where it has none, or None if there is no such.
@@ -112,11 +106,7 @@ class Bound:
                 raise _JunkError(f"returned no array of shape {std.shape} as {what}") from None
 
         with np.errstate(all="ignore"):
-            found = self._first("gainreg_moment", name, accept, name=name, std=std)
-            if found is None and name == "second_moment":
-                found = self._first("gainreg_second_moment", name, accept, std=std)
-            if found is None:
-                found = self._own(name, getattr(self.activation, name), accept, std)
+            found = self._answer(name, accept, getattr(self.activation, name), std=std)
             return None if found is None else np.asarray(found)
 
     @cached_property
@@ -127,10 +117,8 @@ class Bound:
 
         def sample(std: float, size: int, rng: np.random.Generator) -> Any:
             accept = _like(np.empty(size))
-            found = self._first("gainreg_sample", "sample", accept, std=std, size=size, rng=rng)
-            if found is None:
-                found = self._own("sample", self.activation.sample, accept, std, size, rng)
-            return found
+            own = self.activation.sample
+            return self._answer("sample", accept, own, std=std, size=size, rng=rng)
 
         return None if sample(1.0, 16, np.random.default_rng(0)) is None else sample
 
@@ -153,46 +141,46 @@ class Bound:
 
     # --- asking, and what is said of those who answer wrongly ---
 
-    def _first(self, hook: str, what: str, accept: Accept, **arguments: Any) -> Any:
-        """The first answer of the plugins to a hook, as ``accept`` takes it; None if none answers.
+    def _answer(
+        self, what: str, accept: Accept, own: Callable[..., Any] | None, **arguments: Any
+    ) -> Any:
+        """What the plugins, the last one loaded first, or the activation itself say; or None.
 
         Args:
-            hook: its name.
-            what: the part of the activation that it answers for, for messages.
-            accept: makes the answer what it must be, or raises.
-            **arguments: of the hook, besides the activation.
+            what: the part of the activation that is asked for.
+            accept: makes an answer what it must be, or raises.
+            own: the activation's own function for it; it takes the arguments in their order.
+            **arguments: of the hooks, besides activation and name.
         """
-        for plugin, function in self._host.implementations(hook):
-            try:
-                found = function({"activation": self.activation, **arguments})
-                if found is not None:
-                    found = accept(found, what)
-                    self.providers[what] = "" if plugin == self.owner else plugin
-                    return found
-            except FAULTS as error:
-                fault = _in_words(error, what)
-                if plugin == self.owner:
-                    raise self._fault(fault) from error
-                self._host.leave_out(hook, plugin)
-                warnings.warn(
-                    f"plugin {plugin!r} {fault} for activation {self.name!r}, which is not its "
-                    f"own; its {hook} is left out",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        return None
-
-    def _own(
-        self, what: str, function: Callable[..., Any] | None, accept: Accept, *arguments: Any
-    ) -> Any:
-        """The answer of one of the activation's own functions, None if it has no such."""
-        if function is None:
-            return None
+        named = {"activation": self.activation, "name": what, **arguments}
+        for hook in HOOKS.get(what, ()):
+            for plugin in self._host.implementations(hook):
+                try:
+                    found = plugin.function(*(named[name] for name in plugin.argnames))
+                    if found is not None:
+                        found = accept(found, what)
+                        if plugin.plugin_name != self.owner:
+                            self.providers[what] = plugin.plugin_name
+                        return found
+                except FAULTS as error:
+                    self._leave_out(hook, plugin.plugin_name, _in_words(error, what), error)
         try:
-            found = function(*arguments, **self.params)
+            found = None if own is None else own(*arguments.values(), **self.params)
             return None if found is None else accept(found, what)
         except FAULTS as error:
             raise self._fault(_in_words(error, what)) from error
+
+    def _leave_out(self, hook: str, plugin: str, fault: str, error: BaseException) -> None:
+        """Ask a plugin no more for a hook in which it failed, unless the activation is its own."""
+        if plugin == self.owner:
+            raise self._fault(fault) from error
+        self._host.leave_out(hook, plugin)
+        warnings.warn(
+            f"plugin {plugin!r} {fault} for activation {self.name!r}, which is not its own; its "
+            f"{hook} is left out",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _fault(self, what: str) -> PluginError:
         by = f" (plugin {self.owner})" if self.owner else ""
@@ -201,6 +189,14 @@ class Bound:
 
 # Takes an answer and the name of the part that gave it.
 Accept = Callable[[Any, str], Any]
+
+# The hooks that answer for a part of an activation before the activation itself.
+HOOKS = {
+    "forward": ("gainreg_forward",),
+    "sample": ("gainreg_sample",),
+    "second_moment": ("gainreg_moment", "gainreg_second_moment"),
+    **dict.fromkeys(("mean", "derivative_second_moment", "variance_slope"), ("gainreg_moment",)),
+}
 
 
 class _JunkError(Exception):

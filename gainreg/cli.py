@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
-from gainreg.errors import GainregError, MomentError, ParameterError, PluginError
+from gainreg.errors import (
+    GainregError,
+    MomentError,
+    ParameterError,
+    PluginError,
+    UnknownActivationError,
+)
 from gainreg.params import check_params, check_std
 
 if TYPE_CHECKING:
@@ -40,8 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if ``check`` found differences; 2 for any error, with one line on stderr.
     """
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
     try:
-        options = _parser().parse_args(argv)
+        options = parser.parse_args(argv)
         _warn_in_a_line()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
@@ -60,6 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Tell a shell that asks by argcomplete what may come next, and end."""
+    import argcomplete
+    from argcomplete.completers import FilesCompleter
+
+    def candidates(prefix: str, action: argparse.Action, **_: Any) -> Any:
+        if action.dest not in ("name", "names"):
+            return FilesCompleter()(prefix)
+        from gainreg.host import host
+
+        known = host().activations()
+        families = {host().owner(activation.name) for activation in known}
+        return families.union(*((a.name, *a.aliases) for a in known))
+
+    completer: Any = candidates
+    argcomplete.autocomplete(parser, default_completer=completer)
 
 
 def _warn_in_a_line() -> None:
@@ -137,23 +164,38 @@ def _parser() -> argparse.ArgumentParser:
         any_,
         param,
     )
-    sub.add_argument("--std", type=numbers, default=[1.0], help="stds, as in 0.5,1,2 (1)")
+    sub.add_argument("--std", type=_stds, default=[1.0], help="stds, as in 0.5,1,2 (1)")
     text = "processes that share the work (1)"
     sub.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     text = "the file to write (default: -, standard output)"
     sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
+    example = "plot gelu silu -o gelu.png"
+    sub = command(_plot, "draw activations and what depth does to them", example, some, std, param)
+    sub.add_argument("-o", "--output", metavar="FILE", help="a .png or .svg (default: a window)")
+    sub.add_argument("--width", type=int, default=256, help="of the layers drawn in depth (256)")
+
     text = "recompute every entry of a table; exit 1 if any differs"
     sub = command(_check, text, "check my.yaml", as_json)
     sub.add_argument("file", metavar="FILE", help="a table")
+
+    text = "make a page for the browser of a table: search, sort, curves, lines of code to copy"
+    sub = command(_page, text, "page my.yaml -o gains.html")
+    sub.add_argument("file", metavar="FILE", nargs="?", help="a table (default: the shipped one)")
+    text = "the file to write (default: -, standard output)"
+    sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
     text = "show every plugin, its hooks and activations, and what is broken"
     command(_plugins, text, "plugins --plugin my_activations.py", as_json)
     return parser
 
 
-def numbers(text: str) -> list[float]:  # argparse shows this name where it raises a ValueError
-    return [float(part) for part in text.split(",")]
+def _stds(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        message = f"expected numbers with commas between, as in 0.5,1,2, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _params(options: argparse.Namespace) -> dict[str, Any]:
@@ -162,7 +204,7 @@ def _params(options: argparse.Namespace) -> dict[str, Any]:
     for text in options.param:
         name, equals, value = text.partition("=")
         try:
-            values = numbers(value)
+            values = [float(part) for part in value.split(",")]
             params[name] = values if len(values) > 1 else values[0]
         except ValueError:
             fault = f"{value!r} is not a number" if equals else "it has no '='"
@@ -177,16 +219,21 @@ def _load(options: argparse.Namespace) -> None:
         host().load_file(file)
 
 
+def _family(name: str) -> list[Activation]:
+    """The activations that the plugin of that name declares; [] if there is no such plugin."""
+    from gainreg.host import host
+
+    return [each for each in host().activations() if host().owner(each.name) == name]
+
+
 def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, Any]]]:
     """The activations named, all if none is, each with those of the params that it has."""
     from gainreg.host import host
 
     _load(options)
-    known = host().activations()
-    found = [] if options.names else known
+    found = [] if options.names else host().activations()
     for name in options.names:
-        family = [activation for activation in known if host().owner(activation.name) == name]
-        found += family or [host().activation(name)]
+        found += _family(name) or [host().activation(name)]
     params = _params(options)
     for key in params:
         if not any(key in activation.params for activation in found):
@@ -324,7 +371,14 @@ def _gain(options: argparse.Namespace) -> int:
     from gainreg.lookup import entry_for
 
     _load(options)
-    print(entry_for(options.name, options.std, _params(options)).gain_for(options.mode))
+    try:
+        entry = entry_for(options.name, options.std, _params(options))
+    except UnknownActivationError:
+        if not (members := ", ".join(activation.name for activation in _family(options.name))):
+            raise
+        message = f"{options.name!r} is a family: give one of {members}, or see 'gainreg list'"
+        raise ParameterError(message) from None
+    print(entry.gain_for(options.mode))
     return 0
 
 
@@ -421,6 +475,39 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def _plot(options: argparse.Namespace) -> int:
+    from gainreg.plot import activations, look  # first: it says what is missing
+
+    named = _named(options)
+    if options.output is not None:
+        look.check_suffix(options.output)
+    figure = look.window(*activations.SIZE) if options.output is None else None
+    figure = activations.overview(*named, std=options.std, width=options.width, figure=figure)
+    if options.output is None:
+        from matplotlib import pyplot
+
+        pyplot.show()
+    else:
+        look.save(figure, options.output)
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    from gainreg import document
+    from gainreg.page import table_page
+    from gainreg.table import SHIPPED, load_table
+
+    _load(options)
+    file = options.file or str(SHIPPED)
+    page = table_page(load_table(file), f"Gains of {os.path.basename(file)}")
+    if options.output == "-":
+        print(page)
+    else:
+        document.write(options.output, page)
+        print(f"{options.output}: {len(page.encode()) / 1000:.0f} kB")
+    return 0
+
+
 def _plugins(options: argparse.Namespace) -> int:
     import dataclasses
 
@@ -436,10 +523,7 @@ def _plugins(options: argparse.Namespace) -> int:
         return _print_json([dataclasses.asdict(info) for info in the_host.plugins()])
     for info in the_host.plugins():
         print(f"{info.name}  ({' '.join(filter(None, (info.distribution, info.version)))})")
-        if info.error:
-            print(f"  broken       {info.error}")
-            continue
-        print(f"  hooks        {', '.join(info.hooks)}")
-        if info.activations:
-            print(f"  activations  {', '.join(info.activations)}")
+        hooks, activations = ", ".join(info.hooks), ", ".join(info.activations)
+        facts = {"broken": info.error, "hooks": hooks, "activations": activations}
+        print(*(f"  {key:<13}{fact}" for key, fact in facts.items() if fact), sep="\n")
     return 0

@@ -157,6 +157,11 @@ class GainEntry(Gains[float]):
             raise MomentError(f"{self.activation!r} has no backward gain: {why}")
         return found
 
+    def _repr_html_(self) -> str:
+        from gainreg import notebook
+
+        return notebook.entry(self)
+
     def gain_for(self, mode: str) -> float:
         """The gain for a mode: "forward" or "fan_in", "centered", "backward" or "fan_out".
 

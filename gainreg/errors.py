@@ -30,3 +30,7 @@ class TableError(GainregError):
 
 class PlanError(GainregError, ValueError):
     """A plan cannot be read, is damaged, or is not of the model that it is applied to."""
+
+
+class MissingPackageError(GainregError, ImportError):
+    """A package is not installed that an extra of gainreg brings."""

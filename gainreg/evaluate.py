@@ -137,7 +137,7 @@ def _sampled(bound: Bound, stds: FloatArray, seed: int) -> Moments:
     for i, std in enumerate(stds.tolist()):
         if bound.sampler is not None:
             sampled = sampling.sampled_moments(bound.sampler, std, seed)
-        elif bound.has_forward:
+        elif bound.activation.forward is not None:
             slope = bound.facts.derivative
             sampled = sampling.elementwise_moments(bound.forward, slope, std, seed)
         else:

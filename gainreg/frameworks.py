@@ -58,8 +58,8 @@ TOLERANCE = 1e-5
 def as_activation(activation: Any, params: Mapping[str, Any]) -> Understood:
     """A name or an Activation for whatever stands for an activation, and all params known of it.
 
-    What belongs to a framework that is imported already is read as its adapter reads it; anything
-    else must be a name, an Activation, or a callable on NumPy's arrays.
+    What belongs to a framework that is imported already is read as its adapter reads it. Any other
+    callable must take NumPy's arrays, or else the tensors of a framework that is imported.
 
     Raises:
         ParameterError: it stands for none, and as ``Framework.understood``.
@@ -70,9 +70,13 @@ def as_activation(activation: Any, params: Mapping[str, Any]) -> Understood:
     kind = function if isinstance(function, type) else type(function)
     owners = (function, *kind.__mro__, getattr(function, "__objclass__", None))
     packages = {str(getattr(owner, "__module__", None)).partition(".")[0] for owner in owners}
-    known = (it for it in ADAPTERS if it in packages and sys.modules.get(it) is not None)
-    adapter = ADAPTERS.get(next(known, ""), "numpy")
-    framework = importlib.import_module(f"gainreg.adapters.{adapter}").FRAMEWORK
+    imported = [package for package in ADAPTERS if sys.modules.get(package) is not None]
+    own = [ADAPTERS[package] for package in imported if package in packages][:1]
+    # what belongs to none is tried with NumPy first and, for the error that it then has, last
+    for adapter in own or ["numpy", *(ADAPTERS[package] for package in imported), "numpy"]:
+        framework = importlib.import_module(f"gainreg.adapters.{adapter}").FRAMEWORK
+        if own or framework.takes(activation):
+            break
     found: Understood = framework.understood(activation, params)
     return found
 
@@ -100,9 +104,7 @@ class Framework:
         """An activation as a gainreg name, or else as an ``Activation``, and all its params.
 
         Args:
-            activation: a name, an ``Activation``, one of the framework's own functions or layers,
-                a class of layers that takes no arguments, a ``functools.partial`` of a function
-                with keyword arguments, or any callable on the framework's tensors.
+            activation: what gainreg.adapters says, or a class of layers that takes no arguments.
             params: given beside it.
 
         Raises:
@@ -161,6 +163,16 @@ class Framework:
             return named, named[1].keys() if named and states else set()
         return None, set()
 
+    def takes(self, function: Any) -> bool:
+        """Whether something can be called with the framework's tensors."""
+        import numpy as np
+
+        try:
+            self.evaluate(function)[0](np.array(POINTS))
+        except Exception:  # whatever it is, it was no answer
+            return False
+        return True
+
     def wrap(self, function: Callable[..., Any]) -> Activation:
         """A callable on the framework's tensors as an ``Activation`` that evaluates it in float64.
 
@@ -176,9 +188,8 @@ class Framework:
         if derivative is not None:
             derivative = _flat(derivative)
             try:
-                points = np.array([-1.7, -0.4, -1e-9, 1e-9, 0.6, 1.9])
-                known = np.isfinite(derivative(points)).all()
-                checked = check_slope(forward, derivative, ())
+                checked = check_slope(forward, derivative)
+                known = np.isfinite(derivative(np.array([-1e-9, 1e-9, *POINTS]))).all()
                 if not known or checked.wrong or not checked.settled:
                     derivative = None
             except Exception:  # whatever it is, forward says it better if it is at fault too

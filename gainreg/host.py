@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,25 @@ class Host:
 
         gainreg's own come first, so that a newcomer that claims one of their names is refused.
         """
-        found = [
-            (name != "gainreg", name, version, point)
-            for name, version, points in _distributions()
-            for point in points
-        ]
-        for _, name, version, point in sorted(found, key=lambda row: (*row[:2], row[3].name)):
-            taken = point.name in self._plugins
-            shown = f"{point.name} of {name}" if taken else point.name
-            self._load_or_warn(shown, point.load, name, version)
+        found: dict[str, Any] = {}
+        for distribution in importlib.metadata.distributions():
+            try:
+                if points := distribution.entry_points.select(group=ENTRY_POINT_GROUP):
+                    # of two of one name the first on the path counts
+                    found.setdefault(str(distribution.metadata["Name"]), (distribution, points))
+            except Exception as error:  # metadata that somebody broke
+                warnings.warn(
+                    f"the metadata of an installed package cannot be read ({reason(error)}); "
+                    "its plugins, if any, are left out",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        for name in sorted(found, key=lambda name: (name != "gainreg", name)):
+            distribution, points = found[name]
+            for point in sorted(points, key=lambda point: point.name):
+                taken = point.name in self._plugins
+                shown = f"{point.name} of {name}" if taken else point.name
+                self._load_or_warn(shown, point.load, name, str(distribution.version))
 
     def load_environment(self) -> None:
         """Load the files named in ``GAINREG_PLUGINS``; warn of what does not load."""
@@ -172,33 +182,25 @@ class Host:
         self._plugins[name] = PluginInfo(name, distribution, version, hooks, registered)
 
     def _register_plugin(self, plugin: object, name: str) -> tuple[str, ...]:
-        marked = 0
+        hooks = 0
         for attribute, value in inspect.getmembers(plugin, inspect.isroutine):
-            is_marked = hasattr(value, "gainreg_impl")
-            is_hook = hasattr(self._manager.hook, attribute) and attribute.startswith("gainreg_")
-            if is_marked and not is_hook:
-                raise PluginError(f"{attribute} is no hook of gainreg; see gainreg/hookspecs.py")
-            if is_hook and not is_marked:
+            options = getattr(value, "gainreg_impl", None)
+            is_hook = attribute.startswith("gainreg_") and hasattr(self._manager.hook, attribute)
+            if options is None and is_hook:
                 raise PluginError(f"{attribute} is not marked with @gainreg.hookimpl")
-            options = getattr(value, "gainreg_impl", {})
-            if options.get("wrapper") or options.get("hookwrapper"):
+            if options is not None and not is_hook:
+                raise PluginError(f"{attribute} is no hook of gainreg; see gainreg/hookspecs.py")
+            if options and (options["wrapper"] or options["hookwrapper"]):
                 raise PluginError(f"{attribute} is a hook wrapper, which gainreg does not call")
-            marked += is_marked
-        if not marked:
+            hooks += is_hook
+        if not hooks:
             raise PluginError(
                 "it has no hook of gainreg: mark a gainreg_… function with @gainreg.hookimpl"
             )
-        if self._manager.is_registered(plugin):
-            raise PluginError("it is loaded already, under another name")
         self._manager.register(plugin, name)
         try:
-            declared: list[Any] = []
-            for implementation in self._manager.hook.gainreg_activations.get_hookimpls():
-                if implementation.plugin is plugin:
-                    found: Any = implementation.function()
-                    if isinstance(found, Activation):
-                        raise PluginError("gainreg_activations returns one Activation, not a list")
-                    declared.extend(found or ())
+            declare: Any = getattr(plugin, "gainreg_activations", lambda: ())
+            declared = list(declare() or ())
             self._adopt(declared, name)
         except BaseException:
             self._manager.unregister(plugin)
@@ -281,53 +283,21 @@ class Host:
 
     # --- hooks ---
 
-    def implementations(self, hook: str) -> list[tuple[str, Callable[[Mapping[str, Any]], Any]]]:
-        """Who implements a hook, the last one loaded first: each plugin's name, and its function,
-        which takes the hook's arguments by name.
-        """
-        found: list[tuple[str, Callable[[Mapping[str, Any]], Any]]] = []
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            if (hook, implementation.plugin_name) not in self._left_out:
-                found.append((implementation.plugin_name, functools.partial(_call, implementation)))
-        return found
+    def implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """Who implements a hook, the last one loaded first."""
+        return [
+            implementation
+            for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls())
+            if (hook, implementation.plugin_name) not in self._left_out
+        ]
 
     def leave_out(self, hook: str, plugin: str) -> None:
         """Ask a plugin no more for a hook in which it failed."""
         self._left_out.add((hook, plugin))
 
 
-def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
-    """What an implementation of a hook returns, given those arguments that it asks for."""
-    return implementation.function(*(arguments[name] for name in implementation.argnames))
-
-
-def _distributions() -> Iterator[tuple[str, str, list[Any]]]:
-    """Name, version and entry points of each installed distribution that has some for gainreg."""
-    seen = set()
-    for distribution in importlib.metadata.distributions():
-        try:
-            points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
-            if not points:
-                continue
-            name, version = distribution.metadata["Name"], str(distribution.version)
-            if not isinstance(name, str):
-                raise PluginError("it has no name")
-        except Exception as error:  # metadata that somebody broke
-            warnings.warn(
-                f"the metadata of an installed package cannot be read ({reason(error)}); "
-                "its plugins, if any, are left out",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            continue
-        if name not in seen:  # the first on the path counts
-            seen.add(name)
-            yield name, version, list(points)
-
-
-_lock = threading.Lock()
-_host: Host | None = None
-_loading = threading.local()
+_process: dict[str, Host] = {}  # the host of this process, once it is complete
+_loading = threading.local()  # the one that this thread is about to complete
 
 
 def host() -> Host:
@@ -336,26 +306,18 @@ def host() -> Host:
     No lock is held while plugins are imported: one may be waiting for another thread's import. A
     plugin that calls gainreg while it is imported sees what has been loaded so far.
     """
-    global _host
-    if _host is not None:
-        return _host
-    unfinished: Host | None = getattr(_loading, "host", None)
-    if unfinished is not None:
-        return unfinished
+    known = _process.get("host") or getattr(_loading, "host", None)
+    if known is not None:
+        return known
     found = _loading.host = Host()
     try:
         found.load_installed()
         found.load_environment()
     finally:
         del _loading.host
-    with _lock:
-        if _host is None:  # or another thread was quicker
-            _host = found
-        return _host
+    return _process.setdefault("host", found)  # of two threads the first
 
 
 def forget() -> None:
     """Forget the process's host; the next call of ``host`` finds plugins anew."""
-    global _host
-    with _lock:
-        _host = None
+    _process.clear()

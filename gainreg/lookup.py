@@ -109,10 +109,10 @@ def entry_for(
                 )
             activation = activation.name
         whole = table if isinstance(table, GainTable) else load_table(table)
-        return whole.entry(activation, std, params)
+        return whole.lookup(activation, std, **params)
     if isinstance(activation, str):
         with contextlib.suppress(TableError, ParameterError):  # the resolver says it better
-            return load_table().entry(activation, std, params)
+            return load_table().lookup(activation, std, **params)
     from gainreg.resolver import find
 
     return find(activation, [check_std(std)], params)[0]

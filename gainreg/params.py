@@ -55,6 +55,16 @@ def check_std(std: Any) -> float:
     return number
 
 
+def check_choice(value: Any, what: str, known: Collection[str]) -> None:
+    """Refuse what is none of the words that are known.
+
+    Raises:
+        ParameterError: it is none of them; the message names all.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ParameterError(f"{what} is one of {', '.join(map(repr, known))}, got {value!r}")
+
+
 def known_name(name: Any, known: Collection[str]) -> str | None:
     """``name`` as it is known, also if it is spelled as a class: leaky_relu for "LeakyReLU"."""
     if name in known:

@@ -35,6 +35,11 @@ class GainCurve(Gains[FloatArray]):
     def __iter__(self) -> Iterator[GainEntry]:
         return (self[i] for i in range(len(self)))
 
+    def _repr_html_(self) -> str:
+        from gainreg import notebook
+
+        return notebook.curve(self)
+
     def __getitem__(self, i: int) -> GainEntry:
         entry = {
             name: value.item(i) if isinstance(value, np.ndarray) else value

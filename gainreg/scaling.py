@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
 from gainreg.lookup import entry_for
+from gainreg.params import check_choice
 
 if TYPE_CHECKING:
     from gainreg.frameworks import Framework
@@ -38,7 +40,7 @@ TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.e
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of layer stores its weights.
+    """How a layer uses its weights.
 
     Attributes:
         inputs, outputs, batch: the axes of inputs, outputs and independent copies; the others are
@@ -46,6 +48,8 @@ class Kind:
         transposed: of a transposed convolution, whose strides spread its inputs apart.
         inputs_whole: of a grouped convolution, whose axis of inputs counts the channels of all
             groups; otherwise its axis of outputs does.
+        strides: of a convolution: one for all axes of its receptive field, or one for each.
+        groups: of a convolution.
     """
 
     inputs: Axes = -2
@@ -53,102 +57,119 @@ class Kind:
     batch: Axes = ()
     transposed: bool = False
     inputs_whole: bool = False
+    strides: Axes = 1
+    groups: int = 1
 
 
 @dataclass(frozen=True)
 class Fans:
-    """How many inputs reach an output, how many outputs an input reaches, and the axes by kind."""
+    """How many inputs reach an output and outputs an input, and how weights are matrices.
+
+    Attributes:
+        fan_in, fan_out: in the mean over positions where there are strides.
+        order: the axes of independent copies, of the receptive field, of inputs, of outputs.
+        matrix: in that order: how many copies, rows (all axes between) and columns (outputs).
+    """
 
     fan_in: float
     fan_out: float
-    batch: list[int]
-    field: list[int]
-    inputs: list[int]
-    outputs: list[int]
+    order: list[int]
+    matrix: tuple[int, int, int]
 
 
-def fans(shape: Any, kind: Kind, strides: Axes = 1, groups: int = 1) -> Fans:
-    """The fans of weights, in the mean over positions where there are strides.
+def fans(shape: Any, kind: Kind) -> Fans:
+    """The fans of weights of that shape in a layer of that kind.
 
     A strided convolution reaches 1/∏strides of the outputs from each input, and a transposed one
     sums over 1/∏strides of the inputs for each output. What padding takes away is not counted.
-
-    Args:
-        shape: of the weights.
-        kind: of the layer.
-        strides: one for all axes of the receptive field, or one for each.
-        groups: of a grouped convolution.
 
     Raises:
         ParameterError: the shape is none, lacks an axis or has no elements, or the strides or
             groups do not fit.
     """
     try:
-        sizes = [int(size.__index__()) for size in shape]
-        found = [
-            [axis.__index__() for axis in ([axes] if hasattr(axes, "__index__") else axes)]
-            for axes in (kind.batch, kind.inputs, kind.outputs)
-        ]
-    except (TypeError, AttributeError):
+        sizes = [operator.index(size) for size in shape]
+        axes = range(len(sizes))
+        batch, inputs, outputs = (
+            [axes[axis] for axis in ([some] if hasattr(some, "__index__") else some)]
+            for some in (kind.batch, kind.inputs, kind.outputs)
+        )
+        named = [*batch, *inputs, *outputs]
+        if len(set(named)) < len(named):
+            raise IndexError
+    except TypeError:
         raise ParameterError(f"a shape is a tuple of whole numbers, got {shape!r}") from None
-    named = [axis % len(sizes) for axes in found for axis in axes if sizes]
-    if any(not -len(sizes) <= axis < len(sizes) for axes in found for axis in axes) or len(
-        set(named)
-    ) < len(named):
+    except IndexError:
         raise ParameterError(
             f"weights need two axes, one in and one out, got shape {tuple(sizes)} for the axes "
             f"in {kind.inputs}, out {kind.outputs}"
-        )
+        ) from None
     if min(sizes) < 1:
         raise ParameterError(f"weights need elements, got shape {tuple(sizes)}")
-    batch, inputs, outputs = ([axis % len(sizes) for axis in axes] for axes in found)
-    field = [axis for axis in range(len(sizes)) if axis not in named]
+    field = [axis for axis in axes if axis not in named]
+    strides, groups = kind.strides, kind.groups
     steps = [strides] * len(field) if isinstance(strides, int) else list(strides)
     if len(steps) != len(field) or not all(isinstance(n, int) and n > 0 for n in steps):
         raise ParameterError(f"strides are whole numbers, one an axis of {field}, got {strides!r}")
-    whole = math.prod(sizes[axis] for axis in (inputs if kind.inputs_whole else outputs))
+    copies, taps, channels_in, channels_out = (
+        math.prod(sizes[axis] for axis in some) for some in (batch, field, inputs, outputs)
+    )
+    whole = channels_in if kind.inputs_whole else channels_out
     if not isinstance(groups, int) or groups < 1 or whole % groups:
         raise ParameterError(f"groups must divide the {whole} channels, got {groups!r}")
-    fan_in, fan_out = (
-        float(math.prod(sizes[axis] for axis in [*field, *axes])) for axes in (inputs, outputs)
+    # strides and groups each make one of the fans smaller than the axes say
+    reach = math.prod(steps)
+    less_in = (reach if kind.transposed else 1) * (groups if kind.inputs_whole else 1)
+    return Fans(
+        fan_in=taps * channels_in / less_in,
+        fan_out=taps * channels_out / (reach * groups // less_in),
+        order=[*batch, *field, *inputs, *outputs],
+        matrix=(copies, taps * channels_in, channels_out),
     )
-    if kind.transposed:
-        fan_in /= math.prod(steps)
-    else:
-        fan_out /= math.prod(steps)
-    if kind.inputs_whole:
-        fan_in /= groups
-    else:
-        fan_out /= groups
-    return Fans(fan_in, fan_out, batch, field, inputs, outputs)
 
 
 # --- the variance of weights ---
 
 
 def entry_of(
-    framework: Framework, activation: Any, std: float, params: Mapping[str, Any], table: Table
+    framework: Framework,
+    activation: Any,
+    std: float | None,
+    params: Mapping[str, Any],
+    table: Table = None,
 ) -> GainEntry:
-    """The entry of an activation as an adapter is given it.
+    """The entry of an activation as an adapter is given it; see gainreg.adapters.
 
     Args:
         framework: that reads the activation.
         activation: what ``framework.understood`` takes, or a ``GainEntry``.
-        std: standard deviation of the pre-activation.
-        params: given beside it.
-        table: a table or its path: every constant comes from there.
+        std, params, table: as for ``entry_for``; a std of None is that of the critical point, or 1
+            where every std is critical or none but 0 (Roberts, Yaida and Hanin 2022, ch. 5).
 
     Raises:
-        ParameterError: a GainEntry that does not stand alone; as ``framework.understood``.
-        TableError, UnknownActivationError, MomentError, PluginError: as ``entry_for``.
+        ParameterError: a GainEntry that does not stand alone; no std is given and there is no
+            critical one, or there is a table, which does not say.
+        The errors of ``entry_for``.
     """
     if isinstance(activation, GainEntry):
-        if params or table is not None or std not in (1.0, activation.std):
+        if params or table is not None or std not in (None, 1.0, activation.std):
             raise ParameterError(
                 "a GainEntry has its std, params and constants already; give it alone"
             )
         return activation
     found, params = framework.understood(activation, params)
+    if std is None:
+        from gainreg.criticality import critical
+
+        if table is not None:
+            raise ParameterError("a table does not say which std is critical; give it as std=…")
+        point = critical(found, **params)
+        if point.std is None:
+            raise ParameterError(
+                f"{point.activation!r} has no critical point: give the std of the pre-activations "
+                "as std=…, or keep one variance only, by mode"
+            )
+        std = point.std or 1.0  # 0 is a limit: no pre-activations have it
     # a table knows nothing of what has no name, and says so of what was given
     known = found if table is None or isinstance(found, str) else activation
     return entry_for(known, std, params, table)
@@ -170,8 +191,7 @@ def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> floa
         ParameterError: another mode, or a fan that is not above 0.
         MomentError: the gain does not exist, as "fan_out" where φ jumps.
     """
-    if mode not in MODES:
-        raise ParameterError(f"mode is one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    check_choice(mode, "mode", MODES)
     if not (0 < fan_in < math.inf and 0 < fan_out < math.inf):
         raise ParameterError(f"fans must be above 0, got fan_in {fan_in}, fan_out {fan_out}")
     if mode in ("fan_in", "forward"):
@@ -202,44 +222,6 @@ def bias_std(entry: GainEntry, mode: str, has_bias: bool = True) -> float:
     if entry.critical_bias_std and not has_bias:
         raise ParameterError("the layer has no bias, without which weights are not critical")
     return float(entry.critical_bias_std)
-
-
-def critical_entry(
-    framework: Framework, activation: Any, std: float | None, params: Mapping[str, Any]
-) -> GainEntry:
-    """The entry of an activation where both its signals and its gradients keep their size.
-
-    Args:
-        framework, activation, params: as for ``entry_of``.
-        std: of the pre-activation; None for that of the critical point, or 1 where there is one at
-            every std or only as std goes to 0 (Roberts, Yaida and Hanin 2022, ch. 5).
-
-    Raises:
-        ParameterError: there is no critical point, and no std is given; as ``entry_of``.
-        MomentError, UnknownActivationError, PluginError: as ``entry_of``.
-    """
-    if std is None and not isinstance(activation, GainEntry):
-        from gainreg.criticality import critical
-
-        activation, params = framework.understood(activation, params)
-        point = critical(activation, **params)
-        if point.kind == "none":
-            raise ParameterError(
-                f"{point.activation!r} has no critical point: give the std of the pre-activations "
-                "as std=…, or keep one variance only, by mode"
-            )
-        std = point.std if point.kind == "half_stable" else 1.0
-    return entry_of(framework, activation, 1.0 if std is None else std, params, None)
-
-
-def uniform_bound(std: float) -> float:
-    """The a of a uniform distribution on (−a, a) of that standard deviation: √3·std."""
-    return math.sqrt(3.0) * std
-
-
-def untruncated_std(std: float) -> float:
-    """Standard deviation of a normal that, cut off at twice its own, is left with ``std``."""
-    return std / TRUNCATED_STD
 
 
 def orthogonal_scale(std: float, rows: int, columns: int) -> float:

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from gainreg import document, schema
 from gainreg.entry import GainEntry
@@ -51,17 +50,18 @@ class GainTable:
     def __repr__(self) -> str:
         return f"<GainTable: {len(self)} entries of {len(self.listings)} activations>"
 
-    def lookup(self, activation: str, std: float = 1.0, **params: float) -> GainEntry:
+    def _repr_html_(self) -> str:
+        from gainreg import notebook
+
+        return notebook.table(self)
+
+    def lookup(self, /, activation: str, std: float = 1.0, **params: float) -> GainEntry:
         """The entry of exactly that activation, std and params (defaults filled in).
 
         Raises:
             TableError: there is no such entry; the message names the nearest.
             ParameterError: a param is unknown or missing, or a number is none.
         """
-        return self.entry(activation, std, params)
-
-    def entry(self, activation: str, std: float, params: Mapping[str, Any]) -> GainEntry:
-        """``lookup`` with the params in a mapping."""
         std = check_std(std)
         known = known_name(activation, self._names)
         if known is None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from gainreg.bound import Bound
 from gainreg.entry import SMALLEST
 from gainreg.errors import PluginError
-from gainreg.moments import EPS, FloatArray, Function, differences, quadrature, sampling
+from gainreg.moments import EPS, FloatArray, Function, differences, quadrature, sampling, windows
 
 CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 
@@ -25,12 +24,13 @@ CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 A_DECADE = 4
 PROBES = 10.0 ** (np.arange(-8 * A_DECADE, 8 * A_DECADE + 1) / A_DECADE)
 PROBES.flags.writeable = False
+AROUND_PROBES = np.array([np.ones_like(PROBES), np.log(PROBES), 0.01 + 0 * PROBES])
 # … and φ is searched for kinks that nobody declared only at those between these, for a search takes
 # 60 ms a std; where φ′ too has to be found by differences, only near 1.
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
 # is right may cancel so far out, and there it is merely not used. A difference below ROUNDING
-# beside E[φ(z)²], or below differences.BELIEVED times the rounding that is seen of it at that std
+# beside E[φ(z)²], or below differences.BELIEVED times its deviation from a polynomial at that std
 # or, up to 1, at a larger one, may be what is left of terms that cancel at small std.
 WRONG, ROUNDING = 1e-9, 1e-12
 NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is found by differences, which promise 1e-6
@@ -66,7 +66,7 @@ class Facts:
 
 def facts(bound: Bound) -> Facts:
     """Look at an activation, once; see ``Bound.facts``."""
-    integrable = bound.has_forward and not _is_random(bound)
+    integrable = bound.activation.forward is not None and not _is_random(bound)
     jumps, derivative = False, None
     if integrable:
         kinks = [0.0, *(bound.kinks or ())]
@@ -87,12 +87,6 @@ def closed_forms(bound: Bound, std: FloatArray) -> dict[str, FloatArray]:
     """The values of all closed forms that the activation has, by the name of the moment."""
     values = {name: bound.closed_form(name, std) for name in CLOSED}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _closed_form(bound: Bound, name: str, std: FloatArray) -> FloatArray:
-    """The closed form of a moment, NaN where it has no value."""
-    value = bound.closed_form(name, std)
-    return np.full_like(std, np.nan) if value is None else value
 
 
 def _is_random(bound: Bound) -> bool:
@@ -128,7 +122,7 @@ def _checked_derivative(bound: Bound, kinks: list[float]) -> Function | None:
     Raises:
         PluginError: it is wrong.
     """
-    found = differences.check_slope(bound.forward, bound.derivative, kinks)
+    found = differences.check_slope(bound.forward, bound.derivative)
     if found.wrong is not None:
         x, claimed, true = found.wrong
         raise PluginError(
@@ -170,8 +164,8 @@ def _compare_with_quadrature(
         if name == "derivative_second_moment" and derivative is None:
             tolerance += NUMERICAL * scale
         wrong = settled & np.isfinite(value) & (difference > tolerance)
-        seen = differences.rounding(partial(_closed_form, bound, name), PROBES)
-        seen = np.where(np.isfinite(seen), seen, 0.0)
+        around = np.asarray(bound.closed_form(name, windows.sizes(AROUND_PROBES).ravel()))
+        seen = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
         seen[:middle] = np.maximum.accumulate(seen[middle::-1])[:0:-1]
         cancelling = ROUNDING * (1.0 if name == "variance_slope" else typical)
         wrong &= difference > np.maximum(cancelling, differences.BELIEVED * seen)
@@ -210,7 +204,7 @@ def _compare_with_samples(bound: Bound, closed: Mapping[str, FloatArray]) -> dic
         PluginError: a closed form is wrong.
     """
     sampler = bound.sampler
-    if sampler is None and bound.has_forward:
+    if sampler is None and bound.activation.forward is not None:
         sampler = lambda std, size, rng: bound.forward(std * rng.standard_normal(size))  # noqa: E731
     trusted = {name: np.where(np.isnan(v), np.inf, 4 * EPS) for name, v in closed.items()}
     if sampler is None or not closed:

@@ -15,6 +15,7 @@ import pytest
 import gainreg
 from gainreg.cli import main
 
+README = (Path(__file__).parent.parent / "README.md").read_text()
 GAINREG = [sys.executable, "-m", "gainreg"]
 
 
@@ -253,6 +254,7 @@ def test_plugins_shows_every_plugin_and_why_one_is_broken(
     ("words", "message"),
     [
         (["gain", "gellu"], "did you mean"),
+        (["gain", "sigmoids"], "is a family: give one of tanh, "),
         (["gain", "elu", "--std", "0"], "std must be above 0"),
         (["gain", "elu", "--std", "nan"], "std must be finite"),
         (["gain", "elu", "-p", "beta=1"], "no param 'beta'"),
@@ -290,6 +292,14 @@ def test_a_misuse_exits_with_2_and_says_where_help_is(
     assert err.startswith("gainreg: ")
     assert "--help" in err
     assert err.count("\n") == 1
+
+
+def test_stds_that_are_none_are_shown_as_they_should_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "elu", "--std", "1;2"])
+    assert "as in 0.5,1,2, got '1;2'" in capsys.readouterr().err
 
 
 def test_without_stderr_an_error_does_not_end_up_in_the_output() -> None:
@@ -400,3 +410,36 @@ def test_colours_are_for_a_terminal_whose_user_has_not_refused_them() -> None:
     assert b"\033[1msigmoids\033[0m" in on_a_terminal(words, "stdout").stdout
     assert b"\033" not in on_a_terminal(words, "stdout", NO_COLOR="1").stdout
     assert b"\033" not in subprocess.run(words, capture_output=True).stdout
+
+
+def test_the_shell_completes_commands_options_names_and_files(tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete", reason="the shell is answered by argcomplete")
+    (tmp_path / "mine.yaml").touch()
+    asked = {
+        "gainreg cr": "critical",
+        "gainreg gain gelu --mo": "--mode",
+        "gainreg show hardsw": "hardswish",
+        "gainreg list self": "self_gated",
+        "gainreg check mi": "mine.yaml",
+    }
+    # what bash does on TAB: ask the function that the README's line makes
+    script = """
+eval "$(register-python-argcomplete gainreg)"
+while read -r COMP_LINE; do
+  read -ra words <<<"$COMP_LINE"
+  COMP_POINT=${#COMP_LINE} COMP_TYPE=9 COMPREPLY=()
+  _python_argcomplete gainreg "${words[-1]}" "${words[-2]}"
+  echo ${COMPREPLY[@]}
+done"""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    found = subprocess.run(
+        ["bash", "-c", script],
+        input="\n".join([*asked, ""]),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.splitlines() == list(asked.values())
+    assert 'eval "$(register-python-argcomplete gainreg)"' in README

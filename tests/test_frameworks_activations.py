@@ -201,6 +201,13 @@ def test_what_belongs_to_no_framework_is_a_callable_on_arrays() -> None:
             gainreg.gain(no_function)  # type: ignore[arg-type]
 
 
+def test_a_function_of_tensors_is_called_with_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    assert gainreg.gain(lambda x: torch.relu(x)) == gainreg.gain("relu")
+    swish = gainreg.resolve(lambda x: x * torch.sigmoid(x))
+    assert swish.backward_gain == pytest.approx(gainreg.gain("silu", mode="backward"), rel=1e-12)
+
+
 def test_a_module_of_ones_own_is_evaluated_by_its_framework() -> None:
     torch = pytest.importorskip("torch")
 

@@ -13,6 +13,7 @@ from scipy import special
 
 from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
+from gainreg.params import check_choice
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -25,13 +26,13 @@ FRAMEWORK = frameworks.Framework(homes=(np, special), evaluate=lambda function: 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """The shape of an array of weights, and the standard deviation that they are to have."""
+    """An array of weights to be drawn, and the standard deviation that they are to have."""
 
     shape: Sequence[int]
     std: float
     rng: np.random.Generator
     dtype: DTypeLike
-    outputs: int  # the axis
+    fans: scaling.Fans
 
 
 def _drawing(
@@ -39,21 +40,20 @@ def _drawing(
     activation: str | Activation | GainEntry | Callable[..., Any],
     mode: str = "fan_in",
     *,
-    std: float = 1.0,
+    std: float | None = 1.0,
     table: scaling.Table = None,
     layout: str = "in_out",
     rng: np.random.Generator | int | None = None,
     dtype: DTypeLike = np.float64,
     **params: float,
 ) -> _Drawing:
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise ParameterError(f"layout is one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
+    check_choice(layout, "layout", LAYOUTS)
     if not np.dtype(dtype).name.startswith(("float", "bfloat")):
         raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
-    found = scaling.fans(shape, LAYOUTS[layout])
+    fans = scaling.fans(shape, LAYOUTS[layout])
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
-    scale = math.sqrt(scaling.variance(entry, mode, found.fan_in, found.fan_out))
-    return _Drawing(shape, scale, np.random.default_rng(rng), dtype, found.outputs[0])
+    scale = math.sqrt(scaling.variance(entry, mode, fans.fan_in, fans.fan_out))
+    return _Drawing(shape, scale, np.random.default_rng(rng), dtype, fans)
 
 
 @scaling.takes(_drawing)
@@ -63,24 +63,14 @@ def normal(drawing: _Drawing) -> NDArray[Any]:
     Args:
         shape: two axes or more. Those that ``layout`` does not name are a convolution's receptive
             field, and multiply both fans.
-        activation: the one whose output feeds the weights ("identity" for data): a name, a
-            ``gainreg.Activation``, a ``GainEntry``, a function of NumPy or SciPy such as
-            ``np.tanh``, a ``functools.partial`` of one, or any vectorised callable.
-        mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010).
-        std: standard deviation of the pre-activation, not its variance.
-        table: a ``GainTable`` or its path: every constant comes from there.
+        activation: the one whose output feeds the weights, as for all adapters; NumPy's and
+            SciPy's own functions, such as ``np.tanh``, are known by name.
+        mode, std, table, params: as for all adapters; see ``help(gainreg.adapters)``, which says
+            what is raised too.
         layout: "in_out" for weights used as ``x @ w``, whose last two axes are (in, out), as in
             Keras and JAX; "out_in" for ``w @ x``, whose first two are (out, in), as in PyTorch.
         rng: a ``numpy.random.Generator`` or a seed.
         dtype: of the array returned.
-        **params: the activation's parameters, where they differ from the defaults.
-
-    Raises:
-        ParameterError: a shape, mode, layout, param or std is not what it must be.
-        MomentError: the gain does not exist, as "fan_out" where φ jumps.
-        TableError: ``table`` lacks the entry.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
     return drawing.rng.normal(0.0, drawing.std, drawing.shape).astype(drawing.dtype)
 
@@ -88,7 +78,7 @@ def normal(drawing: _Drawing) -> NDArray[Any]:
 @scaling.takes(_drawing)
 def uniform(drawing: _Drawing) -> NDArray[Any]:
     """Weights from a uniform distribution on (−√3·s, √3·s) of standard deviation s; see normal."""
-    bound = scaling.uniform_bound(drawing.std)
+    bound = math.sqrt(3) * drawing.std
     return drawing.rng.uniform(-bound, bound, drawing.shape).astype(drawing.dtype)
 
 
@@ -99,7 +89,8 @@ def truncated_normal(drawing: _Drawing) -> NDArray[Any]:
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
     inside = drawing.rng.uniform(special.ndtr(-2.0), special.ndtr(2.0), drawing.shape)
-    return (scaling.untruncated_std(drawing.std) * special.ndtri(inside)).astype(drawing.dtype)
+    wide = drawing.std / scaling.TRUNCATED_STD
+    return (wide * special.ndtri(inside)).astype(drawing.dtype)
 
 
 @scaling.takes(_drawing)
@@ -109,11 +100,9 @@ def orthogonal(drawing: _Drawing) -> NDArray[Any]:
     The axis of outputs is one side of the matrix, all others together are the other side. Saxe et
     al. 2014, arXiv:1312.6120; uniform by the sign correction of Mezzadri 2007, math-ph/0609050.
     """
-    outputs = drawing.shape[drawing.outputs]
-    others = math.prod(drawing.shape) // outputs
-    q, r = np.linalg.qr(drawing.rng.normal(size=(max(outputs, others), min(outputs, others))))
-    q *= np.sign(np.diag(r))
-    # the outputs are the columns where they come last, the rows where they come first
-    wide = (outputs > others) if drawing.outputs else (outputs < others)
-    factor = scaling.orthogonal_scale(drawing.std, outputs, others)
-    return (factor * (q.T if wide else q)).reshape(drawing.shape).astype(drawing.dtype)
+    _, rows, columns = drawing.fans.matrix
+    q, r = np.linalg.qr(drawing.rng.normal(size=(max(rows, columns), min(rows, columns))))
+    q *= scaling.orthogonal_scale(drawing.std, rows, columns) * np.sign(np.diag(r))
+    matrix, order = q if rows > columns else q.T, drawing.fans.order
+    weights = matrix.reshape([drawing.shape[axis] for axis in order]).transpose(np.argsort(order))
+    return weights.astype(drawing.dtype)

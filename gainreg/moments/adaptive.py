@@ -1,25 +1,17 @@
 """Gaussian moments of a φ of which nothing is known: where it is smooth is found out.
 
-Each half line is cut into windows, in u = ln|z|. In a window, φ times the root of the density is
-taken for the polynomial through its Gauss-Legendre nodes, and believed if that polynomial also
-meets it at many points in between; otherwise the window is halved. So the windows close in on each
-kink, jump or narrow feature. The points reach a bit beyond the ends of their window, lest a kink
-hide between an end and the outermost node.
+Windows in ln|z| are halved until φ times the root of the density is a polynomial in each. So they
+close in on each kink, jump or narrow feature.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
-from numpy.polynomial import legendre
 
 from gainreg.moments import EPS, FloatArray, Function, Moments, differences, weighted_sums
-
-# Of a window: the nodes of its polynomial, the points at which that is checked, and how far these
-# reach, in half widths. At 34 checks a kink anywhere within leaves a deviation that halving shows.
-NODES, CHECKS, BEYOND = 16, 34, 1.02
+from gainreg.moments.windows import NODES, cut, deviation, halves, rule, sizes
 
 # Where the windows lie at first, in ln|z|. Below LOW, 1e-16 of E[φ²] is left if φ is bounded there;
 # above HIGH as little of whatever grows slowly. The windows above MIDDLE, where nearly all of the
@@ -56,35 +48,6 @@ SINGULAR, SINGULAR_PART = 1e-12, 1e-3
 STEP, DOUBT = 0.3, 1e-6
 
 
-@lru_cache(maxsize=1)
-def _window() -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Nodes and then checks in (−1, 1), and weights of the nodes; from values at the nodes, those
-    of the polynomial at the checks and its slopes at the nodes.
-    """
-    nodes, weights = legendre.leggauss(NODES)
-    checks = np.linspace(-BEYOND, BEYOND, CHECKS)
-    through = np.linalg.inv(legendre.legvander(nodes, NODES - 1))
-    predict = legendre.legvander(checks, NODES - 1) @ through
-    slopes = legendre.legval(nodes, legendre.legder(np.eye(NODES))).T @ through
-    return np.concatenate([nodes, checks]), weights, predict, np.asarray(slopes)
-
-
-def _cut(low: float, high: float, width: float) -> FloatArray:
-    """Windows as columns (sign of x, middle and half width in ln|z|), on both half lines."""
-    edges = np.linspace(low, high, math.ceil((high - low) / width) + 1)
-    middle, half = (edges[:-1] + edges[1:]) / 2, np.diff(edges) / 2
-    both = [[np.full_like(half, sign), middle, half] for sign in (1.0, -1.0)]
-    return np.asarray(np.concatenate(both, axis=1))
-
-
-def _halves(windows: FloatArray) -> FloatArray:
-    """Each window as two."""
-    sign, middle, half = windows
-    quarter = half / 2
-    both = [[sign, middle + s * quarter, quarter] for s in (1.0, -1.0)]
-    return np.asarray(np.concatenate(both, axis=1))
-
-
 def _narrowest(windows: FloatArray) -> FloatArray:
     """The half width at which ln|z| is down to its last digits."""
     return np.asarray(2 * EPS * np.maximum(1, np.abs(windows[1])))
@@ -101,26 +64,18 @@ def _examine(
     """Of each window: its part of E[φ²], how far off that may be, its part of E[φ′²], roughly; and
     the deviation of φ from a polynomial, its size, and that of 1, times the root of the density.
     """
-    points, weights, predict, slopes = _window()
-    sign, middle, half = windows[:, :, None]
-    z = np.exp(middle + half * points)
+    _, weights, _, slopes = rule()
+    sign, _, half = windows[:, :, None]
+    z = sizes(windows)
     density_root = _density_root(z)
     phi = forward(sign * std * z)
     root = phi * density_root
-    at_nodes, at_checks = root[:, :NODES], root[:, NODES:]
-    part: FloatArray = windows[2] * (at_nodes**2 @ weights)
-    deviation = np.abs(at_checks - at_nodes @ predict.T).max(axis=1)
-    largest = np.abs(root).max(axis=1)
-    off = 2 * windows[2] * deviation * (2 * largest + deviation)
+    part: FloatArray = windows[2] * (root[:, :NODES] ** 2 @ weights)
+    apart, largest = deviation(root), np.abs(root).max(axis=1)
+    off = 2 * windows[2] * apart * (2 * largest + apart)
     slope = phi[:, :NODES] @ slopes.T / (half * std * z[:, :NODES])
     slope_part = windows[2] * ((slope * density_root[:, :NODES]) ** 2 @ weights)
-    return part, off, slope_part, deviation, largest, density_root[:, NODES // 2]
-
-
-def deviation(forward: Function, std: float, windows: FloatArray) -> FloatArray:
-    """How far φ is from a polynomial in each window, times the root of the density there."""
-    with np.errstate(all="ignore"):
-        return _examine(forward, std, windows)[3]
+    return part, off, slope_part, apart, largest, density_root[:, NODES // 2]
 
 
 def adaptive_moments(forward: Function, derivative: Function | None, std: float) -> Moments:
@@ -161,19 +116,19 @@ def smooth_windows(
     """
     none = np.empty((3, 0))
     with np.errstate(all="ignore"):
-        windows = np.concatenate([_cut(LOW, MIDDLE, WIDTH), _cut(MIDDLE, HIGH, CLOSE)], axis=1)
+        windows = np.concatenate([cut(LOW, MIDDLE, WIDTH), cut(MIDDLE, HIGH, CLOSE)], axis=1)
         part, *rest = _examine(forward, std, windows)
         lowest = max(LOWEST, math.log(SMALLEST_X) - math.log(std))
         low, high = LOW, HIGH
         beyond = []
         if lowest < LOW and not part[windows[1] < LOW + WIDTH].max() <= NEGLIGIBLE * part.sum():
-            beyond.append(_cut(low := lowest, LOW, LOWEST_WIDTH))
+            beyond.append(cut(low := lowest, LOW, LOWEST_WIDTH))
         if not part[windows[1] > HIGH - CLOSE].max() <= NEGLIGIBLE * part.sum():
-            beyond.append(_cut(HIGH, high := HIGHEST, CLOSE))
+            beyond.append(cut(HIGH, high := HIGHEST, CLOSE))
         if beyond:
             windows = np.concatenate([windows, *beyond], axis=1)
             part, *rest = _examine(forward, std, windows)
-        off, slope_part, deviation, largest, density_root = rest
+        off, slope_part, apart, largest, density_root = rest
         total, slope_total = part.sum(), slope_part.sum()
         if total == 0:
             return none, 0.0
@@ -189,7 +144,7 @@ def smooth_windows(
             # taken to be √E[φ²]: it does not shrink along with φ.
             size = largest + rms * density_root + np.finfo(float).tiny
             done = (off <= share * total) & (slope_part <= SLOPE_SHARE * slope_total)
-            done |= (deviation / size <= rounding) | (windows[2] <= _narrowest(windows))
+            done |= (apart / size <= rounding) | (windows[2] <= _narrowest(windows))
             done |= ~np.isfinite(off)
             if np.count_nonzero(~done) > BUDGET:
                 if rounding >= SINGLE:
@@ -200,8 +155,8 @@ def smooth_windows(
             error += off[done].sum()
             if done.all():
                 break
-            windows = _halves(windows[:, ~done])
-            _, off, slope_part, deviation, largest, density_root = _examine(forward, std, windows)
+            windows = halves(windows[:, ~done])
+            _, off, slope_part, apart, largest, density_root = _examine(forward, std, windows)
         return np.concatenate(kept, axis=1), float(error)
 
 
@@ -209,11 +164,10 @@ def _from_windows(
     forward: Function, derivative: Function | None, std: float, windows: FloatArray, error: float
 ) -> Moments:
     """The moments by the Gauss-Legendre rule in each window."""
-    sign, middle, half = windows[:, :, None]
-    points, weights, *_ = _window()
-    z = np.exp(middle + half * points[:NODES])
+    sign, _, half = windows[:, :, None]
+    z = sizes(windows)[:, :NODES]
     x = sign * std * z
-    root_weight = _density_root(z) * np.sqrt(half * weights)
+    root_weight = _density_root(z) * np.sqrt(half * rule()[1])
     narrow = windows[:, windows[2] < NARROW]
     phi = forward(x)
     if derivative is None:

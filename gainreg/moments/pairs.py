@@ -30,6 +30,7 @@ import numpy as np
 from scipy import special
 
 from gainreg.moments import EPS, FloatArray, Function, adaptive
+from gainreg.moments.windows import deviation, sizes
 
 # Terms of the series. 256 leave 2e-12 of all at |rho| = 0.9; the last of the polynomials has the
 # wave number √256, for which the coarser rule's nodes, 1/6 apart, are close enough.
@@ -180,7 +181,8 @@ def _sharpened(forward: Function, std: float, windows: FloatArray) -> FloatArray
         half = 0.6 * half  # two parts that overlap, lest the place is on the border
         left, right = (middle + side * half * 2 / 3 for side in (-1, 1))
         in_left, in_right = (
-            adaptive.deviation(forward, std, np.array([sign, part, half])) for part in (left, right)
+            deviation(forward(sign[:, None] * std * sizes(np.array([sign, part, half]))))
+            for part in (left, right)
         )
         middle = np.where(in_left > in_right, left, right)
     return np.asarray(std * np.exp(middle))

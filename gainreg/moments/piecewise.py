@@ -30,12 +30,11 @@ from gainreg.moments.truncated import below_moment, half_moment, tail_moments
 
 __all__ = ["Piecewise", "X", "exp", "piecewise"]
 
-# Below rate·std = 1, of the largest rate in φ², exponentials are summed as power series in std, and
-# above from truncated moments. There both lose about as much: the truncated moments of any ELU add
-# up to at most 23 times their sum, the terms of its series to 9 times; at half that std it is 78
-# and 2 times, at twice that 8 and 112. A pair is a rate·std and how many terms do below it, fewer
-# for small std to save time; what they leave out is below 1e-17 of each sum of any ELU.
-SERIES = ((0.001, 10), (1 / 16, 15), (1.0, 36))
+# Below rate·std = REACH, of the largest rate in φ², exponentials are summed as power series in std,
+# and above from truncated moments. There both lose about as much: the truncated moments of any ELU
+# add up to at most 23 times their sum, the terms of its series to 9 times; at half that std it is
+# 78 and 2 times, at twice that 8 and 112. What TERMS terms leave out is below 1e-17 of each sum.
+REACH, TERMS = 1.0, 36
 # A sum is given up where what it is made of adds up to so many times its size: more than it ever is
 # for an ELU, see above. Of 100,000 sums with random kinks the worst that was kept is off by 9e-15,
 # or by 7e-14 where an exponential grows, which is the rounding of its exponent.
@@ -80,15 +79,12 @@ class Piecewise:
         self._weights = np.array(
             [[to_double(terms.get(t, Fraction(0))) for t in self._terms] for terms in sums]
         )
-        self._series: list[FloatArray] = []  # coefficients, a row for each sum
-        self._reaches: list[float] = []  # up to which std they serve
+        self._series, self._reach = np.empty((4, 0)), 0.0  # by power of std, up to which std
         self._may_cancel = True
         self._last: tuple[FloatArray, FloatArray] | None = None
         rate = to_double(max((abs(t.rate) for t in self._terms), default=Fraction(0)))
         if rate and not any(self.kinks):
-            for reach, count in SERIES:
-                self._series.append(np.array([_power_series(terms, count) for terms in sums]))
-                self._reaches.append(reach / rate)
+            self._series, self._reach = np.array([_power_series(f) for f in sums]), REACH / rate
             # looked at once, as a function of rate·std, lest each answer spend a third on it
             tried = self.moments(np.geomspace(1e-3, 1e3, 121) / rate)
             self._may_cancel = bool(np.isnan(tried).any())
@@ -134,26 +130,22 @@ class Piecewise:
         with np.errstate(all="ignore"):
             for start in range(0, len(std), RUN):
                 run = std[start : start + RUN]
-                way = sum((run > reach for reach in self._reaches), np.zeros(len(run), int))
-                for i in range(len(self._reaches) + 1):
-                    here = np.flatnonzero(way == i)
-                    found = self._moments(run[here], i)
+                near = run <= self._reach
+                for sums, where in ((self._by_series, near), (self._by_truncation, ~near)):
+                    here = np.flatnonzero(where)
+                    found = self._from_sums(*sums(run[here]), run[here])
                     for whole, part in zip(result, found, strict=True):
                         whole[start + here] = part
         self._last = (std, result)
         return result
 
-    def _moments(self, std: FloatArray, way: int) -> list[FloatArray]:
-        """The same by one of the power series or, after the last of them, by truncated moments."""
-        if way < len(self._series):
-            series = self._series[way]
-            sums = _polynomials(series, std)
-            sizes = _polynomials(np.abs(series), std) if self._may_cancel else sums
-        else:
-            parts, part_sizes = self._truncated_moments(std)
-            weights, zero = self._weights, np.zeros(len(std))
-            sums = _weighted_sums(weights, parts, zero)
-            sizes = _weighted_sums(np.abs(weights), part_sizes, zero) if self._may_cancel else sums
+    def _from_sums(
+        self, sums: Sequence[FloatArray], sizes: Sequence[FloatArray], std: FloatArray
+    ) -> list[FloatArray]:
+        """The moments from E[φ], E[φ²], E[φ′²] and E[φ²x²], NaN where they have lost digits.
+
+        ``sizes`` are what the terms of each add up to without their signs.
+        """
         mean, second, slope_second, stretched = sums
         found = [mean, second, slope_second, (stretched / (second * std * std) - 1) / 2]
         if self._may_cancel:
@@ -163,8 +155,21 @@ class Piecewise:
             found = [np.where(k, value, np.nan) for k, value in zip(kept, found, strict=True)]
         return found
 
-    def _truncated_moments(self, std: FloatArray) -> tuple[list[FloatArray], list[FloatArray]]:
-        """The mean of each term, and the size of what it is made of."""
+    def _by_series(self, std: FloatArray) -> tuple[list[FloatArray], list[FloatArray]]:
+        """The four sums as power series in std, and their sizes."""
+
+        def polynomials(coefficients: FloatArray) -> list[FloatArray]:
+            found = np.zeros((4, len(std)))
+            for column in coefficients.T[::-1]:
+                found *= std
+                found += column[:, None]
+            return list(found)
+
+        sums = polynomials(self._series)
+        return sums, polynomials(np.abs(self._series)) if self._may_cancel else sums
+
+    def _by_truncation(self, std: FloatArray) -> tuple[list[FloatArray], list[FloatArray]]:
+        """The four sums from the truncated moment of each term, and their sizes."""
         tails: dict[tuple[Fraction, float], list[Any]] = {}
         for rate, place in {(t.rate, place) for t in self._terms for place in (t.lo, t.hi)}:
             if place < math.inf:
@@ -182,33 +187,24 @@ class Piecewise:
             power = math.prod([std] * k)
             parts.append(power * part)
             sizes.append(power * size)
-        return parts, sizes
+
+        def weighted(weights: FloatArray, parts: list[FloatArray]) -> list[FloatArray]:
+            # not weights @ parts, of which BLAS would make other last digits for one std
+            rows = (zip(row, parts, strict=True) for row in weights)
+            return [sum((w * p for w, p in row if w), np.zeros(len(std))) for row in rows]
+
+        sums = weighted(self._weights, parts)
+        return sums, weighted(np.abs(self._weights), sizes) if self._may_cancel else sums
 
 
-def _power_series(terms: Mapping[_Term, Fraction], count: int) -> list[float]:
+def _power_series(terms: Mapping[_Term, Fraction]) -> list[float]:
     """The coefficients of E[f(std·z); z > 0] in std, for f made of terms from 0 to infinity."""
-    taylor = [Fraction(0)] * count
+    taylor = [Fraction(0)] * TERMS
     for (k, rate, _, _), c in terms.items():
-        for n in range(k, count):
+        for n in range(k, TERMS):
             taylor[n] += c
             c *= rate / (n + 1 - k)
     return [to_double(c) * half_moment(n) for n, c in enumerate(taylor)]
-
-
-def _weighted_sums(
-    weights: FloatArray, parts: Sequence[FloatArray], zero: FloatArray
-) -> list[FloatArray]:
-    """weights @ parts, of which BLAS would make other last digits for one std than for many."""
-    return [sum((w * p for w, p in zip(row, parts, strict=True) if w), zero) for row in weights]
-
-
-def _polynomials(coefficients: FloatArray, x: FloatArray) -> list[FloatArray]:
-    """Polynomials at x, each with its coefficients in a row, from the constant on."""
-    sums = np.zeros((len(coefficients), len(x)))
-    for column in coefficients.T[::-1]:
-        sums *= x
-        sums += column[:, None]
-    return list(sums)
 
 
 def piecewise(

@@ -10,7 +10,7 @@ import numpy as np
 
 import gainreg
 from gainreg.errors import MomentError
-from gainreg.signals import policy, rules
+from gainreg.signals import norms, policy, rules
 from gainreg.signals.policy import Residual
 from gainreg.signals.state import State
 from gainreg.signals.tape import Node, Tape
@@ -49,6 +49,7 @@ class Flow:
     """
 
     def __init__(self, tape: Tape, aims: Aims | None) -> None:
+        norms.recognise(tape)
         self.tape = tape
         self.aims = aims
         self.residuals = policy.residuals(tape)
@@ -59,6 +60,7 @@ class Flow:
         self.biases: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
+        self.stopped: set[Node] = set()  # signals that are 0 since a parameter that is kept is
         # where a stream has parts, as class tokens and patches, its largest one counts
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
         self._ends = {node: residual for residual in sums for node in residual.last}
@@ -94,6 +96,10 @@ class Flow:
                 )
             self.states[node] = step.state
             self.steps[node] = step
+            if q == 0 and inputs:
+                by_parameter = node.rule in ("linear", "normalise", "scale") and inputs[0].q > 0
+                if by_parameter or not self.stopped.isdisjoint(node.inputs):
+                    self.stopped.add(node)
         return self.states[node]
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
@@ -114,6 +120,14 @@ class Flow:
         q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
+            if q == 0 and node.inputs[0] in self.stopped:
+                self.notes[node] = (
+                    "what feeds it is 0, as a parameter is that is kept: set as for a second "
+                    "moment of 1"
+                )
+                self.targets[node] = target
+                self.variances[node.weight] = target / gain
+                return rules.linear(node, x, variance=target / gain, **node.facts)
             if q < SMALLEST:
                 size = f"zero or nearly so, {q:.3g}"
                 raise MomentError(

@@ -16,16 +16,17 @@ Axis = tuple[Part, ...]
 Layout = tuple[Axis, ...]
 
 
-def of_input(shape: Sequence[int]) -> Layout:
+def of_input(shape: Sequence[int], of_many: int = 1) -> Layout:
     """The layout of a model's input: samples first, then positions; the last axis holds units.
 
-    Where there are four axes or more, the second holds units, as convolutions have it. A weight
+    Where there are four axes or more, the axis ``of_many`` holds units, the second as PyTorch's
+    convolutions have it. A weight
     says later which axis it sums over, so a wrong guess costs nothing but the typical pair of
     positions that ``across_positions`` is measured on.
     """
     if len(shape) < 2:
         return tuple(((UNIT, size),) for size in shape)
-    unit = 1 if len(shape) >= 4 else len(shape) - 1
+    unit = of_many % len(shape) if len(shape) >= 4 else len(shape) - 1
     roles = [
         SAMPLE if axis == 0 else UNIT if axis == unit else POSITION for axis in range(len(shape))
     ]

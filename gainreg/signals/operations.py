@@ -138,8 +138,7 @@ def multiplied(trace: Trace, a: Any, b: Any) -> Entry:
     if not any(trace.is_signal(t) for t in (a, b)):
         return trace.without_signal(a, b)
     layout, signals = trace.broadcast(a, b)
-    found = normalised_by(trace, signals[0], signals[1], layout)
-    return found or trace.record("multiply", signals, layout)
+    return trace.record("multiply", signals, layout)
 
 
 def divided(trace: Trace, a: Any, b: Any) -> Entry:
@@ -149,7 +148,7 @@ def divided(trace: Trace, a: Any, b: Any) -> Entry:
     if found is not None:
         return found
     one = trace.record("elementwise", [y], y.layout, operation=RECIPROCAL)
-    return normalised_by(trace, x, one, layout) or trace.record("multiply", [x, one], layout)
+    return trace.record("multiply", [x, one], layout)
 
 
 def scaled(trace: Trace, x: Any, other: Any) -> Signal:
@@ -350,7 +349,7 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
     return made
 
 
-# --- norms and softmax, written out ---
+# --- softmax, written out ---
 
 # Where an operation is compared with a root or an exponential; to 1e-6, as the constants in it may
 # be single-precision ones.
@@ -391,157 +390,6 @@ def soft(trace: Trace, x: Signal, total: Signal, layout: Layout) -> Signal | Non
     if len(gone) > 1:
         return None
     return softmax(trace, scores, gone[0] if gone else len(layout) - 1, layout)
-
-
-def normalised_by(trace: Trace, a: Signal, b: Signal, layout: Layout) -> Signal | None:
-    """x − mean, or x, over the root of its own variance or mean square; None if it is not."""
-    for x, root in ((a, b), (b, a)):
-        found = _inverse_root(trace, root)
-        if found is None:
-            continue
-        spread, factor, epsilon, scales = found
-        made = _normalised(trace, x, spread, epsilon, layout)
-        if made is None:
-            continue
-        if abs(factor - 1.0) > 1e-6:
-            made = trace.record("add", [made], layout, factors=(factor,))
-        for scale in reversed(scales):
-            facts = trace.recipes[scale.node].facts
-            made = trace.record("scale", [made], layout, scale.node.weight, **facts)
-        return made
-    return None
-
-
-def _inverse_root(trace: Trace, root: Signal) -> tuple[Signal, float, float, list[Signal]] | None:
-    """The signal v, k and ε with root = k/√(v + ε), and the scales by parameters on the way."""
-    operations, scales, at = [], [], root
-    while True:
-        recipe = trace.recipes.get(at.node)
-        if recipe is None or len(recipe.inputs) != 1:
-            break
-        if recipe.rule == "elementwise":
-            operations.append(recipe.facts["operation"].call)
-        elif recipe.rule == "add":
-            (factor,), shift = recipe.facts["factors"], recipe.facts.get("shift", 0.0)
-            operations.append(lambda v, factor=factor, shift=shift: factor * v + shift)
-        elif recipe.rule == "scale" and at.node.weight:
-            scales.append(at)
-        elif recipe.rule != "view":
-            break
-        at = recipe.inputs[0]
-    if at is root:
-        return None
-    v = _AT
-    with np.errstate(all="ignore"):
-        for operation in reversed(operations):
-            v = np.asarray(operation(v), dtype=np.float64)
-        line_of = 1 / v**2  # (v + ε)/k²
-    slope = (line_of[3] - line_of[0]) / (_AT[3] - _AT[0])
-    if not slope > 0 or not np.allclose(line_of[0] + slope * (_AT - _AT[0]), line_of, rtol=1e-6):
-        return None
-    epsilon = line_of[2] / slope - 1.0
-    if epsilon < 1e-15:  # what rounding leaves
-        epsilon = 0.0
-    return at, 1 / math.sqrt(slope), epsilon, scales
-
-
-def _normalised(
-    trace: Trace, x: Signal, spread: Signal, epsilon: float, layout: Layout
-) -> Signal | None:
-    """x over √(spread + ε), if spread is the variance or the mean square of what x is."""
-    less = trace.recipes.get(x.node)
-    mean = None
-    if less is not None and less.rule == "add" and len(less.inputs) == 2:
-        if less.facts["factors"] != (1.0, -1.0):
-            return None
-        whole, mean = less.inputs
-        if not _is_mean_of(trace, mean, whole):
-            whole, mean = x, None
-    else:
-        whole = x
-    over = _variance_of(trace, spread, whole, x)
-    if over is None:
-        return None
-    counts, centred = over
-    if centred != (mean is not None):
-        return None
-    units, positions, samples, factor, axes = counts
-    phrase = (
-        "RMS norm"
-        if not centred
-        else "batch norm"
-        if samples > 1
-        else "group norm"
-        if positions > 1
-        else "layer norm"
-    )
-    if not centred:
-        units = positions = samples = 1
-    made = trace.record(
-        "normalise",
-        [whole.apart(*axes)],
-        layout,
-        units=units,
-        positions=positions,
-        samples=samples,
-        centred=centred,
-        epsilon=epsilon / factor,
-        phrase=phrase,
-    )
-    if abs(factor - 1.0) > 1e-9:  # a sum of squares, and not their mean
-        return trace.record("add", [made], layout, factors=(1 / math.sqrt(factor),))
-    return made
-
-
-def _is_mean_of(trace: Trace, mean: Signal, x: Signal) -> bool:
-    recipe = trace.recipes.get(mean.node)
-    while recipe is not None and recipe.rule == "view":
-        recipe = trace.recipes.get(recipe.inputs[0].node)
-    if recipe is None or recipe.rule != "mean" or recipe.inputs[0].node is not x.node:
-        return False
-    return bool(abs(recipe.facts["factor"] - 1.0) < 1e-6)
-
-
-def _variance_of(
-    trace: Trace, spread: Signal, whole: Signal, less: Signal
-) -> tuple[tuple[int, int, int, float, tuple[int, ...]], bool] | None:
-    """Over what spread is the variance of ``whole``, of which ``less`` is what is left behind its
-    mean, or its mean square, and whether it is the variance."""
-    recipe = trace.recipes.get(spread.node)
-    if recipe is None:
-        return None
-    if recipe.rule == "elementwise" and len(recipe.inputs) == 1:  # at least 0
-        with np.errstate(all="ignore"):
-            if not np.allclose(recipe.facts["operation"].call(_AT.copy()), _AT, rtol=1e-6):
-                return None
-        return _variance_of(trace, recipe.inputs[0], whole, less)
-    if recipe.rule == "add" and len(recipe.inputs) == 2:  # E[x²] − E[x]²
-        if recipe.facts["factors"] != (1.0, -1.0):
-            return None
-        square, squared = recipe.inputs
-        mean = _is(trace, squared, np.square)
-        over = _variance_of(trace, square, whole, whole)
-        if mean is None or over is None or not _is_mean_of(trace, mean, whole):
-            return None
-        return over[0], True
-    if recipe.rule != "mean":
-        return None
-    inner = _is(trace, recipe.inputs[0], np.square)
-    if inner is None or not (inner.node is less.node or _alike(trace, inner, whole)):
-        return None
-    facts = recipe.facts
-    counts = facts["units"], facts["positions"], facts["samples"], facts["factor"], recipe.axes
-    return counts, inner.node is not whole.node
-
-
-def _alike(trace: Trace, inner: Signal, whole: Signal) -> bool:
-    """Whether a signal is that one less its mean, as where both are computed twice."""
-    recipe = trace.recipes.get(inner.node)
-    if recipe is None or recipe.rule != "add" or len(recipe.inputs) != 2:
-        return False
-    if recipe.facts["factors"] != (1.0, -1.0) or recipe.inputs[0].node is not whole.node:
-        return False
-    return _is_mean_of(trace, recipe.inputs[1], whole)
 
 
 # --- what only moves numbers ---

@@ -31,6 +31,7 @@ class Residual:
         start: where its stream begins.
         length: how many sums its stream has.
         normed: whether a norm stands between the last weights and the sum.
+        inside: the bits of the nodes between the skip and the sum: the whole branch.
     """
 
     node: Node
@@ -39,6 +40,7 @@ class Residual:
     last: list[Node]
     tail: list[Node]
     normed: bool
+    inside: int
     previous: Residual | None = None
     start: Node = field(init=False)
     length: int = 1
@@ -75,7 +77,8 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
             last, tail, normed = _ending(branch, before[skip.id])
             if not last:
                 continue
-            residual = Residual(node, skip, branch, last, tail, normed)
+            inside = _between(skip, branch, before)
+            residual = Residual(node, skip, branch, last, tail, normed, inside)
             previous = next((found[point] for point in carried if point in found), None)
             if previous is not None:
                 residual.previous, residual.start = previous, previous.start
@@ -111,6 +114,18 @@ def _carried(node: Node, found: dict[Node, Residual]) -> Iterator[Node]:
             node = node.inputs[0]
         else:
             return
+
+
+def _between(skip: Node, branch: Node, before: list[int]) -> int:
+    """The bits of the branch: it begins where the skip does, so that what has no ancestor in common
+    with the skip, an encoder that a decoder looks at, is none of it."""
+    outside, found = before[branch.id] & ~before[skip.id], 0
+    while outside:
+        lowest = outside & -outside
+        if before[lowest.bit_length() - 1] & before[skip.id]:
+            found |= lowest
+        outside ^= lowest
+    return found
 
 
 def _projected(skip: Node, branch: Node, weighted: list[int], before: list[int]) -> bool:

@@ -6,12 +6,16 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gainreg import document
 from gainreg.errors import ParameterError, TableError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # The marks of str(report). A signal is said to grow or to die where it is a factor 10 larger or
 # smaller than 1, what every weight aims at; samples to collapse where two have 95 % in common.
@@ -40,6 +44,9 @@ class WeightReport:
         exact: whether nothing on the way was an approximation.
         note: what was, or what else is to be said.
         measured_input_rms, measured_output_rms, measured_gradient_rms: None if not measured.
+        stream: the residual stream, numbered from 1 in order of first use, whose branch it is on,
+            the innermost if several; 0 if on none.
+        stream_rms: predicted of that stream where the branch has been added to it; None if on none.
     """
 
     name: str
@@ -58,6 +65,8 @@ class WeightReport:
     measured_input_rms: float | None = None
     measured_output_rms: float | None = None
     measured_gradient_rms: float | None = None
+    stream: int = 0
+    stream_rms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,17 +97,66 @@ class SignalReport:
         Raises:
             ParameterError: the file cannot be written.
         """
-        try:
-            document.write(path, json.dumps(self.to_dict(), indent=1) + "\n")
-        except TableError as error:
-            raise ParameterError(str(error)) from error
+        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as a page for a browser: one file, which loads nothing from elsewhere.
+
+        Raises:
+            ParameterError: the file cannot be written, or Jinja2 is missing.
+        """
+        from gainreg.page import report_page
+
+        _write(path, report_page(self))
+
+    def plot(
+        self, path: str | os.PathLike[str] | None = None, *, axes: Sequence[Axes] | None = None
+    ) -> Figure:
+        """Draw the sizes through the model: what feeds each weight and what comes out of it above,
+        the gradient below; predicted and measured, with what is to be expected as a band.
+
+        Needs matplotlib, ``pip install 'gainreg[plot]'``. See ``gainreg.plot.signal``.
+
+        Args:
+            path: a .png or .svg to write; None to write none.
+            axes: three to draw on, from top to bottom; None for a figure of its own.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+            ParameterError: the path has another suffix or cannot be written; there are not three
+                axes; or the report has no weights.
+        """
+        from gainreg.plot import look, reports
+
+        if path is not None:
+            look.check_suffix(path)
+        figure = reports.report(self, axes)
+        if path is not None:
+            look.save(figure, path)
+        return figure
+
+    def _repr_html_(self) -> str:
+        from gainreg import notebook
+
+        return notebook.report(self)
+
+    def marks(self) -> list[str]:
+        """Of each weight: ↑ the signal or its gradient grows, ↓ it dies out, = samples become
+        alike, ~ something on the way was an approximation."""
+        found = []
+        for weight, gradient in zip(self.weights, norms(self.weights), strict=True):
+            trends = trend(weight.input_rms, SHRUNK, GROWN) + trend(gradient, LESS, MORE)
+            marks = "".join(sign for sign in "↑↓" if sign in trends)
+            marks += "=" if weight.correlation > ALIKE else ""
+            found.append(marks + ("" if weight.exact else "~"))
+        return found
 
     def __str__(self) -> str:
-        gradients = norms(self.weights)
         measured = any(weight.measured_input_rms is not None for weight in self.weights)
         pair = "predicted/measured" if measured else "predicted"
         head = ("weight", "fed by", "std", "in", "out", "gradient", "")
-        rows = [head, *(_row(w, g, measured) for w, g in zip(self.weights, gradients, strict=True))]
+        pairs = zip(self.weights, self.marks(), strict=True)
+        rows = [head, *(_row(weight, marks, measured) for weight, marks in pairs)]
         widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(head))]
         lines = [f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"]
         for row in rows:
@@ -115,21 +173,19 @@ class SignalReport:
         return "\n".join(lines)
 
 
-def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ...]:
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    try:
+        document.write(path, text)
+    except TableError as error:
+        raise ParameterError(str(error)) from error
+
+
+def _row(weight: WeightReport, marks: str, measured: bool) -> tuple[str, ...]:
     def cell(predicted: float, found: float | None) -> str:
         if not measured:
             return f"{predicted:.3g}"
         return f"{predicted:.3g}/" + ("–" if found is None else f"{found:.3g}")
 
-    marks = ""
-    if weight.input_rms > GROWN or gradient > MORE:
-        marks += "↑"
-    if weight.input_rms < SHRUNK or gradient < LESS:
-        marks += "↓"
-    if weight.correlation > ALIKE:
-        marks += "="
-    if not weight.exact:
-        marks += "~"
     return (
         weight.name,
         weight.fed_by,
@@ -139,6 +195,11 @@ def _row(weight: WeightReport, gradient: float, measured: bool) -> tuple[str, ..
         cell(weight.gradient_rms, weight.measured_gradient_rms),
         marks,
     )
+
+
+def trend(size: float, low: float, high: float) -> str:
+    """The mark of a size that grows or dies out: above ``high`` ↑, below ``low`` ↓."""
+    return "↑" if size > high else "↓" if size < low else ""
 
 
 def _short(text: str, width: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gainreg.signals.flow import Flow
@@ -58,7 +59,8 @@ def report_of(
 ) -> SignalReport:
     """The report of a flow, with what was measured by node."""
     weights = tuple(
-        _weight(flow, node, measured.get(node, NOTHING)) for node in first_uses(flow.tape)
+        replace(_weight(flow, node, measured.get(node, NOTHING)), stream=stream, stream_rms=rms)
+        for node, (stream, rms) in _streams(flow).items()
     )
     warnings = tuple(dict.fromkeys([*_warnings(flow), *tendencies(weights)]))
     return SignalReport(weights, dict(parameters), warnings)
@@ -71,6 +73,22 @@ def first_uses(tape: Tape) -> list[Node]:
         if node.weighs and node.weight:
             found.setdefault(node.weight, node)
     return list(found.values())
+
+
+def _streams(flow: Flow) -> dict[Node, tuple[int, float | None]]:
+    """Of each weight's first use, in order: the residual stream whose branch it is on, numbered
+    from 1, and the rms of that stream behind the sum; (0, None) if it is on none."""
+    found: dict[Node, tuple[int, float | None]] = {}
+    numbers: dict[Node, int] = {}
+    inward = sorted(flow.residuals.values(), key=lambda residual: residual.inside.bit_count())
+    for node in first_uses(flow.tape):
+        residual = next((it for it in inward if it.inside >> node.id & 1), None)
+        if residual is None:
+            found[node] = 0, None
+        else:
+            number = numbers.setdefault(residual.start, len(numbers) + 1)
+            found[node] = number, math.sqrt(flow.states[residual.node].q)
+    return found
 
 
 def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:

@@ -110,3 +110,14 @@ class Tape:
         """Note a sentence for the report, once."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
+
+    def prune(self) -> None:
+        """Drop what neither an output nor a weight depends on, as the steps of a written-out norm
+        that was recognised as one."""
+        wanted = {*self.outputs, *(node for node in self.nodes if node.weighs)}
+        for node in reversed(self.nodes):
+            if node in wanted:
+                wanted.update(node.inputs)
+        self.nodes = [node for node in self.nodes if node in wanted]
+        for place, node in enumerate(self.nodes):
+            node.id = place

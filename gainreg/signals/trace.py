@@ -28,7 +28,7 @@ import numpy as np
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray
-from gainreg.signals.layout import POSITION, SAMPLE, Layout
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
 from gainreg.signals.signal import Signal, record, settled
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
@@ -303,28 +303,38 @@ class Trace(ABC):
         return made
 
     def biased(self, x: Any, bias: Any) -> Signal | None:
-        """The output of a weight with a bias that is added in a step of its own; None if the
-        tensors are nothing of the kind."""
+        """The output of a weight with a bias that is added in a step of its own, maybe behind a
+        change of axes; None if the tensors are nothing of the kind."""
         signal, entry = self.entry(x), self.entry(bias)
         if not isinstance(signal, Signal) or not isinstance(entry, Weight):
             return None
-        node = signal.node
-        is_last = self.tape.nodes[-1] is node
+        node, last = signal.node, self.tape.nodes[-1]
+        if node is not last:
+            return None
+        while node.rule == "view":
+            node = node.inputs[0]
         if node.rule != "linear" or not node.weight or node.bias or len(node.inputs) > 1:
             return None
-        if not is_last or not self.is_bias(bias, signal):
+        if any(later.rule != "view" for later in self.tape.nodes[node.id + 1 :]):
+            return None
+        if not self.is_bias(bias, signal):
             return None
         given = self.signal(bias, signal.layout).node
         # the bias comes before what it is added to
-        given.id, node.id = node.id, given.id
-        self.tape.nodes[-2:] = [given, node]
+        self.tape.nodes.insert(node.id, self.tape.nodes.pop())
+        for i, later in enumerate(self.tape.nodes[node.id :], start=node.id):
+            later.id = i
         node.inputs = (*node.inputs, given)
         self._zero(node, entry.name)
         return signal
 
     def is_bias(self, bias: Any, signal: Signal) -> bool:
         """Whether a parameter that is added to a weight's output has a number for each unit."""
-        return len(bias.shape) == 1
+        if len(bias.shape) == 1:
+            return True
+        axes = signal.layout[len(signal.layout) - len(bias.shape) :]
+        along = {layouts.role(axis) for axis, n in zip(axes, bias.shape, strict=False) if n > 1}
+        return along == {UNIT}
 
     def _zero(self, node: Node, name: str) -> None:
         node.bias = name

@@ -1,5 +1,8 @@
-"""JAX, Flax and Equinox: initializers of single weights and layers (weights.py)."""
+"""JAX, Flax and Equinox: whole models (models.py), and initializers of single weights and layers
+(weights.py)."""
 
+from gainreg.adapters.jax.models import apply, initialize, measure, plan
+from gainreg.adapters.jax.tracer import rule
 from gainreg.adapters.jax.weights import (
     FRAMEWORK,
     critical,
@@ -12,9 +15,14 @@ from gainreg.adapters.jax.weights import (
 
 __all__ = [
     "FRAMEWORK",
+    "apply",
     "critical",
+    "initialize",
+    "measure",
     "normal",
     "orthogonal",
+    "plan",
+    "rule",
     "truncated_normal",
     "uniform",
     "wrap",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gainreg import frameworks, scaling
 from gainreg.errors import ParameterError
+from gainreg.params import check_choice
 from gainreg.scaling import Axes, Fans, Kind
 
 try:
@@ -26,8 +26,6 @@ except ImportError as error:  # pragma: no cover
 if TYPE_CHECKING:
     from gainreg.activation import Activation
     from gainreg.entry import GainEntry
-
-Draw = Callable[[Any, tuple[int, ...], Fans, float, Any, Any], jax.Array]
 
 KINDS = {
     "linear": Kind(inputs=-2, outputs=-1),
@@ -47,16 +45,27 @@ class _Recipe:
     entry: GainEntry
     mode: str
     kind: Kind
-    strides: Axes
-    groups: int
     dtype: Any
+
+    def initializer(self, distribution: Any) -> Callable[..., Any]:
+        """The initializer that draws from a distribution that JAX has, or "orthogonal"."""
+
+        def init(key: Any, shape: Any, dtype: Any = self.dtype, out_sharding: Any = None) -> Any:
+            with_layers = filter(None, map(sys.modules.get, ("equinox", "flax.nnx")))
+            if isinstance(shape, tuple(package.Module for package in with_layers)):
+                return _layer(key, shape, self, distribution)
+            fans = scaling.fans(shape, self.kind)
+            std = math.sqrt(scaling.variance(self.entry, self.mode, fans.fan_in, fans.fan_out))
+            return draw(key, shape, std, distribution, fans, _floating(dtype), out_sharding)
+
+        return init
 
 
 def _recipe(
     activation: str | Activation | GainEntry | Callable[..., Any],
     mode: str = "fan_in",
     *,
-    std: float = 1.0,
+    std: float | None = 1.0,
     table: scaling.Table = None,
     kind: str = "linear",
     strides: Axes = 1,
@@ -67,18 +76,15 @@ def _recipe(
     dtype: Any = None,
     **params: float,
 ) -> _Recipe:
-    if kind not in KINDS:
-        raise ParameterError(f"kind is one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    check_choice(kind, "kind", KINDS)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scaling.variance(entry, mode, 1, 1)  # a wrong mode shows now, not at the first call of init
-    stored = KINDS[kind]
-    axes = dataclasses.replace(
-        stored,
-        inputs=stored.inputs if in_axis is None else in_axis,
-        outputs=stored.outputs if out_axis is None else out_axis,
-        batch=batch_axis,
-    )
-    return _Recipe(entry, mode, axes, strides, groups, dtype)
+    stored = replace(KINDS[kind], batch=batch_axis, strides=strides, groups=groups)
+    if in_axis is not None:
+        stored = replace(stored, inputs=in_axis)
+    if out_axis is not None:
+        stored = replace(stored, outputs=out_axis)
+    return _Recipe(entry, mode, stored, dtype)
 
 
 @scaling.takes(_recipe)
@@ -92,15 +98,11 @@ def normal(recipe: _Recipe) -> Callable[..., Any]:
     said: an Equinox layer, or a convolution with strides or groups, is silently wrong otherwise.
 
     Args:
-        activation: the one whose output feeds the weights ("identity" for data): a name, a
-            ``gainreg.Activation``, a ``GainEntry``, a function of ``jax.nn`` or ``jax.numpy``, a
-            ``functools.partial`` of one, or any callable that JAX can trace. ``jax.nn.gelu`` is
-            the tanh approximation by default, the name "gelu" the exact function.
-        mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
-            bias; see critical.
-        std: standard deviation of the pre-activation, not its variance.
-        table: a ``GainTable`` or its path: every constant comes from there.
+        activation: the one whose output feeds the weights, as for all adapters; also a function of
+            ``jax.nn`` or ``jax.numpy``, or any callable that JAX can trace. ``jax.nn.gelu`` is the
+            tanh approximation by default, the name "gelu" the exact function.
+        mode, std, table, params: as for all adapters; see ``help(gainreg.adapters)``, which says
+            what is raised too, by this function or by ``init``.
         kind: of the layer: "linear" for Flax's dense and convolution kernels, (…, in, out),
             "transposed" for its transposed convolutions, "equinox" and "equinox_transposed" for
             Equinox's (out, in, …).
@@ -110,22 +112,14 @@ def normal(recipe: _Recipe) -> Callable[..., Any]:
         in_axis, out_axis, batch_axis: as in ``jax.nn.initializers.variance_scaling``, where the
             layout is another; axes in none of them are a convolution's receptive field.
         dtype: of the weights, where ``init`` is not given one; None for JAX's default.
-        **params: the activation's parameters, where they differ from the defaults.
-
-    Raises:
-        ParameterError: a shape or layer (by ``init``), mode, kind, param or std is not what it
-            must be.
-        MomentError: the gain does not exist, as "fan_out" where φ jumps.
-        TableError: ``table`` lacks the entry.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    return _initializer(recipe, _scaled("normal"))
+    return recipe.initializer("normal")
 
 
 @scaling.takes(_recipe)
 def uniform(recipe: _Recipe) -> Callable[..., Any]:
     """An initializer from a uniform distribution on (−√3·s, √3·s) of std s; see normal."""
-    return _initializer(recipe, _scaled("uniform"))
+    return recipe.initializer("uniform")
 
 
 @scaling.takes(_recipe)
@@ -134,7 +128,7 @@ def truncated_normal(recipe: _Recipe) -> Callable[..., Any]:
 
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
-    return _initializer(recipe, _scaled("truncated_normal"))
+    return recipe.initializer("truncated_normal")
 
 
 @scaling.takes(_recipe)
@@ -145,13 +139,14 @@ def orthogonal(recipe: _Recipe) -> Callable[..., Any]:
     of the batch is a matrix of its own. Half precision is drawn in float32, which has the QR
     factorisation. Saxe et al. 2014, arXiv:1312.6120.
     """
-    return _initializer(recipe, _orthogonal)
+    return recipe.initializer("orthogonal")
 
 
 def critical(
     activation: str | Activation | GainEntry | Callable[..., Any],
     *,
     std: float | None = None,
+    table: scaling.Table = None,
     kind: str = "linear",
     strides: Axes = 1,
     groups: int = 1,
@@ -160,66 +155,46 @@ def critical(
 ) -> dict[str, Callable[..., Any]]:
     """Initializers with which signals and gradients both keep their size, by Flax's names.
 
-    As in ``linen.Dense(64, **critical("tanh"))``: a normal "kernel_init" of variance
-    width·backward_gain²/fan_in, and a normal "bias_init" of standard deviation
-    ``critical_bias_std``. Called with a layer in place of a shape, "kernel_init" sets its weights
-    and its bias. All must be so throughout a stack, and what enters it have ``std``.
-
-    Args:
-        activation, kind, strides, groups, dtype, params: as for ``normal``.
-        std: of the pre-activations; None for the critical one, to which depth brings the signal
-            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
-
-    Raises:
-        ParameterError: there is no critical std and none is given; and as ``normal``.
-        MomentError: gradients die out at that std, or φ jumps.
+    As in ``linen.Dense(64, **critical("tanh"))``: a "kernel_init", which is ``normal`` with the
+    mode "critical", which ``help(gainreg.adapters)`` explains, and a "bias_init", by default both
+    at the critical std of the activation. Called with a layer in place of a shape, "kernel_init"
+    sets its weights and its bias.
     """
-    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     kernel = normal(entry, "critical", kind=kind, strides=strides, groups=groups, dtype=dtype)
     bias = initializers.normal(scaling.bias_std(entry, "critical"), _floating(dtype))
     return {"kernel_init": kernel, "bias_init": bias}
 
 
-def _initializer(recipe: _Recipe, draw: Draw) -> Callable[..., Any]:
-    def init(key: Any, shape: Any, dtype: Any = recipe.dtype, out_sharding: Any = None) -> Any:
-        with_layers = filter(None, map(sys.modules.get, ("equinox", "flax.nnx")))
-        if isinstance(shape, tuple(framework.Module for framework in with_layers)):
-            return _layer(key, shape, recipe, draw)
-        found = scaling.fans(shape, recipe.kind, recipe.strides, recipe.groups)
-        scale = math.sqrt(scaling.variance(recipe.entry, recipe.mode, found.fan_in, found.fan_out))
-        return draw(key, tuple(shape), found, scale, _floating(dtype), out_sharding)
-
-    return init
-
-
-def _scaled(distribution: Any) -> Draw:
-    """Weights of a distribution that JAX has."""
-
-    def draw(
-        key: Any, shape: tuple[int, ...], found: Fans, scale: float, dtype: Any, out_sharding: Any
-    ) -> jax.Array:
-        own_fan_in = math.prod(shape[:-1])  # JAX divides by it
-        jaxs = initializers.variance_scaling(scale**2 * own_fan_in, "fan_in", distribution)
-        sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
-        return jaxs(key, shape, dtype, **sharding)
-
-    return draw
-
-
-def _orthogonal(
-    key: Any, shape: tuple[int, ...], found: Fans, scale: float, dtype: Any, out_sharding: Any
+def draw(
+    key: Any,
+    shape: Sequence[int],
+    std: float,
+    distribution: Any,
+    fans: Fans,
+    dtype: Any,
+    out_sharding: Any = None,
 ) -> jax.Array:
-    rest = [*found.field, *found.inputs]
-    members, rows, columns = (
-        math.prod(shape[axis] for axis in some) for some in (found.batch, rest, found.outputs)
-    )
-    drawn = dtype if dtype.itemsize >= 4 else jnp.float32
-    draw = initializers.orthogonal(scaling.orthogonal_scale(scale, rows, columns), dtype=drawn)
-    keys = jax.random.split(key, members) if found.batch else key[None]
-    matrices = jax.vmap(lambda one: draw(one, (rows, columns), drawn))(keys)
-    order = [*found.batch, *rest, *found.outputs]
-    weights = matrices.reshape([shape[axis] for axis in order])
-    weights = weights.transpose([order.index(axis) for axis in range(len(shape))]).astype(dtype)
+    """Weights of mean 0 and that standard deviation, or root mean square if "orthogonal".
+
+    Args:
+        key, shape, dtype, out_sharding: as in ``jax.nn.initializers``.
+        std: standard deviation, after the cut of a truncated normal.
+        distribution: "normal", "uniform", "truncated_normal" or "orthogonal".
+        fans: of the shape; they say which axes are the columns of an orthogonal matrix.
+    """
+    if distribution != "orthogonal":
+        own_fan_in = math.prod(shape[:-1])  # JAX divides by it
+        scaled = initializers.variance_scaling(std**2 * own_fan_in, "fan_in", distribution)
+        sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
+        return scaled(key, tuple(shape), dtype, **sharding)
+    copies, rows, columns = fans.matrix
+    drawn = dtype if dtype.itemsize >= 4 else jnp.float32  # half precision has no QR factorisation
+    one = initializers.orthogonal(scaling.orthogonal_scale(std, rows, columns), dtype=drawn)
+    keys = jax.random.split(key, copies) if copies > 1 else key[None]
+    matrices = jax.vmap(lambda key: one(key, (rows, columns), drawn))(keys)
+    weights = matrices.reshape([shape[axis] for axis in fans.order])
+    weights = weights.transpose(np.argsort(fans.order)).astype(dtype)
     return weights if out_sharding is None else jax.device_put(weights, out_sharding)
 
 
@@ -238,7 +213,7 @@ def _floating(dtype: Any) -> Any:
 # --- layers ---
 
 
-def _layer(key: Any, layer: Any, recipe: _Recipe, draw: Draw) -> Any:
+def _layer(key: Any, layer: Any, recipe: _Recipe, distribution: str) -> Any:
     """A layer with weights and bias drawn: a new one of Equinox, the same one of NNX."""
     equinox: Any = sys.modules.get("equinox")
     nnx: Any = sys.modules.get("flax.nnx")
@@ -251,35 +226,28 @@ def _layer(key: Any, layer: Any, recipe: _Recipe, draw: Draw) -> Any:
     elif nnx and isinstance(layer, nnx.ConvTranspose):
         kind = KINDS["transposed"]
         if layer.transpose_kernel:
-            kind = dataclasses.replace(kind, inputs=-1, outputs=-2)
+            kind = replace(kind, inputs=-1, outputs=-2)
     else:
         raise ParameterError(
             f"{type(layer).__name__} is no Linear, Conv or ConvTranspose of Flax NNX or Equinox; "
             "give the shape of its weights, and kind, strides, groups or axes as they are"
         )
-    recipe = dataclasses.replace(
-        recipe,
-        kind=kind,
-        strides=getattr(layer, "stride", None) or getattr(layer, "strides", None) or 1,
-        groups=getattr(layer, "groups", None) or getattr(layer, "feature_group_count", None) or 1,
-    )
+    strides = getattr(layer, "stride", None) or getattr(layer, "strides", None) or 1
+    groups = getattr(layer, "groups", None) or getattr(layer, "feature_group_count", None) or 1
+    kind = replace(kind, strides=strides, groups=groups)
+    init = replace(recipe, kind=kind).initializer(distribution)
     spread = scaling.bias_std(recipe.entry, recipe.mode, layer.bias is not None)
-    init, bias_key = _initializer(recipe, draw), jax.random.fold_in(key, 1)
-
-    def bias() -> Any:
-        return spread * jax.random.normal(bias_key, layer.bias.shape, layer.bias.dtype)
-
-    if hasattr(layer, "kernel"):
-        layer.kernel[...] = init(key, layer.kernel.shape, layer.kernel.dtype)
-        if layer.bias is not None:
-            layer.bias[...] = bias()
-        return layer
-    new = equinox.tree_at(
-        lambda layer: layer.weight, layer, init(key, layer.weight.shape, layer.weight.dtype)
-    )
-    if layer.bias is None:
-        return new
-    return equinox.tree_at(lambda layer: layer.bias, new, bias())
+    weight = layer.weight if hasattr(layer, "weight") else layer.kernel
+    drawn = [init(key, weight.shape, weight.dtype)]
+    if layer.bias is not None:
+        own_key = jax.random.fold_in(key, 1)
+        drawn += [spread * jax.random.normal(own_key, layer.bias.shape, layer.bias.dtype)]
+    if hasattr(layer, "weight"):
+        leaves = ("weight", "bias")[: len(drawn)]
+        return equinox.tree_at(lambda it: [getattr(it, leaf) for leaf in leaves], layer, drawn)
+    for variable, numbers in zip((layer.kernel, layer.bias), drawn, strict=False):
+        variable[...] = numbers
+    return layer
 
 
 # --- activations ---

@@ -1,5 +1,15 @@
-"""Keras 3, any backend: an initializer of single weights and layers (weights.py)."""
+"""Keras 3: an initializer of single weights and layers (weights.py), on any backend; whole models
+(models.py), on torch and jax."""
 
+from gainreg.adapters.keras.models import apply_, initialize_, measure, plan
 from gainreg.adapters.keras.weights import FRAMEWORK, VarianceScaling, critical
 
-__all__ = ["FRAMEWORK", "VarianceScaling", "critical"]
+__all__ = [
+    "FRAMEWORK",
+    "VarianceScaling",
+    "apply_",
+    "critical",
+    "initialize_",
+    "measure",
+    "plan",
+]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gainreg import frameworks, scaling
 from gainreg.entry import to_dict
 from gainreg.errors import ParameterError
-from gainreg.scaling import Axes, Kind
+from gainreg.params import check_choice
+from gainreg.scaling import Axes, Fans, Kind
 from gainreg.schema import from_dict
 
 try:
@@ -49,22 +51,18 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
     ConvTranspose, whose kind, strides and groups are known then, and its bias to 0.
 
     Args:
-        activation: the one whose output feeds the weights ("identity" for data, and the default):
-            a name, with gainreg's default params; a ``gainreg.Activation`` or a ``GainEntry``; a
-            function of ``keras.activations`` (whose leaky_relu has slope 0.2) or ``keras.ops``, or
-            a ``functools.partial`` of one; a layer such as ``keras.layers.LeakyReLU(0.2)``; or any
-            callable on the backend's tensors (some of ``keras.ops`` compute in float32 even so,
-            which leaves it 8 digits). A PReLU layer with several slopes counts with
-            their root mean square, which gives the exact average over channels.
-        mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
-            bias; see critical.
+        activation: the one whose output feeds the weights, as for all adapters ("identity" by
+            default): also a function of ``keras.activations`` (whose leaky_relu has slope 0.2) or
+            ``keras.ops``, a layer such as ``keras.layers.LeakyReLU(0.2)``, or any callable on the
+            backend's tensors (some of ``keras.ops`` compute in float32 even so, which leaves it 8
+            digits). A PReLU layer with several slopes counts with their root mean square, which
+            gives the exact average over channels.
+        mode, std, table, params: as for all adapters; see ``help(gainreg.adapters)``, which says
+            what is raised too, here or when it is called.
         distribution: as in Keras "truncated_normal" (also called "normal"), "untruncated_normal"
             or "uniform"; or "orthogonal" (Saxe et al. 2014, arXiv:1312.6120). All have the same
             mean square.
         seed: an integer or a ``keras.random.SeedGenerator``.
-        std: standard deviation of the pre-activation, not its variance.
-        table: a ``GainTable`` or its path: every constant comes from there.
         kind: of the layer: "linear" for Dense and Conv, "depthwise" for DepthwiseConv (and the
             depthwise kernel of SeparableConv), "transposed" for ConvTranspose. A shape does not
             tell: under another kind than its own a layer's weights are silently wrong.
@@ -72,14 +70,6 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
             transposed, fan_out otherwise, in the mean over positions.
         input_axes, output_axes: the axes of the weights that count as inputs and as outputs, as in
             Keras, whose EinsumDense and attention layers set them. None for those of ``kind``.
-        **params: the activation's parameters, where they differ from the defaults.
-
-    Raises:
-        ParameterError: a shape (when called), mode, distribution, param or std is not what it
-            must be.
-        MomentError: the gain does not exist, as "fan_out" where φ jumps.
-        TableError: ``table`` lacks the entry.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
 
     def __init__(
@@ -89,7 +79,7 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         distribution: str = "truncated_normal",
         seed: Any = None,
         *,
-        std: float = 1.0,
+        std: float | None = 1.0,
         table: scaling.Table = None,
         kind: str = "linear",
         strides: Axes = 1,
@@ -98,11 +88,8 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         output_axes: Sequence[int] | None = None,
         **params: float,
     ) -> None:
-        if distribution not in DISTRIBUTIONS:
-            known = ", ".join(map(repr, DISTRIBUTIONS))
-            raise ParameterError(f"distribution is one of {known}, got {distribution!r}")
-        if kind not in KINDS:
-            raise ParameterError(f"kind is one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+        check_choice(distribution, "distribution", DISTRIBUTIONS)
+        check_choice(kind, "kind", KINDS)
         self.entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
         relative = scaling.variance(self.entry, mode, 1, 1)  # refuses a wrong mode
         drawn = "truncated_normal" if distribution == "orthogonal" else distribution
@@ -117,12 +104,12 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         """Weights of a shape; or, given a built layer, that layer with such weights and bias 0."""
         if isinstance(shape, layers.Layer):
             return self._set(shape)
-        kind = KINDS[self.kind]
+        kind = replace(KINDS[self.kind], strides=self.strides, groups=self.groups)
         if self.input_axes is not None and self.output_axes is not None:
             named = {axis % len(shape) for axis in (*self.input_axes, *self.output_axes)}
             others = tuple({*range(len(shape))} - named)  # no receptive field, in Keras
-            kind = Kind(self.input_axes, self.output_axes, others)
-        return self._draw(tuple(shape), dtype, kind, self.strides, self.groups)
+            kind = replace(kind, inputs=self.input_axes, outputs=self.output_axes, batch=others)
+        return self._drawn(shape, dtype, kind)
 
     def _set(self, layer: Any) -> Any:
         known = [kind for kind, kinds in LAYERS.items() if isinstance(layer, kinds)]
@@ -134,54 +121,26 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         if not layer.built:
             raise ParameterError("a layer has no weights before it is built")
         strides, groups = getattr(layer, "strides", 1), getattr(layer, "groups", 1)
-        shape, dtype = tuple(layer.kernel.shape), layer.kernel.dtype
+        kind = replace(KINDS[known[0]], strides=strides, groups=groups)
         spread = scaling.bias_std(self.entry, self.mode, layer.bias is not None)
-        layer.kernel.assign(self._draw(shape, dtype, KINDS[known[0]], strides, groups))
+        layer.kernel.assign(self._drawn(layer.kernel.shape, layer.kernel.dtype, kind))
         if layer.bias is not None:
             layer.bias.assign(_biases(spread, self.seed)(layer.bias.shape, layer.bias.dtype))
         return layer
 
-    def _draw(
-        self, shape: tuple[int, ...], dtype: Any, kind: Kind, strides: Axes, groups: int
-    ) -> Any:
-        found = scaling.fans(shape, kind, strides, groups)
-        wanted = keras.backend.standardize_dtype(dtype)
-        if "float" not in wanted:
-            raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
-        variance = scaling.variance(self.entry, self.mode, found.fan_in, found.fan_out)
-        if self.distribution != "orthogonal":
-            scale = variance * math.prod(shape[:-1])  # Keras divides by this fan_in of its own
-            draw = keras.initializers.VarianceScaling(
-                scale, "fan_in", self.distribution, seed=self.seed
-            )
-            return draw(shape, dtype)
-        order = [*found.batch, *found.field, *found.inputs, *found.outputs]
-        columns = math.prod(shape[axis] for axis in found.outputs)
-        rows = math.prod(shape) // columns
-        draw = keras.initializers.Orthogonal(
-            scaling.orthogonal_scale(math.sqrt(variance), rows, columns), seed=self.seed
-        )
-        # half precision has no QR factorisation
-        halves = wanted in ("float16", "bfloat16")
-        matrix = draw((rows, columns), "float32" if halves else wanted)
-        weights = keras.ops.reshape(matrix, [shape[axis] for axis in order])
-        weights = keras.ops.transpose(weights, [order.index(axis) for axis in range(len(shape))])
-        return keras.ops.cast(weights, wanted)
+    def _drawn(self, shape: Any, dtype: Any, kind: Kind) -> Any:
+        fans = scaling.fans(shape, kind)
+        std = math.sqrt(scaling.variance(self.entry, self.mode, fans.fan_in, fans.fan_out))
+        return draw(tuple(shape), std, self.distribution, fans, dtype, self.seed)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, and the constants in use as ``entry``."""
-        config = super().get_config()
+        kept = ("mode", "distribution", "kind", "strides", "groups", "input_axes", "output_axes")
         return {
             "activation": self.entry.activation,
-            "mode": self.mode,
-            "distribution": self.distribution,
-            "seed": config["seed"],
             "std": self.entry.std,
-            "kind": self.kind,
-            "strides": self.strides,
-            "groups": self.groups,
-            "input_axes": self.input_axes,
-            "output_axes": self.output_axes,
+            "seed": super().get_config()["seed"],
+            **{name: getattr(self, name) for name in kept},
             **self.entry.params,
             "entry": {"activation": self.entry.activation, **to_dict(self.entry)},
         }
@@ -212,6 +171,7 @@ def critical(
     activation: str | Activation | GainEntry | Callable[..., Any],
     *,
     std: float | None = None,
+    table: scaling.Table = None,
     seed: int | None = None,
     kind: str = "linear",
     strides: Axes = 1,
@@ -220,25 +180,53 @@ def critical(
 ) -> dict[str, Any]:
     """Initializers with which signals and gradients both keep their size, by Keras's names.
 
-    As in ``Dense(64, **critical("tanh"))``: a normal "kernel_initializer" of variance
-    width·backward_gain²/fan_in, and a normal "bias_initializer" of standard deviation
-    ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
-
-    Args:
-        activation, seed, kind, strides, groups, params: as for ``VarianceScaling``.
-        std: of the pre-activations; None for the critical one, to which depth brings the signal
-            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
-
-    Raises:
-        ParameterError: there is no critical std and none is given; and as ``VarianceScaling``.
-        MomentError: gradients die out at that std, or φ jumps.
+    As in ``Dense(64, **critical("tanh"))``: a "kernel_initializer", which is a normal
+    ``VarianceScaling`` with the mode "critical", which ``help(gainreg.adapters)`` explains, and a
+    "bias_initializer", by default both at the critical std of the activation.
     """
-    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     kernel = VarianceScaling(
         entry, "critical", "untruncated_normal", seed, kind=kind, strides=strides, groups=groups
     )
     bias = _biases(scaling.bias_std(entry, "critical"), seed)
     return {"kernel_initializer": kernel, "bias_initializer": bias}
+
+
+def draw(
+    shape: tuple[int, ...],
+    std: float,
+    distribution: str,
+    fans: Fans,
+    dtype: Any = None,
+    seed: Any = None,
+) -> Any:
+    """Weights of mean 0 and that standard deviation, or root mean square if "orthogonal".
+
+    Args:
+        shape, dtype, seed: as in ``keras.initializers``.
+        std: standard deviation, after the cut of a truncated normal.
+        distribution: one of DISTRIBUTIONS.
+        fans: of the shape; they say which axes are the columns of an orthogonal matrix.
+
+    Raises:
+        ParameterError: the dtype is not one of floating-point numbers.
+    """
+    wanted = keras.backend.standardize_dtype(dtype)
+    if "float" not in wanted:
+        raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
+    if distribution != "orthogonal":
+        own_fan_in = math.prod(shape[:-1])  # Keras divides by it
+        return keras.initializers.VarianceScaling(
+            std**2 * own_fan_in, "fan_in", distribution, seed=seed
+        )(shape, dtype)
+    columns = fans.matrix[-1]
+    rows = math.prod(shape) // columns
+    one = keras.initializers.Orthogonal(scaling.orthogonal_scale(std, rows, columns), seed=seed)
+    # half precision has no QR factorisation
+    matrix = one((rows, columns), "float32" if wanted in ("float16", "bfloat16") else wanted)
+    weights = keras.ops.reshape(matrix, [shape[axis] for axis in fans.order])
+    weights = keras.ops.transpose(weights, [fans.order.index(axis) for axis in range(len(shape))])
+    return keras.ops.cast(weights, wanted)
 
 
 def _biases(std: float, seed: Any) -> Any:

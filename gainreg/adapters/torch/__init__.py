@@ -1,7 +1,8 @@
 """PyTorch: weights, layers and chains (weights.py), whole models (models.py), and what it calls an
 activation (activations.py)."""
 
-from gainreg.adapters.torch.activations import FRAMEWORK, wrap
+from gainreg.adapters.torch.activations import FRAMEWORK as FRAMEWORK
+from gainreg.adapters.torch.activations import wrap
 from gainreg.adapters.torch.models import apply_, initialize_, measure, plan
 from gainreg.adapters.torch.tracer import rule
 from gainreg.adapters.torch.weights import (
@@ -15,7 +16,6 @@ from gainreg.adapters.torch.weights import (
 )
 
 __all__ = [
-    "FRAMEWORK",
     "apply_",
     "calculate_gain",
     "critical_",

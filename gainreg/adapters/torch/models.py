@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import init
 from torch.utils._pytree import tree_map_only
 
-from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
 from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
+from gainreg.adapters.torch.weights import fill
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals.flow import Aims, Flow
 from gainreg.signals.options import check_calibration, check_distribution, options
@@ -93,7 +92,7 @@ def apply_(
             if item.status == "zeroed":
                 parameters[name].zero_()
             elif item.status == "set" and item.std is not None:
-                draw(parameters[name], item.std, distribution, generator)
+                fill(parameters[name], item.std, distribution, generator)
     return model
 
 
@@ -279,8 +278,9 @@ def _run(
     if probe is not None:
         _check_values(model)
         trace.weighed = probe.weighed
+    describe = getattr(model, "describe_input", Trace.describe_input)
     for tensor in tensors_in((args, kwargs)):
-        trace.describe_input(tensor)
+        describe(trace, tensor)
     backward = probe is not None and probe.backward
     with _unchanged(model), _differentiable(model, backward) as parameters:
         mode = _Pass(trace, probe)
@@ -305,7 +305,7 @@ def _run(
                 trace.tape.warnings += probe.warnings
     if not any(node.weighs for node in trace.tape.nodes):
         raise ParameterError(
-            f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
+            f"{model._get_name()} has no weights that a signal meets: there is nothing to set"
         )
     return trace.tape
 
@@ -383,6 +383,10 @@ def _differentiable(model: nn.Module, wanted: bool) -> Iterator[list[nn.Paramete
             parameter.requires_grad_(False)
 
 
+class Opaque(nn.Module):
+    """A module that goes unseen, as recurrent layers do."""
+
+
 @contextlib.contextmanager
 def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
     """Recurrent layers go unseen: their output is what it is measured to be."""
@@ -397,7 +401,7 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
             return
         trace = mode.trace
         names = {id(p): n for n, p in model.named_parameters()}
-        kind = type(module).__name__
+        kind = module._get_name()
         for parameter in module.parameters():
             trace.tape.keep(names[id(parameter)], f"part of {kind}: recurrent layers are kept")
         signals = [trace.signal(t) for t in tensors_in(args) if trace.is_signal(t)]
@@ -405,7 +409,7 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
             trace.set(y, trace.opaque(y, signals, kind))
 
     for module in model.modules():
-        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase, Opaque)):
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave))
     try:
@@ -413,28 +417,6 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-# --- weights ---
-
-
-def draw(tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None) -> None:
-    """Fill a tensor with numbers of mean 0 and that standard deviation."""
-    if tensor.dim() < 2 and distribution == "orthogonal":
-        distribution = "normal"
-    if distribution == "normal":
-        init.normal_(tensor, 0.0, std, generator=generator)
-    elif distribution == "uniform":
-        bound = scaling.uniform_bound(std)
-        init.uniform_(tensor, -bound, bound, generator=generator)
-    elif distribution == "truncated_normal":
-        wide = scaling.untruncated_std(std)
-        init.trunc_normal_(tensor, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
-    else:
-        rows = tensor.shape[0]
-        factor = scaling.orthogonal_scale(std, rows, tensor.numel() // rows)
-        drawn = torch.empty(tensor.shape, dtype=torch.float32)
-        tensor.copy_(init.orthogonal_(drawn, factor, generator=generator))
 
 
 def _square(tensor: Tensor) -> float:
@@ -453,7 +435,7 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
-        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+        raise ParameterError(f"{model._get_name()} has no parameters: there is nothing to set")
     for name, parameter in model.named_parameters():
         if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
             raise ParameterError(
@@ -514,7 +496,7 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 def _explain(error: Exception, model: nn.Module) -> None:
     """Say on the model's own error what gainreg was doing, and what helps on the meta device."""
     error.add_note(
-        f"gainreg was running {type(model).__name__} on the example inputs; nothing was set"
+        f"gainreg was running {model._get_name()} on the example inputs; nothing was set"
     )
     if any(p.device.type == "meta" for p in model.parameters()):
         error.add_note(

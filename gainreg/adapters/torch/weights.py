@@ -15,6 +15,7 @@ from torch.nn import init
 from gainreg import scaling
 from gainreg.adapters.torch.activations import FRAMEWORK
 from gainreg.errors import MomentError, ParameterError, PluginError
+from gainreg.params import check_choice
 from gainreg.scaling import Kind
 
 if TYPE_CHECKING:
@@ -38,9 +39,38 @@ _IN_OUT = Kind(inputs=0, outputs=1, transposed=True, inputs_whole=True)  # of a 
 # --- initialisers ---
 
 
+def fill(
+    tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None = None
+) -> None:
+    """Fill a tensor with numbers of mean 0 and that standard deviation.
+
+    Args:
+        tensor: whose first axis is one side of an orthogonal matrix.
+        std: standard deviation, or root mean square if orthogonal.
+        distribution: "normal", "uniform", "truncated_normal" (at twice the std that it had whole)
+            or "orthogonal" (normal, if there is but one axis).
+        generator: the random numbers' source.
+    """
+    if distribution == "normal" or (distribution == "orthogonal" and tensor.dim() < 2):
+        init.normal_(tensor, 0.0, std, generator=generator)
+    elif distribution == "uniform":
+        bound = math.sqrt(3) * std
+        init.uniform_(tensor, -bound, bound, generator=generator)
+    elif distribution == "truncated_normal":
+        wide = std / scaling.TRUNCATED_STD
+        init.trunc_normal_(tensor, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
+    else:
+        # half precision has no QR factorisation
+        drawn = torch.empty_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        factor = scaling.orthogonal_scale(std, len(tensor), tensor.numel() // len(tensor))
+        init.orthogonal_(drawn, factor, generator)
+        with torch.no_grad():
+            tensor.copy_(drawn)
+
+
 @dataclass(frozen=True)
 class _Drawing(Generic[Weights]):
-    """Weights to be filled, and the standard deviation that they are to have."""
+    """Weights to be filled, and the standard deviation that they and a bias are to have."""
 
     given: Weights
     weight: Tensor
@@ -48,15 +78,12 @@ class _Drawing(Generic[Weights]):
     bias_std: float
     generator: torch.Generator | None
 
-    def normal(self) -> Weights:
-        init.normal_(self.weight, 0.0, self.std, generator=self.generator)
-        return self.done()
-
-    def done(self) -> Weights:
-        """What was given, with a layer's bias set too."""
+    def fill(self, distribution: str) -> Weights:
+        """What was given, with weights of that distribution, and a layer's bias set too."""
+        fill(self.weight, self.std, distribution, self.generator)
         bias = getattr(self.given, "bias", None)  # a tensor has none
         if bias is not None:
-            init.normal_(bias, 0.0, self.bias_std, generator=self.generator)
+            fill(bias, self.bias_std, "normal", self.generator)
         return self.given
 
 
@@ -65,16 +92,16 @@ def _drawing(
     activation: str | Activation | GainEntry | Callable[..., Any],
     mode: str = "fan_in",
     *,
-    std: float = 1.0,
+    std: float | None = 1.0,
     table: scaling.Table = None,
     generator: torch.Generator | None = None,
     transposed: bool = False,
     groups: int = 1,
     **params: float,
 ) -> _Drawing[Weights]:
-    weight, found = _fans(tensor, transposed, groups)
+    weight, fans = _fans(tensor, transposed, groups)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
-    scale = math.sqrt(scaling.variance(entry, mode, found.fan_in, found.fan_out))
+    scale = math.sqrt(scaling.variance(entry, mode, fans.fan_in, fans.fan_out))
     has_bias = isinstance(tensor, Tensor) or tensor.bias is not None
     bias_std = scaling.bias_std(entry, mode, has_bias)
     return _Drawing(tensor, weight, scale, bias_std, generator)
@@ -89,39 +116,26 @@ def normal_(drawing: _Drawing[Weights]) -> Weights:
             shape (out, in, *kernel) as in Linear and Conv, with PyTorch's own fans.
             A layer tells its groups, whether it is transposed, and its stride s: an output of a
             transposed one sums over 1/∏s of the kernel, an input of another reaches 1/∏s of it.
-        activation: the one whose output feeds the weights ("identity" for data): a name, a
-            ``gainreg.Activation``, a ``GainEntry``, a module such as ``nn.LeakyReLU(0.2)`` or
-            ``nn.GELU``, a function of ``torch`` or ``torch.nn.functional``, a
-            ``functools.partial`` of one, or any callable on tensors. A PReLU with several slopes
-            counts with their root mean square, which gives the exact average over channels; an
-            RReLU in eval mode with its mean slope.
-        mode: "fan_in" keeps the forward variance, "fan_out" the gradient variance, "fan_avg"
-            makes the compromise of Glorot and Bengio (2010), "critical" keeps both by means of a
-            bias; see critical_.
-        std: standard deviation of the pre-activation, not its variance.
-        table: a ``GainTable`` or its path: every constant comes from there.
+        activation: the one whose output feeds the weights, as for all adapters: also a module such
+            as ``nn.LeakyReLU(0.2)`` or ``nn.GELU``, or a function of ``torch`` or
+            ``torch.nn.functional``. A PReLU with several slopes counts with their root mean
+            square, which gives the exact average over channels; an RReLU in eval mode with its
+            mean slope.
+        mode, std, table, params: as for all adapters; see ``help(gainreg.adapters)``, which says
+            what is raised too.
         generator: the random numbers' source.
         transposed: True for the weights alone of a ConvTranspose, (in, out / groups, *kernel). A
             stride is not counted then, as in ``torch.nn.init``: give the layer.
         groups: for the weights alone of a grouped convolution. Left at 1 the fans are those of
             ``torch.nn.init``, whose fan_out (fan_in if transposed) counts all groups' channels.
-        **params: the activation's parameters, where they differ from the defaults.
-
-    Raises:
-        ParameterError: a layer, shape, mode, param or std is not what it must be.
-        MomentError: the gain does not exist, as "fan_out" where φ jumps.
-        TableError: ``table`` lacks the entry.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
     """
-    return drawing.normal()
+    return drawing.fill("normal")
 
 
 @scaling.takes(_drawing)
 def uniform_(drawing: _Drawing[Weights]) -> Weights:
     """Fill weights from a uniform distribution on (−√3·s, √3·s) of std s; see normal_."""
-    bound = scaling.uniform_bound(drawing.std)
-    init.uniform_(drawing.weight, -bound, bound, generator=drawing.generator)
-    return drawing.done()
+    return drawing.fill("uniform")
 
 
 @scaling.takes(_drawing)
@@ -130,9 +144,7 @@ def trunc_normal_(drawing: _Drawing[Weights]) -> Weights:
 
     It is widened so that what is left has the standard deviation that ``normal_`` would give.
     """
-    wide = scaling.untruncated_std(drawing.std)
-    init.trunc_normal_(drawing.weight, 0.0, wide, -2 * wide, 2 * wide, generator=drawing.generator)
-    return drawing.done()
+    return drawing.fill("truncated_normal")
 
 
 @scaling.takes(_drawing)
@@ -142,16 +154,7 @@ def orthogonal_(drawing: _Drawing[Weights]) -> Weights:
     Trailing axes are flattened as in ``torch.nn.init.orthogonal_``. Saxe et al. 2014,
     arXiv:1312.6120. Half precision is drawn in float32, which has the QR factorisation.
     """
-    weight, rows = drawing.weight, drawing.weight.shape[0]
-    factor = scaling.orthogonal_scale(drawing.std, rows, weight.numel() // rows)
-    if weight.dtype not in (torch.float16, torch.bfloat16):
-        init.orthogonal_(weight, factor, generator=drawing.generator)
-    else:
-        drawn = torch.empty_like(weight, dtype=torch.float32)
-        init.orthogonal_(drawn, factor, drawing.generator)
-        with torch.no_grad():
-            weight.copy_(drawn)
-    return drawing.done()
+    return drawing.fill("orthogonal")
 
 
 def critical_(
@@ -159,29 +162,16 @@ def critical_(
     activation: str | Activation | GainEntry | Callable[..., Any],
     *,
     std: float | None = None,
+    table: scaling.Table = None,
     generator: torch.Generator | None = None,
     **params: float,
 ) -> Layer:
     """Set a layer's weights and bias so that signals and gradients both keep their size.
 
-    Weights are normal with variance width·backward_gain²/fan_in, biases with standard deviation
-    ``critical_bias_std``. All must be so throughout a stack, and what enters it have ``std``.
-
-    Args:
-        layer: a Linear, Conv or ConvTranspose.
-        activation: as for ``normal_``.
-        std: of the pre-activations; None for the critical one, to which depth brings the signal
-            back (GELU: 1.887); 1 where every std is critical (ReLU) or none but 0 (tanh).
-        generator: the random numbers' source.
-        **params: the activation's parameters, where they differ from the defaults.
-
-    Raises:
-        ParameterError: there is no critical std and none is given, or the layer has no bias; as
-            ``normal_``.
-        MomentError: gradients die out at that std, or φ jumps.
-        UnknownActivationError, PluginError: as ``gainreg.resolve``.
+    It is ``normal_`` with the mode "critical", which ``help(gainreg.adapters)`` explains, by
+    default at the critical std of the activation.
     """
-    entry = scaling.critical_entry(FRAMEWORK, activation, std, params)
+    entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     return normal_(layer, entry, "critical", generator=generator)
 
 
@@ -211,7 +201,7 @@ def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
             raise ParameterError(f"{nonlinearity!r} has no param that gainreg knows of")
         activation = host().activation(named[0] if named else nonlinearity)
         params = dict.fromkeys(list(activation.params)[:1], param)
-    return float(scaling.entry_of(FRAMEWORK, nonlinearity, 1.0, params, None).gain)
+    return float(scaling.entry_of(FRAMEWORK, nonlinearity, 1.0, params).gain)
 
 
 # --- chains ---
@@ -246,8 +236,7 @@ def init_sequential_(
     """
     from gainreg.table import GainTable, load_table
 
-    if criterion not in ("forward", "critical"):
-        raise ParameterError(f"criterion is 'forward' or 'critical', got {criterion!r}")
+    check_choice(criterion, "criterion", ("forward", "critical"))
     if criterion == "critical" and table is not None:
         raise ParameterError("a table says nothing of critical points; leave table= out")
     if table is not None and not isinstance(table, GainTable):
@@ -263,10 +252,8 @@ def init_sequential_(
                 mode, entry = "fan_in", None
                 if criterion == "critical" and module.bias is not None:
                     with contextlib.suppress(ParameterError, MomentError):  # it has no such point
-                        mode, entry = (
-                            "critical",
-                            scaling.critical_entry(FRAMEWORK, fed_by, None, {}),
-                        )
+                        entry = scaling.entry_of(FRAMEWORK, fed_by, None, {})
+                        mode = "critical"
                 if entry is None:
                     entry = scaling.entry_of(FRAMEWORK, fed_by, 1.0, {}, table)
                 drawing = _drawing(module, entry, mode, generator=generator)
@@ -296,7 +283,7 @@ def init_sequential_(
     # what a layer makes of a signal at its level must have the level of the next
     for drawing, level, after in zip(drawings, levels, [*levels[1:], 1.0], strict=True):
         ratio = after / level
-        replace(drawing, std=ratio * drawing.std, bias_std=ratio * drawing.bias_std).normal()
+        replace(drawing, std=ratio * drawing.std, bias_std=ratio * drawing.bias_std).fill("normal")
     return model
 
 
@@ -329,13 +316,13 @@ def _fans(given: Any, transposed: bool = False, groups: int = 1) -> tuple[Tensor
     if not isinstance(given, nn.Module):
         _check(given)
         kind = _IN_OUT if transposed else _OUT_IN
-        return given, scaling.fans(given.shape, kind, groups=groups)
+        return given, scaling.fans(given.shape, replace(kind, groups=groups))
     if transposed or groups != 1:
         raise ParameterError("a layer has its transposed and groups; leave them out beside it")
     if not any(type(given).forward is layer.forward for layer in _LAYERS):
         raise ParameterError(
-            f"{type(given).__name__} is or computes something else than Linear, Conv and "
-            "ConvTranspose; give its weights alone"
+            f"{type(given).__name__} is no Linear, Conv or ConvTranspose, or computes something "
+            "else; where its weights are used as theirs, give these alone, as layer.weight"
         )
     weight = given._parameters.get("weight")
     if weight is None:
@@ -345,8 +332,8 @@ def _fans(given: Any, transposed: bool = False, groups: int = 1) -> tuple[Tensor
         )
     _check(weight)
     kind = _IN_OUT if isinstance(given, _TRANSPOSED) else _OUT_IN
-    strides, groups = getattr(given, "stride", 1), getattr(given, "groups", 1)
-    return weight, scaling.fans(weight.shape, kind, strides, groups)
+    kind = replace(kind, strides=getattr(given, "stride", 1), groups=getattr(given, "groups", 1))
+    return weight, scaling.fans(weight.shape, kind)
 
 
 def _check(weight: Any) -> None:

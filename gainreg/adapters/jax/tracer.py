@@ -1,0 +1,392 @@
+"""Reads the jaxpr of a model and records what it does with its signals, equation by equation.
+
+A loop and a registry, as in JAX's autodidax: rules.py says of each primitive which operation of
+gainreg.signals it is. What the jaxpr calls, as ``jit``, ``custom_jvp_call`` or ``remat``, is
+followed inside; the layers of a ``scan`` one after the other. Nothing is computed on the way but
+constants and parameters that a rule asks the values of; what was followed is also a ``Step`` each,
+and the steps together are the model again, which models.py runs to measure it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gainreg.signals import layout as layouts
+from gainreg.signals.functions import FloatArray, Operation
+from gainreg.signals.signal import Signal
+from gainreg.signals.tape import Node, Parameter
+from gainreg.signals.trace import Computed, Entry, NotUnderstoodError, Tokens, Trace, Weight
+
+Rule = Callable[..., Any]
+
+_RULES: dict[str, Rule] = {}
+_ALONE: set[str] = set()
+_CALLS: dict[str, Rule] = {}
+
+# The primitives that do the same to each element, as functions on arrays of doubles.
+ELEMENTWISE: dict[str, Callable[..., Any]] = {}
+
+
+def rule(*primitives: str, alone: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule for primitives, by their names, as a user does for one of their own.
+
+    The decorated function takes the ``JaxTrace``, the operands, and the equation's parameters by
+    keyword, and returns what the output is: most often what a function of
+    gainreg.signals.operations gives; a tuple for several outputs; None for what is no signal. It
+    raises ``NotUnderstoodError`` for a form that it has no answer to. With ``alone`` it is also
+    asked where no signal is among the operands, but a parameter or the like. "jit f" is a jitted
+    function of the name f:
+
+        @rule("jit my_kernel")
+        def _(trace, x, **_):
+            return trace.record("scale", [trace.signal(x)], mean=0.0, square=2.0)
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in primitives:
+            _RULES[name] = function
+            if alone:
+                _ALONE.add(name)
+        return function
+
+    return register
+
+
+def call(*primitives: str) -> Callable[[Rule], Rule]:
+    """Register how an equation with a jaxpr inside is followed.
+
+    The function takes the trace, the equation's parameters and operands, and returns the outputs;
+    None where it is one operation as a whole, of which it has said what the outputs are.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in primitives:
+            _CALLS[name] = function
+        return function
+
+    return register
+
+
+_UNKNOWN = object()  # a value that nobody asked for yet
+
+
+class Array:
+    """A value of the program.
+
+    Attributes:
+        shape, dtype: of it.
+        known: its value; None where it depends on what has only a shape.
+        step: what computes it.
+        narrow: the same before it was broadcast, with axes of length 1 where it was.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], dtype: Any, known: Any = _UNKNOWN, step: Step | None = None
+    ) -> None:
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.known = known
+        self.step = step
+        self.narrow: Array | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def array_of(variable: Any, known: Any = _UNKNOWN) -> Array:
+    """The value that a variable of a jaxpr stands for."""
+    return Array(variable.aval.shape, variable.aval.dtype, known)
+
+
+@dataclass(eq=False)
+class Step:
+    """One equation of the program: ``compute`` takes the inputs' values and gives the outputs'."""
+
+    compute: Callable[..., Sequence[Any]]
+    inputs: Sequence[Array]
+    outputs: list[Array] = field(default_factory=list)
+
+
+class JaxTrace(Trace):
+    """The tape of a jaxpr, and what each of its values is: what rules work with.
+
+    Attributes:
+        steps: what was followed, in order.
+        slices: of a parameter that a scan went along, the names of its layers.
+        biased_output: called where a bias comes after a weight, with the weight's node and what
+            its output is then.
+    """
+
+    def __init__(self, parameters: Mapping[str, Array], aliases: Mapping[str, str]) -> None:
+        self.slices: dict[str, tuple[str, ...]] = {}
+        self.steps: list[Step] = []
+        self.biased_output: Callable[[Node, Array], None] = lambda *_: None
+        super().__init__(parameters.items(), {})
+        self.tape.aliases.update(aliases)
+        self._parameters = dict(parameters)
+
+    # --- what is known of values ---
+
+    def is_tensor(self, x: Any) -> bool:
+        """Whether it is a value of the program."""
+        return isinstance(x, Array)
+
+    def is_real(self, tensor: Array) -> bool:
+        """Whether a value holds floating-point or complex numbers."""
+        return bool(jnp.issubdtype(tensor.dtype, jnp.inexact))
+
+    def value(self, tensor: Array) -> Any:
+        """A value, computed if it was not yet; None if it depends on what has only a shape."""
+        waiting = [tensor]
+        while waiting:
+            step = waiting[-1].step
+            if waiting[-1].known is not _UNKNOWN or step is None:
+                waiting.pop()
+                continue
+            missing = [x for x in step.inputs if x.known is _UNKNOWN]
+            if missing:
+                waiting += missing
+                continue
+            given = [x.known for x in step.inputs]
+            found: Sequence[Any] = [None] * len(step.outputs)
+            if not any(x is None for x in given):
+                found = step.compute(*given)
+            for output, value in zip(step.outputs, found, strict=True):
+                output.known = value
+        return tensor.known
+
+    def values(self, tensor: Array) -> FloatArray | None:
+        """A value's numbers, as doubles."""
+        known = self.value(tensor)
+        if known is None or jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
+            return None
+        numbers = np.asarray(known)
+        return np.asarray(numbers.real if numbers.dtype.kind == "c" else numbers, np.float64)
+
+    def statistic(self, tensor: Array) -> tuple[float, float] | tuple[None, None]:
+        """Mean and mean square of a value's numbers."""
+        known = self.value(tensor)
+        if known is None or not tensor.size:
+            return None, None
+        x = np.asarray(known).astype(np.float64)
+        return float(x.mean()), float((x * x).mean())
+
+    def number(self, x: Array) -> Any:
+        """A value that is one number as a float; any other as it is."""
+        narrow = x.narrow or x
+        if self.entry(x) is not None or narrow.size != 1 or self.value(narrow) is None:
+            return x
+        return _decimal(narrow.known)
+
+    def operand(self, x: Array) -> Any:
+        """What an elementwise operation takes: a number, or a value before it was broadcast."""
+        found = self.number(x)
+        return (x.narrow or x) if found is x else found
+
+    def entry(self, tensor: Any) -> Entry:
+        """What is known of a value."""
+        found = super().entry(tensor)
+        if isinstance(found, Weight) and found.name in self.slices:
+            return Computed(self.slices[found.name])
+        return found
+
+    def is_bias(self, bias: Array, signal: Signal) -> bool:
+        """Whether a parameter that is added to a weight's output has a number for each unit."""
+        return bias.size == layouts.count(signal.layout)[layouts.UNIT]
+
+    def biased(self, x: Any, bias: Any) -> Signal | None:
+        """The output of a weight with a bias that is added in a step of its own."""
+        found = super().biased(x, bias)
+        if found is not None:
+            node = found.node
+            while node.rule == "view":
+                node = node.inputs[0]
+            self.biased_output(node, self.outputs[0])
+        return found
+
+    def without_signal(self, *tensors: Any) -> Entry:
+        """What is made of values that are no signals: whole numbers of tokens are tokens."""
+        found = super().without_signal(*tensors)
+        whole = jnp.issubdtype(self.outputs[0].dtype, jnp.integer)
+        if found is None and whole and any(isinstance(self.entry(t), Tokens) for t in tensors):
+            return Tokens()
+        return found
+
+    # --- what an operation does ---
+
+    def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
+        """An operation on each element; its function is NumPy's, or the primitive's own in double
+        precision."""
+        arrays = [x for x in arguments if isinstance(x, Array)]
+        layout, signals = self.broadcast(*arrays)
+        others = tuple(... if isinstance(x, Array) else x for x in arguments)
+        return self.record("elementwise", signals, layout, operation=_operation(operation, others))
+
+    def layer(self, stacked: Array, i: int) -> Entry:
+        """Layer i of a parameter that a scan goes along."""
+        entry = super().entry(stacked)
+        if not isinstance(entry, Weight):
+            return entry
+        base = entry.name
+        if base not in self.slices:
+            if any(node.weight == base or node.bias == base for node in self.tape.nodes):
+                return entry
+            self._split(base, stacked)
+        return Weight(self.slices[base][i])
+
+    def _split(self, base: str, stacked: Array) -> None:
+        whole = self._parameters[base]
+        axis = whole.shape.index(stacked.shape[0])
+        if whole.shape == stacked.shape:
+            axis = 0
+        values = self.value(whole)
+        found = {}
+        for i in range(whole.shape[axis]):
+            name = sliced_name(base, axis, i)
+            mean = square = None
+            if values is not None:
+                numbers = np.take(np.asarray(values), i, axis).astype(np.float64)
+                mean, square = float(numbers.mean()), float((numbers * numbers).mean())
+            shape = (*whole.shape[:axis], *whole.shape[axis + 1 :])
+            found[name] = Parameter(name, shape, mean, square)
+        self.slices[base] = tuple(found)
+        listed = self.tape.parameters
+        self.tape.parameters = {}
+        for name, parameter in listed.items():
+            self.tape.parameters.update(found if name == base else {name: parameter})
+
+    # --- the loop ---
+
+    def read(self, jaxpr: Any, consts: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
+        """Follow a jaxpr, and give its outputs."""
+        known: dict[Any, Array] = dict(zip(jaxpr.constvars, consts, strict=True))
+        known.update(zip(jaxpr.invars, inputs, strict=True))
+
+        def look_up(atom: Any) -> Array:
+            literal = hasattr(atom, "val")
+            return array_of(atom, atom.val) if literal else known[atom]
+
+        for equation in jaxpr.eqns:
+            outputs = self.follow(equation, [look_up(atom) for atom in equation.invars])
+            known.update(zip(equation.outvars, outputs, strict=True))
+        return [look_up(atom) for atom in jaxpr.outvars]
+
+    def follow(self, equation: Any, inputs: list[Array]) -> list[Array]:
+        """Say what an equation's outputs are, from what its inputs were."""
+        name = equation.primitive.name
+        jitted = f"jit {equation.params['name']}" if name in ("jit", "pjit") else ""
+        if jitted in _RULES:
+            name = jitted
+        elif name in _CALLS:
+            start = len(self.steps), len(self.tape.nodes)
+            followed: list[Array] | None = _CALLS[name](self, equation.params, inputs)
+            if followed is not None:
+                if name.startswith("custom") and not self._weighs_since(start[1]):
+                    # nothing is measured inside: it keeps the derivative that its author gave it
+                    del self.steps[start[0] :]
+                    self.steps.append(Step(_bound(equation), inputs, followed))
+                return followed
+        return self.operate(name, _bound(equation), inputs, equation.outvars, equation.params)
+
+    def operate(
+        self,
+        name: str,
+        compute: Callable[..., Sequence[Any]],
+        inputs: list[Array],
+        outputs: Sequence[Any],
+        params: Mapping[str, Any],
+    ) -> list[Array]:
+        """One operation: its step, and what a rule says that its outputs are."""
+        step = Step(compute, inputs)
+        step.outputs = [
+            Array(output.aval.shape, output.aval.dtype, step=step) for output in outputs
+        ]
+        self.steps.append(step)
+        entries = [self.entry(x) for x in inputs]
+        if all(entry is None for entry in entries) and name not in _SOURCES:
+            return step.outputs
+        self.operation, self.outputs = name, step.outputs
+        found: Any
+        if name not in _ALONE and not any(isinstance(entry, Signal) for entry in entries):
+            found = self.without_signal(*inputs)
+        else:
+            found = self._apply(name, inputs, params)
+        if not isinstance(found, tuple):
+            found = (found,) + (None,) * (len(step.outputs) - 1)
+        for output, entry in zip(step.outputs, found, strict=False):
+            self.set(output, entry)
+        return step.outputs
+
+    def _apply(self, name: str, inputs: list[Array], params: Mapping[str, Any]) -> Any:
+        if not self.outputs:
+            return None
+        if name in _RULES:
+            try:
+                return _RULES[name](self, *inputs, **params)
+            except NotUnderstoodError:
+                return self.not_understood(name, inputs)
+        if name in ELEMENTWISE:
+            return self.elementwise(ELEMENTWISE[name], *map(self.operand, inputs))
+        return self.not_understood(name, inputs)
+
+    def _weighs_since(self, start: int) -> bool:
+        return any(node.weighs for node in self.tape.nodes[start:])
+
+
+# What is drawn: its values are none that a plan may depend on.
+_SOURCES = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real"}
+
+
+def sliced_name(base: str, axis: int, i: int) -> str:
+    """What a layer of a stacked parameter is called: as NumPy's index of it."""
+    return f"{base}[{':, ' * axis}{i}]"
+
+
+def _bound(equation: Any) -> Callable[..., Sequence[Any]]:
+    """An equation as a function of its inputs' values."""
+
+    def compute(*values: Any) -> Sequence[Any]:
+        primitive, params = equation.primitive, equation.primitive.get_bind_params(equation.params)
+        functions: Sequence[Any] = ()
+        if isinstance(params, tuple):  # as before JAX 0.9
+            functions, params = params
+        with equation.ctx.manager:
+            found = primitive.bind(*functions, *values, **params)
+        return list(found) if primitive.multiple_results else [found]
+
+    return compute
+
+
+def _decimal(value: Any) -> float:
+    """A number as it was written: 0.044715 in single precision is meant as that."""
+    number = np.asarray(value).reshape(())[()]
+    if number.dtype.kind == "f" and number.dtype.itemsize < 8:
+        return float(str(number))
+    if number.dtype.kind == "V" or number.dtype.kind == "c":
+        return float(np.real(number))
+    return float(number)
+
+
+# --- operations on doubles ---
+
+
+def _operation(function: Callable[..., Any], others: tuple[Any, ...]) -> Operation:
+    """A function on arrays, with numbers among its arguments, and a key that is equal for equal
+    ones."""
+    if all(other is ... for other in others):
+        return Operation(function, function)
+
+    def compute(*values: FloatArray) -> Any:
+        arrays = iter(values)
+        return function(*(next(arrays) if other is ... else other for other in others))
+
+    return Operation((function, others), compute)

@@ -1,0 +1,244 @@
+"""Whole Keras models on the torch and jax backends: plan, apply_, measure and initialize_.
+
+What a backend makes of a model stands in on_torch.py and on_jax.py; here stands what is Keras's:
+which models, variables and example inputs there are.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from gainreg.errors import ParameterError
+from gainreg.signals.plan import Plan, PlannedParameter
+from gainreg.signals.report import SignalReport
+
+BACKENDS = ("torch", "jax")
+
+# A backend may run the two layers of a Bidirectional as one operation.
+RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
+
+
+def plan(
+    model: Any,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    residual: float | None = 1.0,
+    output_std: float = 1.0,
+    criterion: str = "forward",
+) -> Plan:
+    """What would be set in a model so that its signals keep their size; touches nothing.
+
+    The model runs as in training; ``{"training": False}`` among ``kwargs`` has it run as in
+    inference, where batch norms go by their moving statistics.
+
+    Args:
+        model: a built model or layer: functional, sequential or a class of one's own.
+        args: an example input: an array, or a list or dict of them for a model that takes such; or
+            a tuple of the model's arguments. Their moments are measured, and count as those of
+            standard normal numbers where they are a ``keras.KerasTensor`` with a whole shape.
+        kwargs: the model's keyword arguments.
+        residual: what all branches of a residual stream together add to it, as a share of its
+            second moment where it begins; None to let each branch add a second moment of 1.
+        output_std: standard deviation of the model's output.
+        criterion: "forward", or "critical" where the activations have a critical point.
+
+    Weights are named by their variables' paths, "dense/kernel". Those that are not trainable, as
+    moving statistics and frozen layers, are kept and counted as they are; likewise those of
+    recurrent layers, whose output counts as it was measured.
+
+    Raises:
+        ParameterError: an option, the model, the backend or the inputs are not what they must be.
+        MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
+        The model's own errors, with a note.
+    """
+    run, variables = _opened(model)
+    args, kwargs = _arguments(args, kwargs)
+    made: Plan = run.plan(
+        model, variables, args, kwargs,
+        residual=residual, output_std=output_std, criterion=criterion,
+    )  # fmt: skip
+    named = _named(model)
+    kept = {
+        name: PlannedParameter(tuple(named[name].shape), "kept", reason)
+        for name, reason in _kept(model).items()
+    }
+    return replace(made, listed={**made.listed, **kept})
+
+
+def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | None = None) -> Any:
+    """Set a model's weights and biases as a plan says, and return the model.
+
+    Args:
+        model: the model that the plan is of, or another with the same names and shapes.
+        plan: made by ``plan``, here or elsewhere.
+        distribution: "normal", "truncated_normal" (at twice its std, which is widened), "uniform"
+            or "orthogonal"; all have the same mean square.
+        seed: a whole number, for the same weights each time on the same backend; None for what
+            ``keras.utils.set_random_seed`` sets.
+
+    Raises:
+        PlanError: the plan is of another model; nothing was set.
+        ParameterError: the model, the backend, the seed or the distribution is not what it must be.
+    """
+    run, variables = _opened(model)
+    _check_seed(seed)
+    plan.check({name: tuple(variable.shape) for name, variable in _named(model).items()})
+    listed = {name: item for name, item in plan.listed.items() if name in variables}
+    run.apply_(model, variables, replace(plan, listed=listed), distribution=distribution, seed=seed)
+    return model
+
+
+def measure(
+    model: Any,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    backward: bool = True,
+) -> SignalReport:
+    """The model as it is: its signals predicted and measured, in one pass forward and one back.
+
+    Weights, moving statistics and the states of seed generators stay bit for bit as they were.
+    Gradients are those of a random loss: the sum of the outputs times independent standard normal
+    numbers.
+
+    Args:
+        model, args, kwargs: as for ``plan``, with values.
+        backward: measure gradients too.
+
+    Raises:
+        As ``plan``.
+    """
+    run, variables = _opened(model)
+    args, kwargs = _arguments(args, kwargs, values=True)
+    return _whole(model, run.measure(model, variables, args, kwargs, backward=backward))
+
+
+def initialize_(
+    model: Any,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    residual: float | None = 1.0,
+    output_std: float = 1.0,
+    criterion: str = "forward",
+    distribution: str = "normal",
+    calibrate: bool = False,
+    seed: int | None = None,
+) -> SignalReport:
+    """Plan, apply and measure: set a model's weights, and report on its signals.
+
+    Args:
+        model, args, kwargs, residual, output_std, criterion: as for ``plan``.
+        distribution, seed: as for ``apply_``.
+        calibrate: set each weight from the measured second moment of what feeds it instead of the
+            predicted one, in one pass.
+
+    Raises:
+        As ``plan`` and ``apply_``; nothing was set then.
+    """
+    run, variables = _opened(model)
+    _check_seed(seed)
+    args, kwargs = _arguments(args, kwargs, values=True)
+    report = run.initialize_(
+        model, variables, args, kwargs, residual=residual, output_std=output_std,
+        criterion=criterion, distribution=distribution, calibrate=calibrate, seed=seed,
+    )  # fmt: skip
+    return _whole(model, report)
+
+
+def _whole(model: Any, report: SignalReport) -> SignalReport:
+    """A report that accounts for all weights of a model."""
+    kept = {name: ("kept", reason) for name, reason in _kept(model).items()}
+    return replace(report, parameters={**report.parameters, **kept})
+
+
+# --- what may be asked ---
+
+
+def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
+    """The functions of the backend, and a model's trainable variables by name."""
+    backend = keras.backend.backend()
+    if backend not in BACKENDS:
+        raise ParameterError(
+            f"whole models are followed on Keras's backends torch and jax, and this is {backend}; "
+            "set KERAS_BACKEND to one of them for this step: saved weights load on any"
+        )
+    if not isinstance(model, keras.Layer):
+        raise ParameterError(f"a model is a keras.Model or a layer, got {type(model).__name__}")
+    if not model.built:
+        raise ParameterError(
+            f"{type(model).__name__} {model.name!r} was not built yet and has no weights; call it "
+            "once on an example input, or its build with the shape of one"
+        )
+    kept = _kept(model)
+    variables = {name: v for name, v in _named(model).items() if name not in kept}
+    if not variables:
+        raise ParameterError(
+            f"{type(model).__name__} has no trainable weights but those of recurrent layers: there "
+            "is nothing to set"
+        )
+    return importlib.import_module(f"gainreg.adapters.keras.on_{backend}"), variables
+
+
+def recurrent(model: Any) -> list[Any]:
+    """The layers of a model that go step by step through time."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, RECURRENT)]
+
+
+def _kept(model: Any) -> dict[str, str]:
+    """The weights of a model that are kept whatever signals they meet, and why."""
+    stepwise = {id(v): type(layer).__name__ for layer in recurrent(model) for v in layer.weights}
+    trainable = {id(variable) for variable in model.trainable_variables}
+    kept = {}
+    for name, variable in _named(model).items():
+        if id(variable) not in trainable:
+            kept[name] = "not trainable: kept as it is"
+        elif id(variable) in stepwise:
+            kept[name] = f"part of {stepwise[id(variable)]}: recurrent layers are kept"
+    return kept
+
+
+def _named(model: Any) -> dict[str, Any]:
+    """A model's weights by path; a path that several have is numbered."""
+    found: dict[str, Any] = {}
+    for variable in model.weights:
+        name, number = variable.path, 1
+        while name in found:
+            name, number = f"{variable.path}_{number}", number + 1
+        found[name] = variable
+    return found
+
+
+def _arguments(args: Any, kwargs: Any, values: bool = False) -> tuple[tuple[Any, ...], Any]:
+    """The model's arguments; of one that says nothing of training, in training."""
+    if not (kwargs is None or isinstance(kwargs, Mapping)):
+        raise ParameterError(f"kwargs is a dict of the model's, got {type(kwargs).__name__}")
+    args = args if isinstance(args, tuple) else (args,)
+    kwargs = {"training": True, **(kwargs or {})}
+    leaves = keras.tree.flatten((args, kwargs))
+    if not any(hasattr(leaf, "shape") for leaf in leaves):
+        raise ParameterError("no array is among the example inputs; give the model's arguments")
+    for leaf in leaves:
+        if isinstance(leaf, keras.KerasTensor):
+            if values:
+                raise ParameterError(
+                    "an example input has only a shape, so that nothing can be measured; give "
+                    "numbers"
+                )
+            if None in leaf.shape:
+                raise ParameterError(
+                    f"an example input has the shape {leaf.shape}; give a whole one, with the "
+                    "number of samples"
+                )
+    return args, kwargs
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise ParameterError(f"seed is a whole number from 0 on, or None, got {seed!r}")

@@ -1,0 +1,129 @@
+"""Keras models on the torch backend: modules of PyTorch, as its adapter takes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import torch
+from torch import Tensor, nn
+
+from gainreg.adapters.keras.models import recurrent
+from gainreg.adapters.torch import models
+from gainreg.adapters.torch.models import Opaque
+from gainreg.adapters.torch.tracer import Trace
+from gainreg.signals import layout as layouts
+from gainreg.signals.plan import Plan
+from gainreg.signals.report import SignalReport
+
+def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
+    """As ``gainreg.adapters.torch.plan``, of a Keras model and its trainable variables by name."""
+    return models.plan(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
+
+
+def apply_(model: Any, variables: Mapping[str, Any], plan: Plan, *, seed: Any, **how: Any) -> None:
+    """As ``gainreg.adapters.torch.apply_``."""
+    models.apply_(_Model(model, variables), plan, generator=_generator(seed), **how)
+
+
+def measure(
+    model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any
+) -> SignalReport:
+    """As ``gainreg.adapters.torch.measure``."""
+    return models.measure(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
+
+
+def initialize_(
+    model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, *, seed: Any, **options: Any
+) -> SignalReport:
+    """As ``gainreg.adapters.torch.initialize_``."""
+    module, source = _Model(model, variables), _generator(seed)
+    return models.initialize_(module, _tensors(args), _tensors(kwargs), generator=source, **options)
+
+
+def _generator(seed: int | None) -> torch.Generator | None:
+    """A source of random numbers; None for torch's own, which ``keras.utils.set_random_seed``
+    sets."""
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _tensors(value: Any) -> Any:
+    """Tensors for the arrays of an example input; for its symbolic tensors, ones without values."""
+    return keras.tree.map_structure(_tensor, value)
+
+
+def _tensor(x: Any) -> Any:
+    if isinstance(x, keras.KerasTensor):
+        return torch.empty(x.shape, dtype=keras.ops.zeros((), x.dtype).dtype, device="meta")
+    return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
+
+
+class _Model(nn.Module):
+    """A Keras model, its trainable variables as parameters; it runs in a scope in which no variable
+    changes."""
+
+    def __init__(self, model: Any, variables: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = [model]  # in a list, where PyTorch does not look for modules
+        self.variables = variables
+        self.recurrent = [(layer, _Unseen(layer)) for layer in recurrent(model)]
+        self.unseen = nn.ModuleList(module for _, module in self.recurrent)
+
+    def _get_name(self) -> str:
+        return type(self.model[0]).__name__
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """The variables' names and tensors."""
+        for name, variable in self.variables.items():
+            yield name, variable.value
+
+    def describe_input(self, trace: Trace, tensor: Tensor) -> None:
+        """Say what an input is, whose units Keras has last or first."""
+        self.trace = trace
+        channels = 1 if keras.config.image_data_format() == "channels_first" else -1
+        trace.describe_input(tensor, layouts.of_input(tensor.shape, channels))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's outputs."""
+        with keras.StatelessScope(), contextlib.ExitStack() as stack:
+            for layer, module in self.recurrent:
+                stack.enter_context(module.in_place_of(layer))
+            args, kwargs = keras.tree.map_structure(self._with_values, (args, kwargs))
+            return self.model[0](*args, **kwargs)
+
+    def _with_values(self, x: Any) -> Any:
+        """A tensor with values for one without: Keras mixes none without them with others."""
+        if not isinstance(x, Tensor) or not x.is_meta:
+            return x
+        made = torch.ones(x.shape, dtype=x.dtype, device=keras.ops.zeros(()).device)
+        self.trace.set(made, self.trace.entry(x))
+        return made
+
+
+class _Unseen(Opaque):
+    """Stands in for a recurrent layer, which PyTorch's operations would unroll step by step."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.kind = type(layer).__name__
+
+    def _get_name(self) -> str:
+        return self.kind
+
+    @contextlib.contextmanager
+    def in_place_of(self, layer: Any) -> Iterator[None]:
+        """Run in the layer's place while it lasts."""
+        self.run = layer.call
+        object.__setattr__(layer, "call", self)
+        try:
+            yield
+        finally:
+            object.__delattr__(layer, "call")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's outputs."""
+        return self.run(*args, **kwargs)

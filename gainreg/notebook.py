@@ -1,0 +1,137 @@
+"""What a notebook shows of an entry, a curve, a table and a report: a table in HTML, and a picture
+where matplotlib is installed."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from gainreg.entry import to_dict
+from gainreg.errors import GainregError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+    from gainreg.entry import GainEntry
+    from gainreg.resolver import GainCurve
+    from gainreg.signals.report import SignalReport
+    from gainreg.table import GainTable
+
+# Rows that are shown: a browser takes a second for some thousands.
+ROWS = 300
+COLUMNS = (
+    *("std", "gain", "centered_gain", "backward_gain", "variance_slope", "gradient_factor"),
+    *("second_moment", "method", "error"),
+)
+
+
+def entry(found: GainEntry) -> str:
+    """All numbers of an entry, and its place on the curves of its activation."""
+    facts = [(key, _cell(value, repr)) for key, value in to_dict(found).items() if key != "params"]
+    return _table(_name(found), (), facts) + _picture(lambda plot: plot.entry(found))
+
+
+def curve(found: GainCurve) -> str:
+    """The numbers of a curve, and the curve."""
+    entries = list(found)
+    name = _name(found)
+    shown = _table(f"{name}: {len(entries)} stds", COLUMNS, map(_row, entries))
+    return shown + _picture(lambda plot: plot.numbers({name: entries}))
+
+
+def table(found: GainTable) -> str:
+    """The entries of a table, and a picture of them: curves of a few activations, or a chart."""
+    columns = ("activation", *COLUMNS)
+    rows = ((_name(each), *_row(each)) for each in found)
+    title = f"{len(found)} entries of {len(found.listings)} activations"
+
+    def draw(plot: Any) -> Figure:
+        groups: dict[str, list[GainEntry]] = {}
+        for each in found:
+            groups.setdefault(_name(each), []).append(each)
+        drawn: Figure = plot.numbers(groups) if len(groups) <= 7 else plot.chart(found)
+        return drawn
+
+    return _table(title, columns, rows) + _picture(draw)
+
+
+def report(found: SignalReport) -> str:
+    """The weights of a report, its warnings, and its picture."""
+    columns = ("weight", "fed by", "std", "in", "measured", "out", "measured", "gradient",
+               "measured", "")  # fmt: skip
+    rows = (
+        (
+            weight.name,
+            weight.fed_by,
+            *(
+                _cell(value)
+                for value in (
+                    weight.weight_std,
+                    weight.input_rms, weight.measured_input_rms,
+                    weight.output_rms, weight.measured_output_rms,
+                    weight.gradient_rms, weight.measured_gradient_rms,
+                )
+            ),
+            mark,
+        )
+        for weight, mark in zip(found.weights, found.marks(), strict=True)
+    )  # fmt: skip
+    told = "rms; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
+    title = f"{len(found.weights)} weights: {told}"
+    warnings = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.warnings)
+    listed = f"<ul>{warnings}</ul>" if warnings else ""
+    return _table(title, columns, rows) + listed + _picture(lambda plot: plot.report(found))
+
+
+def _name(found: GainEntry | GainCurve) -> str:
+    params = ", ".join(f"{key}={value:g}" for key, value in found.params.items())
+    return found.activation + (params and f"({params})")
+
+
+def _row(found: GainEntry) -> list[str]:
+    facts = to_dict(found)
+    return [_cell(facts[key]) for key in COLUMNS]
+
+
+def _cell(value: Any, number: Callable[[float], str] = "{:.6g}".format) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else number(value)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells under a title; in a box that scrolls, and no more than ROWS."""
+    rows = iter(rows)
+    shown = [f"<tr>{_cells('td', row)}</tr>" for row in islice(rows, ROWS)]
+    left = sum(1 for _ in rows)
+    more = f"<p>and {left} more</p>" if left else ""
+    head = f"<thead><tr>{_cells('th', columns)}</tr></thead>" if columns else ""
+    return (
+        f"<p>{escape(title)}</p>"
+        '<div style="max-height: 26em; overflow: auto; display: inline-block; max-width: 100%">'
+        f"<table>{head}<tbody>{''.join(shown)}</tbody></table>{more}</div>"
+    )
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
+    style = 'style="text-align: left"'
+    return "".join(f"<{tag} {style}>{escape(cell)}</{tag}>" for cell in cells)
+
+
+def _picture(draw: Callable[[Any], Figure]) -> str:
+    """What is drawn with ``gainreg.plot``, as an image in the text. None where matplotlib is not
+    installed, or there is nothing to draw: the numbers stand above."""
+    try:
+        from gainreg import plot
+        from gainreg.plot.look import png
+
+        data = base64.b64encode(png(draw(plot))).decode()
+    except GainregError:
+        return ""
+    source = f"data:image/png;base64,{data}"
+    return f'<img alt="picture of these numbers" style="max-width: 100%" src="{source}">'

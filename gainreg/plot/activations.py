@@ -1,0 +1,340 @@
+"""Pictures of activations: φ, its gains over std, its correlation map, and its signal in depth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gainreg.activation import Activation
+from gainreg.bound import Bound
+from gainreg.correlation_map import correlation as correlation_of
+from gainreg.depth import known_at, through_depth
+from gainreg.errors import MomentError, ParameterError
+from gainreg.frameworks import as_activation
+from gainreg.host import host
+from gainreg.moments import FloatArray
+from gainreg.plot.look import (
+    GREY,
+    LOOKS,
+    Look,
+    Picture,
+    axes_or_new,
+    dressed,
+    frame,
+    lines_said,
+    plain,
+    say,
+)
+from gainreg.table import GainTable, load_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Item = str | Activation | Callable[..., Any]
+Items = Item | tuple[Item, Mapping[str, Any]]
+
+SIZE = 13.0, 6.2  # of an overview, in inches
+STDS = np.logspace(-2, 2, 161)
+# Where φ is drawn, wider where it has kinks further out, up to FAR: relu6's at 6, but not
+# threshold's default of 20.
+REACH, FAR = 4.0, 10.0
+# Beside a kink φ is drawn from this far on. A difference of φ across it that is larger than JUMP
+# is a jump, and no line is drawn over it.
+BESIDE, JUMP = 1e-6, 1e-3
+# A gain, a gradient_factor and a signal are drawn at most from 1/WIDE to WIDE.
+WIDE = 1e3
+LEGEND = """dots: entries of the table
+grey lines: what keeps a size, or a correlation
+last panel: median of all draws of the weights,
+and the two thirds of them around it"""
+
+
+class _Subject(NamedTuple):
+    """An activation with its params, and how it is drawn."""
+
+    activation: str | Activation
+    params: Mapping[str, Any]
+    bound: Bound
+    label: str
+    look: Look
+
+
+def function(*activations: Items, ax: Axes | None = None) -> Axes:
+    """φ(x).
+
+    Args:
+        *activations: names, Activations or functions, or pairs of one and its params, as in
+            ``("elu", {"alpha": 0.5})``.
+        ax: where to draw, beside what is there; None for a new figure.
+
+    Raises:
+        UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
+    """
+    ax = _of_x(activations, ax, lambda phi, x: phi.forward(x))
+    return dressed(ax, "activation", "x", "φ(x)")
+
+
+def derivative(*activations: Items, ax: Axes | None = None) -> Axes:
+    """φ′(x). Arguments and errors are those of ``function``."""
+    return dressed(_of_x(activations, ax, _slope), "its derivative", "x", "φ′(x)")
+
+
+# What a panel over std says of each quantity.
+QUANTITIES = {
+    "gain": "gain: std / rms of φ",
+    "variance_slope": "a layer's growth of a small error",
+    "gradient_factor": "a layer's growth of gradient²",
+}
+
+
+def over_std(
+    *activations: Items,
+    quantity: str = "gain",
+    table: GainTable | str | os.PathLike[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A quantity over the std of the pre-activation, from 1e-2 to 1e2.
+
+    Args:
+        *activations: as for ``function``.
+        quantity: "gain", "variance_slope" or "gradient_factor".
+        table: a table or its path, whose entries are drawn as dots; None for the shipped one.
+        ax: where to draw, beside what is there; None for a new figure.
+
+    Raises:
+        ParameterError: another quantity.
+        UnknownActivationError, ParameterError, MomentError, PluginError: as ``gainreg.resolve``.
+        TableError: the table cannot be read.
+    """
+    if quantity not in QUANTITIES:
+        raise ParameterError(
+            f"quantity is one of {', '.join(map(repr, QUANTITIES))}, got {quantity!r}"
+        )
+    ax = axes_or_new(ax)
+    whole = table if isinstance(table, GainTable) else load_table(table)
+    ax.set_xscale("log")
+    if quantity != "variance_slope":
+        ax.set_yscale("log")
+    ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
+    unknown: list[str] = []
+    for subject in _subjects(activations, ax):
+        entries = known_at(subject.activation, STDS, subject.params)
+        y = np.array([getattr(entry, quantity) for entry in entries], dtype=np.float64)
+        _line(ax, subject, [entry.std for entry in entries], y)
+        if np.isnan(y).all():
+            unknown.append(subject.label)
+        listing = whole.listings.get(subject.bound.name) if _is_registered(subject) else None
+        dots = [
+            (entry.std, getattr(entry, quantity))
+            for entry in (listing.entries if listing else ())
+            if entry.params == subject.bound.params and getattr(entry, quantity) is not None
+        ]
+        if dots:
+            look = subject.look
+            ax.plot(*zip(*dots, strict=True), look.marker, color=look.color, markersize=5)
+    say(ax, "E[φ′²] does not exist or is not known", unknown)
+    frame(ax, WIDE)
+    ax.set_xlim(STDS[0] / 1.5, STDS[-1] * 1.5)
+    plain(ax.xaxis)
+    return dressed(ax, QUANTITIES[quantity], "std of the pre-activation", quantity)
+
+
+def correlation(*activations: Items, std: float = 1.0, ax: Axes | None = None) -> Axes:
+    """The correlation map: of two signals in the next layer, by that in this one.
+
+    Args:
+        *activations: as for ``function``.
+        std: of the pre-activation.
+        ax: where to draw, beside what is there; None for a new figure.
+
+    Raises:
+        UnknownActivationError, ParameterError, PluginError: as ``gainreg.correlation``.
+    """
+    ax = axes_or_new(ax)
+    rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 101))  # dense at −1 and 1, where it bends
+    ax.plot([-1, 1], [-1, 1], color=GREY, linewidth=0.8, zorder=0)
+    unknown: list[str] = []
+    for subject in _subjects(activations, ax):
+        gate = subject.bound.gate
+        try:
+            if gate is None:
+                known = correlation_of(subject.activation, rho, std, **subject.params)
+            else:  # a and b are independent
+                known = rho * correlation_of(gate.activation, rho, std)
+        except MomentError:
+            known = np.full_like(rho, np.nan)
+            unknown.append(subject.label)
+        _line(ax, subject, rho, known)
+    say(ax, "not known", unknown)
+    return dressed(ax, f"correlation map at std {std:g}", "ρ before", "ρ behind")
+
+
+def depth(
+    *activations: Items,
+    std: float = 1.0,
+    width: int = 256,
+    layers: int = 100,
+    ax: Axes | None = None,
+) -> Axes:
+    """The rms of the pre-activations through a plain stack, by theory: the median of all draws of
+    its weights, and as a band the two thirds of them around it.
+
+    Args:
+        *activations: as for ``function``.
+        std: of the pre-activations of the first layer, for which the gain is chosen.
+        width: pre-activations of a layer.
+        layers: how many.
+        ax: where to draw, beside what is there; None for a new figure.
+
+    Raises:
+        UnknownActivationError, ParameterError, MomentError, PluginError: as
+            ``gainreg.depth.through_depth``.
+    """
+    ax = axes_or_new(ax)
+    ax.set_yscale("log")
+    ax.axhline(std, color=GREY, linewidth=0.8, zorder=0)
+    layer = np.arange(layers + 1)
+    for subject in _subjects(activations, ax):
+        low, median, high = through_depth(
+            subject.activation, std=std, width=width, layers=layers, **subject.params
+        )
+        _line(ax, subject, layer, median)
+        ax.fill_between(layer, low, high, color=subject.look.color, alpha=0.18, linewidth=0)
+    frame(ax, WIDE)
+    return dressed(ax, f"signal through depth, width {width}", "layer", "rms of pre-activations")
+
+
+def overview(
+    *activations: Items,
+    std: float = 1.0,
+    width: int = 256,
+    table: GainTable | str | os.PathLike[str] | None = None,
+    figure: Figure | None = None,
+) -> Figure:
+    """All panels of one or a few activations.
+
+    Args:
+        *activations: as for ``function``; at most 7, which is what a picture holds legibly.
+        std: of the pre-activation, for the correlation map and the signal through depth.
+        width: pre-activations of a layer, for the signal through depth.
+        table: as for ``over_std``.
+        figure: where to draw; None for a new one, which knows no window.
+
+    Raises:
+        ParameterError: none or too many activations; else as the panels.
+        UnknownActivationError, MomentError, PluginError, TableError: as the panels.
+    """
+    if not activations:
+        raise ParameterError("name at least one activation to draw, as in 'gelu'")
+    figure = Picture(*SIZE) if figure is None else figure
+    axes = figure.subplots(2, 4).ravel()
+    function(*activations, ax=axes[0])
+    derivative(*activations, ax=axes[1])
+    correlation(*activations, std=std, ax=axes[2])
+    for quantity, ax in zip(QUANTITIES, axes[4:], strict=False):
+        over_std(*activations, quantity=quantity, table=table, ax=ax)
+    depth(*activations, std=std, width=width, ax=axes[7])
+    handles, labels = axes[4].get_legend_handles_labels()
+    for ax in axes:
+        if ax.get_legend():
+            ax.get_legend().remove()
+    axes[3].set_axis_off()
+    axes[3].legend(
+        handles, labels, loc="upper left", frameon=False, fontsize=11, handlelength=3.5,
+    )  # fmt: skip
+    axes[3].text(0.03, 0.02, LEGEND, fontsize=8, color=GREY, transform=axes[3].transAxes)
+    return figure
+
+
+def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
+    """The activations, each with the next look that the axes have free."""
+    start = len(ax.get_legend_handles_labels()[0])
+    if start + len(items) > len(LOOKS):
+        raise ParameterError(
+            f"a picture holds {len(LOOKS)} activations legibly, got {start + len(items)}; "
+            "draw them in several"
+        )
+    for item, look in zip(items, LOOKS[start:], strict=False):
+        pair = item if isinstance(item, tuple) else (item, {})
+        if len(pair) != 2 or not isinstance(pair[1], Mapping):
+            raise ParameterError(
+                "an activation to draw is a name, an Activation, a function, or a pair of one and "
+                f"its params, as in ('elu', {{'alpha': 0.5}}); got {item!r}"
+            )
+        activation, params = as_activation(*pair)
+        bound = host().bind(activation, params)
+        known = host().activation(activation) if isinstance(activation, str) else activation
+        told = ", ".join(
+            f"{key}={value:g}"
+            for key, value in bound.params.items()
+            if value != known.params.get(key)
+        )
+        yield _Subject(activation, params, bound, bound.name + (told and f"({told})"), look)
+
+
+def _is_registered(subject: _Subject) -> bool:
+    """Whether it is what its name means in the registry, and so in a table."""
+    if isinstance(subject.activation, str):
+        return True
+    return any(known is subject.activation for known in host().activations())
+
+
+def _of_x(
+    items: Sequence[Any], ax: Axes | None, values: Callable[[Bound, FloatArray], FloatArray]
+) -> Axes:
+    """Draw φ or φ′, with gaps where it jumps."""
+    ax = axes_or_new(ax)
+    gated: list[str] = []
+    unknown: list[str] = []
+    for subject in _subjects(items, ax):
+        bound = subject.bound
+        if bound.gate is not None:
+            gated.append(subject.label)
+            bound = bound.gate
+        with np.errstate(all="ignore"):
+            known = bound.facts.integrable
+            if not known:
+                unknown.append(subject.label)
+            _line(ax, subject, *(_with_gaps(bound, values) if known else ([], [])))
+    say(ax, "a·φ(b), of which this is φ", gated)
+    say(ax, "random, or of more than one number", unknown)
+    low, high = np.clip(ax.get_ylim(), -FAR, FAR)
+    ax.set_ylim(low, high + 0.08 * lines_said(ax) * (high - low))
+    return ax
+
+
+def _with_gaps(
+    bound: Bound, values: Callable[[Bound, FloatArray], FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """x and the values there, with NaN between the two sides of a jump."""
+    kinks = sorted({k for k in (0.0, *(bound.kinks or ())) if abs(k) < FAR})
+    ends = [min(-REACH, 1.5 * kinks[0]), *kinks, max(REACH, 1.5 * kinks[-1])]
+    xs: list[FloatArray] = []
+    ys: list[FloatArray] = []
+    for low, high in pairwise(ends):
+        x = np.linspace(low + BESIDE, high - BESIDE, 401)
+        y = values(bound, x)
+        if ys and not abs(y[0] - ys[-1][-1]) <= JUMP * max(1.0, abs(y[0])):
+            xs.append(np.array([low]))
+            ys.append(np.array([np.nan]))
+        xs.append(x)
+        ys.append(y)
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def _slope(bound: Bound, x: FloatArray) -> FloatArray:
+    """φ′, as declared where that was found right, else by differences."""
+    if bound.facts.derivative is not None:
+        return bound.facts.derivative(x)
+    step = BESIDE / 2
+    return (bound.forward(x + step) - bound.forward(x - step)) / (2 * step)
+
+
+def _line(ax: Axes, subject: _Subject, x: Any, y: Any) -> None:
+    look = subject.look
+    ax.plot(x, y, color=look.color, linestyle=look.line, linewidth=1.8, label=subject.label)
