@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 import gainreg
 from gainreg.cli import _parser
 from gainreg.host import host
+from gainreg.page import table_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +27,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made here."""
     pages = {
         "gallery.md": gallery(),
+        "gains.html": table_page(gainreg.load_table(), "Gains"),
         "reference/cli.md": command_line(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
@@ -53,7 +55,9 @@ def gallery() -> str:
         "",
         f"All {len(host().activations())} activations that gainreg brings, from its registry: each "
         "with its definition, params and other names, its drawing over −4 ≤ x ≤ 4, and the entry "
-        "at std 1 of the shipped table. [What the numbers mean](index.md#what-the-numbers-mean).",
+        "at std 1 of the shipped table. All entries, to be searched, sorted and copied from, are "
+        "on [a page of their own](gains.html). "
+        "[What the numbers mean](index.md#what-the-numbers-mean).",
         "",
     ]
     # those of which the table says nothing come last

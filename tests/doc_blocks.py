@@ -4,7 +4,8 @@ A page is read from top to bottom in a folder of its own:
 
 - ``python`` blocks run in one namespace; where a call of print has a comment behind it, that is
   what it prints, or how it begins if the comment ends in "…";
-- ``sh`` blocks run in the same folder;
+- ``sh`` blocks run in the same folder, but for those that install something with pip, which are
+  for ``.ci/run``;
 - a block marked ``<!-- file: NAME -->`` is written there, and not run;
 - a ``text`` block straight behind one that runs is what it printed, "…" standing for anything;
 - a block marked ``<!-- not run: REASON -->`` is not.
@@ -33,6 +34,11 @@ class Block(NamedTuple):
     language: str
     code: str
     shown: str | None
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it is not run here."""
+        return self.mark.startswith("not run: ") or self.code.startswith("pip ")
 
 
 def blocks(page: Path) -> list[Block]:
@@ -82,7 +88,7 @@ def read(pages: list[Path], folder: Path) -> None:
             where = f"{page.relative_to(ROOT)}, block {number}"
             if block.mark.startswith("file: "):
                 (place / block.mark.removeprefix("file: ")).write_text(block.code)
-            elif block.language in ("python", "sh") and not block.mark.startswith("not run: "):
+            elif block.language in ("python", "sh") and not block.skipped:
                 todo.append([where, block.language, block.code])
                 said[where] = block
         work.append([str(place), todo])

@@ -18,6 +18,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 
+
 def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
     """As ``gainreg.adapters.torch.plan``, of a Keras model and its trainable variables by name."""
     return models.plan(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
