@@ -671,10 +671,11 @@ def _drawn(
     if distribution == "normal":
         return std * jax.random.normal(key, shape)
     if distribution == "uniform":
-        bound = scaling.uniform_bound(std)
+        bound = math.sqrt(3) * std
         return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
     if distribution == "truncated_normal":
-        return scaling.untruncated_std(std) * jax.random.truncated_normal(key, -2.0, 2.0, shape)
+        wide = std / scaling.TRUNCATED_STD
+        return wide * jax.random.truncated_normal(key, -2.0, 2.0, shape)
     rows, columns = _matrix(shape, fan_in)
     draw = initializers.orthogonal(scaling.orthogonal_scale(std, rows, columns))
     return jnp.reshape(draw(key, (rows, columns)), shape)

@@ -66,7 +66,7 @@ def _arrays(value: Any) -> Any:
 
 def _array(x: Any) -> Any:
     if isinstance(x, keras.KerasTensor):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)  # type: ignore[no-untyped-call]
     return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
 
 
