@@ -1,9 +1,9 @@
 """Other libraries that compute the same constants, where they are installed.
 
-``pip install '.[peers]'`` brings e3nn and dks. timm needs torchvision, which wants a torch of its own
-and does not import beside every other; as its table is read from its source, ``pip install --no-deps
-timm`` will do. neural-tangents 0.6.5 imports TensorFlow, and with jax up to 0.4 only, so that it has
-an extra for an environment of its own: ``pip install '.[neural-tangents]' dks``.
+``pip install '.[peers]'`` brings e3nn and dks. timm needs torchvision, which wants a torch of its
+own and does not import beside every other; its table is read from its source, for which
+``pip install --no-deps timm`` will do. neural-tangents 0.6.5 imports TensorFlow, and with jax up to
+0.4 only, so that it needs an environment of its own: ``pip install '.[neural-tangents]' dks``.
 """
 
 import ast
