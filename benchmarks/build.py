@@ -5,6 +5,7 @@
 ELU and leaky ReLU at 25 params each, GELU and mish, at as many stds as it takes. The file of a
 table is written and read whole, with each number checked, so that it has a limit; the last lines
 say where it is reached, and what the same numbers take as NumPy arrays from ``gainreg.curve``.
+"Of processors" counts the work of the processes themselves, whatever else the machine does.
 """
 
 import io
