@@ -267,6 +267,10 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
         return replace(signal, rows=rows)
     if left is None or left.all():
         return signal
+    weights = origin(signal.node)
+    twice = weights.rule == "softmax" and weights.facts["rows"] == rows_of(left, x.shape[-1])
+    if twice and not value:  # what was masked before has no weight
+        return signal
     return trace.record("dropout", [signal], keep=float(left.mean()), factor=1.0, elements=True)
 
 
@@ -415,7 +419,16 @@ def reordered(trace: Trace, x: Any, order: Sequence[int]) -> Entry:
     entry = trace.entry(x)
     if not isinstance(entry, Signal):
         return entry
-    return permuted(trace.tape, entry, order)
+    made = permuted(trace.tape, entry, order)
+    if entry.padded is None:
+        return made
+    inside, shape, before = entry.padded.signal, entry.padded.shape, entry.padded.before
+    turned = Padded(
+        permuted(trace.tape, inside, order),
+        tuple(shape[axis] for axis in order),
+        tuple(before[axis] for axis in order),
+    )
+    return replace(made, padded=turned)
 
 
 def expanded(entry: Entry, shape: Sequence[int]) -> Entry:
