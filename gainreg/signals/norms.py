@@ -129,6 +129,8 @@ def _value(
             made = numbers[0] * numbers[1]
         elif node.rule == "elementwise":
             made = _called(facts["operation"], numbers)
+        elif node.rule == "view" and numbers[0].shape[1] == 1:  # a number of a group, copied
+            made = numbers[0]
         elif node.rule == "scale" and node.weight:
             made, scales = numbers[0], {**scales, node.weight: None}
         elif node.rule == "mean" and _averaged(node) == over:

@@ -313,9 +313,11 @@ def _divide(trace: JaxTrace, a: Array, b: Array, **_: Any) -> Any:
         return operations.line(trace, a, 1 / right) if right else trace.without_signal(a)
     if not any(trace.is_signal(t) for t in (left, right)):
         return trace.without_signal(a, b)
-    if trace.is_tensor(left) and trace.is_signal(right):
-        return operations.divided(trace, left, right)
-    return trace.elementwise(np.divide, left, right)
+    found = None
+    if trace.is_tensor(left):
+        divided = operations.divided if trace.is_signal(right) else operations.divided_by_constant
+        found = divided(trace, left, right)
+    return found or trace.elementwise(np.divide, left, right)
 
 
 @rule("integer_pow", "pow")
@@ -468,7 +470,12 @@ def _window_sum(
 @rule("reduce_window_max", "reduce_window_min")
 def _window_largest(trace: JaxTrace, x: Array, *, window_dimensions: Any, **_: Any) -> Any:
     n = math.prod(window_dimensions)
-    return _turned(trace, x, lambda signal: trace.record("maximum", [signal], positions=n))
+
+    def largest(signal: Signal) -> Signal:
+        layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+        return trace.record("maximum", [signal.inside], layout, positions=n)
+
+    return _turned(trace, x, largest)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "argmax", "argmin", alone=True)

@@ -48,9 +48,8 @@ def plan(
         output_std: standard deviation of the model's output.
         criterion: "forward", or "critical" where the activations have a critical point.
 
-    Weights are named by their variables' paths, "dense/kernel". Those that are not trainable, as
-    moving statistics and frozen layers, are kept and counted as they are; likewise those of
-    recurrent layers, whose output counts as it was measured.
+    Weights are named by their variables' paths, "dense/kernel". Those of frozen layers are kept and
+    counted as they are; likewise those of recurrent layers, whose output counts as it was measured.
 
     Raises:
         ParameterError: an option, the model, the backend or the inputs are not what they must be.
@@ -205,13 +204,19 @@ def _kept(model: Any) -> dict[str, str]:
 
 
 def _named(model: Any) -> dict[str, Any]:
-    """A model's weights by path; a path that several have is numbered."""
+    """The weights that layers made to be trained, frozen ones too, by path; a path that several
+    have is numbered."""
     found: dict[str, Any] = {}
-    for variable in model.weights:
-        name, number = variable.path, 1
-        while name in found:
-            name, number = f"{variable.path}_{number}", number + 1
-        found[name] = variable
+    seen: set[int] = set()
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables:
+            if id(variable) in seen:
+                continue
+            seen.add(id(variable))
+            name, number = variable.path, 1
+            while name in found:
+                name, number = f"{variable.path}_{number}", number + 1
+            found[name] = variable
     return found
 
 
