@@ -676,15 +676,9 @@ def _drawn(
     if distribution == "truncated_normal":
         wide = std / scaling.TRUNCATED_STD
         return wide * jax.random.truncated_normal(key, -2.0, 2.0, shape)
-    rows, columns = _matrix(shape, fan_in)
+    rows, columns = scaling.matrix(shape, fan_in)
     draw = initializers.orthogonal(scaling.orthogonal_scale(std, rows, columns))
     return jnp.reshape(draw(key, (rows, columns)), shape)
-
-
-def _matrix(shape: tuple[int, ...], fan_in: float) -> tuple[int, int]:
-    """The shape of a weight as a matrix, one side of which are its inputs, wherever they stand."""
-    sides = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
-    return min(sides, key=lambda side: min(abs(math.log(n / fan_in)) for n in side))
 
 
 # --- what may be asked ---

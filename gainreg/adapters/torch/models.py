@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
 from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
 from gainreg.adapters.torch.weights import fill
@@ -87,12 +88,16 @@ def apply_(
     for name, item in plan.listed.items():
         if item.status == "set" and item.std is not None:
             _check_type(name, parameters[name])
+    fans = {weight.name: weight.fan_in for weight in plan.weights}
     with torch.no_grad():
         for name, item in plan.listed.items():
+            weight: Tensor = parameters[name]
             if item.status == "zeroed":
-                parameters[name].zero_()
+                weight.zero_()
             elif item.status == "set" and item.std is not None:
-                fill(parameters[name], item.std, distribution, generator)
+                if distribution == "orthogonal" and weight.dim() > 1 and weight.is_contiguous():
+                    weight = weight.view(scaling.matrix(item.shape, fans.get(name, 1.0)))
+                fill(weight, item.std, distribution, generator)
     return model
 
 
