@@ -127,7 +127,7 @@ MODELS: dict[str, Callable[[], Made]] = {
     "pooling": lambda: chain(
         (12, 12, 16), layers.Conv2D(128, 3, padding="same"), layers.MaxPooling2D(), layers.ReLU(),
         layers.Conv2D(128, 3), layers.UpSampling2D(), layers.ReLU(), layers.Conv2D(128, 3),
-        layers.ZeroPadding2D(1), layers.Cropping2D(1), layers.AveragePooling2D(2),
+        layers.Cropping2D(1), layers.AveragePooling2D(2),
         layers.Conv2D(64, 1), layers.GlobalAveragePooling2D(), layers.Dense(8),
     ),
     "two inputs": lambda: two_inputs(False),

@@ -163,7 +163,7 @@ def initialize(
 
 
 @dataclass
-class _Model:
+class Model:
     """A model taken apart: its parameters by name, what else it holds, and how it is run.
 
     Attributes:
@@ -174,6 +174,7 @@ class _Model:
         rebuild: the model with other leaves.
         aliases: other names of leaves.
         value: the model itself, or the params of a pair.
+        draws: what tells each parameter's random numbers apart, where that is not its name.
     """
 
     kind: str
@@ -183,13 +184,16 @@ class _Model:
     rebuild: Callable[[Mapping[str, Any]], Any]
     value: Any
     aliases: dict[str, str] = field(default_factory=dict)
+    draws: Mapping[str, int] = field(default_factory=dict)
     is_pair: bool = False
 
 
-def _open(model: Any) -> _Model:
+def _open(model: Any) -> Model:
     nnx: Any = sys.modules.get("flax.nnx")
     equinox: Any = sys.modules.get("equinox")
     linen: Any = sys.modules.get("flax.linen")
+    if isinstance(model, Model):
+        return model
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
         opened = _of_tree(model[1], getattr(model[0], "__name__", "the pair's function"), model[0])
         opened.is_pair = True
@@ -212,7 +216,7 @@ def _open(model: Any) -> _Model:
     return opened
 
 
-def _of_tree(tree: Any, kind: str, apply: Callable[..., Any]) -> _Model:
+def _of_tree(tree: Any, kind: str, apply: Callable[..., Any]) -> Model:
     """A pytree, of which floating-point arrays are parameters."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = [_name(path) if _is_parameter(leaf) else None for path, leaf in paths]
@@ -235,10 +239,10 @@ def _of_tree(tree: Any, kind: str, apply: Callable[..., Any]) -> _Model:
         return apply(jax.tree_util.tree_unflatten(structure, found), *args, **kwargs)
 
     leaves = {name: leaf for name, leaf in zip(names, held, strict=True) if name is not None}
-    return _Model(kind, leaves, [held[i] for i in kept], run, rebuild, tree)
+    return Model(kind, leaves, [held[i] for i in kept], run, rebuild, tree)
 
 
-def _of_nnx(model: Any, nnx: Any) -> _Model:
+def _of_nnx(model: Any, nnx: Any) -> Model:
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     names = [_name(path[:-1] if _ends_in_value(path) else path) for path, _ in paths]
@@ -252,7 +256,7 @@ def _of_nnx(model: Any, nnx: Any) -> _Model:
         return merged(leaves, others)(*args, **kwargs)
 
     leaves = {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
-    opened = _Model(
+    opened = Model(
         type(model).__name__, leaves, others, run, lambda leaves: merged(leaves, others), model
     )
     found: dict[int, list[str]] = {}
@@ -334,7 +338,7 @@ class _Run:
 
 
 def _read(
-    opened: _Model, args: Any, kwargs: Mapping[str, Any] | None, measured: bool = False
+    opened: Model, args: Any, kwargs: Mapping[str, Any] | None, measured: bool = False
 ) -> _Run:
     """The tape of a model."""
     held, structure, data = _arguments(args, kwargs)
@@ -384,7 +388,7 @@ def _read(
     return _Run(trace, parameters, inputs, outputs, taps)
 
 
-def _jaxpr(flat: Callable[..., Any], everything: Any, opened: _Model) -> Any:
+def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Model) -> Any:
     note = f"gainreg was tracing {opened.kind} on the example inputs; nothing was set"
     try:
         return jax.make_jaxpr(flat)(*everything)
@@ -546,7 +550,7 @@ def _square(x: Any) -> Any:
     return jnp.mean(jnp.square(jnp.abs(x).astype(jnp.promote_types(x.dtype, jnp.float32))))
 
 
-def _calibrated(opened: _Model, run: _Run, flow: Flow) -> _Model:
+def _calibrated(opened: Model, run: _Run, flow: Flow) -> Model:
     """Each weight rescaled at its first use, and its output with it, by what feeds it in fact."""
     targets = {node.weight: flow.states[node].q for node in flow.targets}
     firsts: dict[str, int] = {}
@@ -598,7 +602,7 @@ def _slice(leaves: Mapping[str, Any], name: str) -> Any:
 # --- weights ---
 
 
-def _applied(opened: _Model, plan: Plan, key: Any, distribution: str) -> _Model:
+def _applied(opened: Model, plan: Plan, key: Any, distribution: str) -> Model:
     """The model with what the plan says."""
     _check_key(key)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -619,7 +623,7 @@ def _applied(opened: _Model, plan: Plan, key: Any, distribution: str) -> _Model:
         if item.status == "zeroed":
             drawn: Any = jnp.zeros(item.shape)
         elif item.status == "set" and item.std is not None:
-            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            own = jax.random.fold_in(key, opened.draws.get(name, zlib.crc32(name.encode())))
             drawn = _drawn(own, item.shape, item.std, distribution, fans.get(name, 1.0))
         else:
             continue
@@ -638,7 +642,7 @@ def _applied(opened: _Model, plan: Plan, key: Any, distribution: str) -> _Model:
     return _rebuilt(opened, leaves)
 
 
-def _rebuilt(opened: _Model, leaves: dict[str, Any]) -> _Model:
+def _rebuilt(opened: Model, leaves: dict[str, Any]) -> Model:
     """The model with other parameters, each where the old one is."""
     for name, old in opened.leaves.items():
         new = leaves[name]
@@ -684,7 +688,7 @@ def _drawn(
 # --- what may be asked ---
 
 
-def _check_values(opened: _Model, inputs: list[Any]) -> None:
+def _check_values(opened: Model, inputs: list[Any]) -> None:
     for name, leaf in opened.leaves.items():
         if not _has_values(leaf):
             raise ParameterError(
