@@ -6,8 +6,9 @@ which models, variables and example inputs there are.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -188,6 +189,18 @@ def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
 def recurrent(model: Any) -> list[Any]:
     """The layers of a model that go step by step through time."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, RECURRENT)]
+
+
+@contextlib.contextmanager
+def replaced(
+    layer: Any, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Have what ``make`` gives of a layer's call run in its place, while it lasts."""
+    object.__setattr__(layer, "call", make(layer.call))
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
 
 
 def _kept(model: Any) -> dict[str, str]:

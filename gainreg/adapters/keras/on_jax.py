@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import keras
 
 from gainreg.adapters.jax import models
+from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
+from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
+from gainreg.signals.signal import Signal
 
 
 def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
@@ -48,13 +53,36 @@ def _opened(model: Any, variables: Mapping[str, Any]) -> models.Model:
 
     def run(values: Mapping[str, Any], others: Any, args: Any, kwargs: Any) -> Any:
         # as model.stateless_call, which does not convert the arguments as a call does
-        with keras.StatelessScope([(variables[name], value) for name, value in values.items()]):
+        mapping = [(variables[name], value) for name, value in values.items()]
+        with keras.StatelessScope(mapping), contextlib.ExitStack() as stack:
+            for layer in recurrent(model):
+                stack.enter_context(replaced(layer, functools.partial(_unseen, layer)))
             return model(*args, **kwargs)
 
     return models.Model(
         type(model).__name__, values, [], run, dict, values,
         draws={name: i for i, name in enumerate(variables)},
     )  # fmt: skip
+
+
+def _unseen(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A recurrent layer's call as one step, which the tracer does not look into."""
+    kind = type(layer).__name__
+
+    def outputs(trace: JaxTrace, *inputs: Array, **_: Any) -> tuple[Signal, ...]:
+        signals = [trace.signal(x) for x in inputs if trace.is_signal(x)]
+        return tuple(trace.opaque(y, signals, kind) for y in trace.outputs)
+
+    def whole(sequence: Any, *args: Any, **kwargs: Any) -> Any:
+        def recurrent_layer(sequence: Any) -> Any:
+            with keras.StatelessScope():  # what the layer assigns stays in here
+                return call(sequence, *args, **kwargs)
+
+        recurrent_layer.__name__ = f"Keras's {kind}"
+        rule(f"jit {recurrent_layer.__name__}")(outputs)
+        return jax.jit(recurrent_layer)(sequence)
+
+    return whole
 
 
 def _assign(variables: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import keras
 import torch
 from torch import Tensor, nn
 
-from gainreg.adapters.keras.models import recurrent
+from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.adapters.torch import models
 from gainreg.adapters.torch.models import Opaque
 from gainreg.adapters.torch.tracer import Trace
@@ -100,7 +100,7 @@ class _Model(nn.Module):
         """The model's outputs."""
         with keras.StatelessScope(), contextlib.ExitStack() as stack:
             for layer, module in self.recurrent:
-                stack.enter_context(module.in_place_of(layer))
+                stack.enter_context(replaced(layer, module.running))
             args, kwargs = keras.tree.map_structure(self._with_values, (args, kwargs))
             return self.held[0](*args, **kwargs)
 
@@ -116,15 +116,10 @@ class _Model(nn.Module):
 class _Unseen(Opaque):
     """Stands in for a recurrent layer, which PyTorch's operations would unroll step by step."""
 
-    @contextlib.contextmanager
-    def in_place_of(self, layer: Any) -> Iterator[None]:
-        """Run in the layer's place while it lasts."""
-        self.run = layer.call
-        object.__setattr__(layer, "call", self)
-        try:
-            yield
-        finally:
-            object.__delattr__(layer, "call")
+    def running(self, call: Callable[..., Any]) -> _Unseen:
+        """The module, with the layer's own call to run."""
+        self.run = call
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's outputs."""
