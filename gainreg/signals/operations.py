@@ -57,8 +57,9 @@ def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whol
     if not isinstance(entry, Weight):
         return trace.signal(weight) if isinstance(entry, Signal) else entry
     units = weight.shape[-1]
-    layout = _of_rows(rows, units, y.shape)
-    if not isinstance(trace.entry(indices), Tokens):
+    by_tokens = isinstance(trace.entry(indices), Tokens)
+    layout = _of_rows(rows, units, y.shape, SAMPLE if by_tokens or len(rows) > 1 else POSITION)
+    if not by_tokens:
         numbers = trace.values(y)
         if numbers is None:
             return entry
@@ -72,10 +73,10 @@ def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whol
     return made
 
 
-def _of_rows(rows: Sequence[int], units: int, shape: Sequence[int]) -> Layout:
+def _of_rows(rows: Sequence[int], units: int, shape: Sequence[int], first: str) -> Layout:
     if len(rows) + 1 != len(shape):
         return layouts.of_input(shape)
-    found = (((POSITION if i else SAMPLE), n) for i, n in enumerate(rows))
+    found = ((POSITION if i else first, n) for i, n in enumerate(rows))
     return (*((part,) for part in found), ((UNIT, units),))
 
 
@@ -226,7 +227,8 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         scored = origin(node.inputs[0])
         keys = scored.inputs[1] if scored.rule == "scores" else scored
         common = common_width(keys, value.node)
-        return trace.record("attend", inputs, layout, size=width, common=common)
+        units = bool(node.facts["units"])
+        return trace.record("attend", inputs, layout, size=width, common=common, units=units)
     along = layouts.role(over)
     return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
 
@@ -366,30 +368,25 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
 
 # --- softmax, written out ---
 
-# Where an operation is compared with a root or an exponential; to 1e-6, as the constants in it may
-# be single-precision ones.
-_AT = np.array([0.25, 0.6, 1.0, 2.5])
+# Where an operation is compared with an exponential; to 1e-6, as the constants in it may be
+# single-precision ones.
+_AT = np.array([-0.6, 0.25, 1.0, 2.5])
 
 
-def _is(trace: Trace, signal: Signal, function: Any) -> Signal | None:
-    """What a signal is that function of, by its values; None if it is another."""
+def _exponent(trace: Trace, signal: Signal) -> Signal | None:
+    """What a signal is the exponential of, by its values; None if it is none."""
     recipe = trace.recipes.get(signal.node)
-    if recipe is None or recipe.rule not in ("elementwise", "multiply"):
-        return None
-    if recipe.rule == "multiply":
-        same = len({s.node for s in recipe.inputs}) == 1
-        return recipe.inputs[0] if same and function is np.square else None
-    if len(recipe.inputs) != 1:
+    if recipe is None or recipe.rule != "elementwise" or len(recipe.inputs) != 1:
         return None
     with np.errstate(all="ignore"):
-        alike = np.allclose(recipe.facts["operation"].call(_AT.copy()), function(_AT), rtol=1e-6)
-    return recipe.inputs[0] if alike else None
+        found = recipe.facts["operation"].call(_AT.copy())
+    return recipe.inputs[0] if np.allclose(found, np.exp(_AT), rtol=1e-6) else None
 
 
 def soft(trace: Trace, x: Signal, total: Signal, layout: Layout) -> Signal | None:
     """e^s over its own sum: the softmax of s; None if it is something else."""
     sum_of = trace.recipes.get(total.node)
-    scores = _is(trace, x, np.exp)
+    scores = _exponent(trace, x)
     if scores is None or sum_of is None or sum_of.rule != "mean":
         return None
     if sum_of.inputs[0].node is not x.node:

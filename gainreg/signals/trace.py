@@ -38,8 +38,8 @@ from gainreg.signals.tape import Node, Parameter, Tape
 MASKED = -50.0
 
 WITHOUT_VALUES = (
-    "parameters that are kept have no values on the meta device: scales count as 1, and all that "
-    "is added as 0"
+    "parameters that are kept have no values, as on the meta device: scales count as 1, and all "
+    "that is added as 0"
 )
 
 
@@ -81,7 +81,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a signal was made, its parts being one: what norms and softmax are recognised by.
+    """How a signal was made, its parts being one: what softmax is recognised by.
 
     ``axes`` are those that a mean is taken over.
     """
@@ -203,7 +203,7 @@ class Trace(ABC):
             return Moments(0.0, 0.0, 0.0, 0.0), ""
         return (
             Moments(0.0, 1.0, 1.0, 1.0),
-            "a constant without values on the meta device, counted as of second moment 1",
+            "a constant without values, counted as of second moment 1",
         )
 
     def statistics(self, tensor: Any, default: float) -> tuple[float, float]:
@@ -233,6 +233,12 @@ class Trace(ABC):
         made = record(self.tape, rule, inputs, layout, weight, **facts)
         self.recipes[made.node] = Recipe(rule, tuple(inputs), facts)
         return made
+
+    def forget(self, since: int) -> None:
+        """Take back all steps from that number on."""
+        gone = set(self.tape.nodes[since:])
+        del self.tape.nodes[since:]
+        self._numbers = {k: node for k, node in self._numbers.items() if node not in gone}
 
     @abstractmethod
     def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:

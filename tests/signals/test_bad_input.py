@@ -225,26 +225,6 @@ def test_a_signal_that_explodes_is_named_by_what_it_was(call: Call, name: str) -
 # --- options ---
 
 
-@pytest.mark.parametrize("call", [plan, initialize_])
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", True])
-def test_residual_or_output_std_out_of_range(call: Call, value: Any, model: nn.Module) -> None:
-    x = torch.randn(4, 8)
-    with pytest.raises(ParameterError, match="residual is a finite number above 0, or None"):
-        call(model, x, residual=value)
-    with pytest.raises(ParameterError, match="output_std is a finite number above 0"):
-        call(model, x, output_std=value)
-
-
-def test_unknown_criterion_or_distribution(model: nn.Module) -> None:
-    x = torch.randn(4, 8)
-    with pytest.raises(ParameterError, match="'forward', 'critical', got 'best'"):
-        plan(model, x, criterion="best")
-    with pytest.raises(ParameterError, match=r"'normal'.*got 'cauchy'"):
-        initialize_(model, x, distribution="cauchy")
-    with pytest.raises(ParameterError, match=r"'normal'.*got 'cauchy'"):
-        apply_(model, plan(model, x), distribution="cauchy")
-
-
 # --- plans ---
 
 

@@ -1,7 +1,6 @@
 """Plans and reports as documents, what is left untouched, and what is refused."""
 
 import copy
-import json
 import random
 import re
 import subprocess
@@ -180,16 +179,6 @@ def test_a_plan_of_another_model_names_what_differs() -> None:
     with pytest.raises(PlanError, match="6 parameters of the plan are not in the model"):
         apply_(other, made)
     assert same(everything(other), before)
-
-
-def test_a_report_is_a_table_for_a_terminal_and_plain_data(tmp_path: Path) -> None:
-    report = initialize_(network(), X)
-    text = str(report)
-    assert "gelu at std 1" in text
-    assert "8 parameters: 2 kept, 3 set, 3 zeroed" in text
-    assert max(map(len, text.split("\n"))) <= 120
-    report.write(tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text()) == report.to_dict()
 
 
 def test_a_report_says_what_grows_dies_out_and_collapses() -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import initializers
 
 from gainreg import scaling
 from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
 from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of, sliced_name
+from gainreg.adapters.jax.weights import draw
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.flow import Aims, Flow
@@ -175,6 +175,7 @@ class Model:
         aliases: other names of leaves.
         value: the model itself, or the params of a pair.
         draws: what tells each parameter's random numbers apart, where that is not its name.
+        is_pair, is_single: whether it is a pair, or a module of Equinox, made for one sample.
     """
 
     kind: str
@@ -186,6 +187,7 @@ class Model:
     aliases: dict[str, str] = field(default_factory=dict)
     draws: Mapping[str, int] = field(default_factory=dict)
     is_pair: bool = False
+    is_single: bool = False
 
 
 def _open(model: Any) -> Model:
@@ -202,6 +204,7 @@ def _open(model: Any) -> Model:
     elif equinox and isinstance(model, equinox.Module):
         name = type(model).__name__
         opened = _of_tree(model, name, lambda own, *args, **kwargs: own(*args, **kwargs))
+        opened.is_single = True
     elif linen and isinstance(model, linen.Module):
         raise ParameterError(
             "a linen module comes without its params; give the pair (module.apply, variables)"
@@ -346,23 +349,23 @@ def _read(
         _check_values(opened, [held[i] for i in data])
     arrays = [i for i, leaf in enumerate(held) if _is_array(leaf)]
 
-    def flat(leaves: dict[str, Any], others: list[Any], given: list[Any]) -> Any:
+    def flat(leaves: list[Any], others: list[Any], given: list[Any]) -> Any:
         found = list(held)
         for i, array in zip(arrays, given, strict=True):
             found[i] = array
         own_args, own_kwargs = jax.tree_util.tree_unflatten(structure, found)
-        result = opened.run(leaves, others, own_args, own_kwargs)
+        named = dict(zip(opened.leaves, leaves, strict=True))
+        result = opened.run(named, others, own_args, own_kwargs)
         return [y for y in _outputs(result, opened.is_pair) if _is_parameter(y)]
 
-    everything = opened.leaves, opened.others, [held[i] for i in arrays]
+    everything = list(opened.leaves.values()), opened.others, [held[i] for i in arrays]
     closed = _jaxpr(flat, everything, opened)
     variables = iter(closed.jaxpr.invars)
 
     def known(leaf: Any) -> Array:
         return array_of(next(variables), leaf if _has_values(leaf) else None)
 
-    parameters = {name: known(opened.leaves[name]) for name in sorted(opened.leaves)}
-    parameters = {name: parameters[name] for name in opened.leaves}
+    parameters = {name: known(leaf) for name, leaf in opened.leaves.items()}
     others = [known(leaf) for leaf in opened.others]
     inputs = [known(held[i]) for i in arrays]
     taps: dict[Node, tuple[Array, Array, int]] = {}
@@ -373,10 +376,8 @@ def _read(
     for i, tensor in zip(arrays, inputs, strict=True):
         if i in data and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
             trace.describe_input(tensor, layouts.of_input(tensor.shape, units))
-    constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
-    consts = [array_of(variable, value) for variable, value in constants]
-    ordered = [parameters[name] for name in sorted(parameters)]
-    outputs = trace.read(closed.jaxpr, consts, [*ordered, *others, *inputs])
+    consts = [Array(v.aval, c) for v, c in zip(closed.jaxpr.constvars, closed.consts, strict=True)]
+    outputs = trace.read(closed.jaxpr, consts, [*parameters.values(), *others, *inputs])
     entries = [trace.entry(y) for y in outputs]
     trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
     if not any(node.weighs for node in trace.tape.nodes):
@@ -389,7 +390,6 @@ def _read(
 
 
 def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Model) -> Any:
-    note = f"gainreg was tracing {opened.kind} on the example inputs; nothing was set"
     try:
         return jax.make_jaxpr(flat)(*everything)
     except (
@@ -410,7 +410,12 @@ def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Model) -> Any:
                 f"{opened.kind} does not run on these params and example inputs: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-        error.add_note(note)
+        error.add_note(f"gainreg was tracing {opened.kind} on the example inputs; nothing was set")
+        if opened.is_single:
+            error.add_note(
+                "an Equinox module takes one sample; for a batch, give the pair "
+                "(lambda model, x: jax.vmap(model)(x), model)"
+            )
         raise
 
 
@@ -585,12 +590,7 @@ def _calibrated(opened: Model, run: _Run, flow: Flow) -> Model:
     leaves = dict(opened.leaves)
     for name, factor in found.items():
         base, axis, i = _base(name, leaves)
-        leaf = jnp.asarray(leaves[base])
-        if axis is None:
-            leaves[base] = leaf * factor.astype(leaf.dtype)
-        else:
-            at = (slice(None),) * axis + (i,)
-            leaves[base] = leaf.at[at].multiply(factor.astype(leaf.dtype))
+        leaves[base] = _put(leaves[base], axis, i, factor * _slice(leaves, name))
     return _rebuilt(opened, leaves)
 
 
@@ -634,23 +634,28 @@ def _applied(opened: Model, plan: Plan, key: Any, distribution: str) -> Model:
                 f"the weight {base!r} has the type {leaf.dtype}; only real floating-point weights "
                 "can be set"
             )
-        if axis is None:
-            leaves[base] = drawn.astype(leaf.dtype)
-        else:
-            at = (slice(None),) * axis + (i,)
-            leaves[base] = jnp.asarray(leaf).at[at].set(drawn.astype(leaf.dtype))
+        leaves[base] = _put(leaf, axis, i, drawn)
     return _rebuilt(opened, leaves)
+
+
+def _put(leaf: Any, axis: int | None, i: int, new: Any) -> Any:
+    """A parameter that is new, or of which one layer is; of its own kind and type."""
+    if not isinstance(leaf, jax.Array):
+        new, leaf = np.asarray(new), np.array(leaf)
+    if axis is None:
+        return new.astype(leaf.dtype)
+    at = (slice(None),) * axis + (i,)
+    if isinstance(leaf, jax.Array):
+        return leaf.at[at].set(new.astype(leaf.dtype))
+    leaf[at] = new
+    return leaf
 
 
 def _rebuilt(opened: Model, leaves: dict[str, Any]) -> Model:
     """The model with other parameters, each where the old one is."""
     for name, old in opened.leaves.items():
         new = leaves[name]
-        if new is old:
-            continue
-        if not isinstance(old, jax.Array):
-            leaves[name] = np.asarray(new)
-        elif old.sharding != new.sharding:
+        if isinstance(old, jax.Array) and new is not old and old.sharding != new.sharding:
             leaves[name] = jax.device_put(new, old.sharding)
     return replace(opened, leaves=leaves, value=opened.rebuild(leaves))
 
@@ -670,19 +675,21 @@ def _drawn(
     key: Any, shape: tuple[int, ...], std: float, distribution: str, fan_in: float
 ) -> jax.Array:
     """Numbers of mean 0 and that standard deviation."""
-    if len(shape) < 2 and distribution == "orthogonal":
-        distribution = "normal"
-    if distribution == "normal":
-        return std * jax.random.normal(key, shape)
-    if distribution == "uniform":
-        bound = math.sqrt(3) * std
-        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-    if distribution == "truncated_normal":
-        wide = std / scaling.TRUNCATED_STD
-        return wide * jax.random.truncated_normal(key, -2.0, 2.0, shape)
-    rows, columns = scaling.matrix(shape, fan_in)
-    draw = initializers.orthogonal(scaling.orthogonal_scale(std, rows, columns))
-    return jnp.reshape(draw(key, (rows, columns)), shape)
+    if len(shape) < 2:
+        distribution = "normal" if distribution == "orthogonal" else distribution
+        return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
+    drawn_as = jnp.result_type(float)
+    return draw(key, shape, std, distribution, scaling.fans(shape, _kind(shape, fan_in)), drawn_as)
+
+
+def _kind(shape: tuple[int, ...], fan_in: float) -> scaling.Kind:
+    """Which axes of a weight are its inputs: the first ones or the last, whose sizes come nearest
+    to the fan-in, as frameworks store weights either way."""
+    axes = range(len(shape))
+    sides = [side for i in axes[1:] for side in (axes[:i], axes[i:])]
+    off = [abs(math.log(math.prod(shape[i] for i in side) / fan_in)) for side in sides]
+    inputs = sides[off.index(min(off))]
+    return scaling.Kind(tuple(inputs), tuple(i for i in axes if i not in inputs))
 
 
 # --- what may be asked ---

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from scipy import special
 
 from gainreg.adapters.jax.tracer import ELEMENTWISE, Array, JaxTrace, Step, array_of, call, rule
@@ -62,13 +63,15 @@ def _branched(
     steps = len(trace.steps)
     sketches, outputs = [], []
     for branch in branches:
-        del tape.nodes[before:], trace.steps[steps:]
+        trace.forget(before)
+        del trace.steps[steps:]
         outputs = _inside(trace, branch, operands)
         entries = [e.node.id if isinstance(e, Signal) else e for e in map(trace.entry, outputs)]
         sketches.append(([_sketch(node) for node in tape.nodes[before:]], entries))
     if all(sketch == sketches[0] for sketch in sketches):
         return outputs
-    del tape.nodes[before:], trace.steps[steps:]
+    trace.forget(before)
+    del trace.steps[steps:]
     return None
 
 
@@ -88,12 +91,16 @@ def _scanned(trace: JaxTrace, params: Mapping[str, Any], inputs: list[Array]) ->
     n, carried = params["num_consts"], params["num_carry"]
     consts, carry, along = inputs[:n], inputs[n : n + carried], inputs[n + carried :]
     length, inner = params["length"], params["jaxpr"]
-    stacked = any(isinstance(trace.entry(x), Weight) for x in along)
+    if not any(trace.is_signal(x) or trace.is_weight(x) for x in inputs):
+        return None
+    if not carried and along:  # what is done to each alone is done to all at once
+        every = jax.vmap(jaxpr_as_fun(inner), (*(None,) * n, *(0,) * len(along)))
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]  # type: ignore[no-untyped-call]
+        return _inside(trace, jax.make_jaxpr(every)(*shapes), inputs)
+    stacked = any(trace.is_stacked(x) for x in along)
     fed = any(trace.is_signal(x) for x in along)
     shared = any(trace.is_weight(x) for x in (*consts, *carry))
     short = length * len(inner.jaxpr.eqns) <= LONG
-    if not any(trace.is_signal(x) or trace.is_weight(x) for x in inputs):
-        return None
     if not (stacked or (shared and not fed and length <= REPEATED) or (short and not shared)):
         return None
     order = range(length - 1, -1, -1) if params["reverse"] else range(length)
@@ -115,10 +122,8 @@ def _layer(trace: JaxTrace, x: Array, i: int) -> Array:
     entry = trace.entry(x)
     if isinstance(entry, Signal):
         trace.set(made, operations.cut(trace, x, made, 0, i))
-    elif isinstance(entry, Weight):
-        trace.set(made, trace.layer(x, i))
     else:
-        trace.set(made, entry)
+        trace.set(made, trace.layer(x, i))
     return made
 
 
@@ -228,7 +233,7 @@ def _convolution(
 ) -> Any:  # fmt: skip
     if trace.is_signal(weight) or batch_group_count > 1:
         raise NotUnderstoodError
-    if not trace.is_signal(x) and trace.is_weight(x):
+    if not trace.is_signal(x) and (trace.is_weight(x) or not trace.is_weight(weight)):
         return trace.without_signal(x, weight)
     spec, kernel_spec, out_spec = (
         dimension_numbers.lhs_spec, dimension_numbers.rhs_spec, dimension_numbers.out_spec,
@@ -419,9 +424,13 @@ ELEMENTWISE.update(
 # --- sums, means and maxima ---
 
 
-@rule("reduce_sum")
-def _sum(trace: JaxTrace, x: Array, *, axes: Sequence[int], **_: Any) -> Any:
+@rule("reduce_sum", "psum")
+def _sum(trace: JaxTrace, x: Array, *, axes: Sequence[Any], **_: Any) -> Any:
+    if any(isinstance(axis, str) for axis in axes):  # over devices
+        raise NotUnderstoodError
     over = [int(axis) for axis in axes]
+    if not over:
+        return trace.entry(x)
     n = float(math.prod(x.shape[axis] for axis in over))
     return operations.averaged(trace, trace.signal(x), over, False, n)
 

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal
 from gainreg.signals.tape import Node, Parameter
@@ -177,7 +176,8 @@ class JaxTrace(Trace):
         known = self.value(tensor)
         if known is None or not tensor.size:
             return None, None
-        x = np.asarray(known).astype(np.float64)
+        x = np.asarray(known)
+        x = np.abs(x) if x.dtype.kind == "c" else x.astype(np.float64)
         return float(x.mean()), float((x * x).mean())
 
     def number(self, x: Array) -> Any:
@@ -198,10 +198,6 @@ class JaxTrace(Trace):
         if isinstance(found, Weight) and found.name in self.slices:
             return Computed(self.slices[found.name])
         return found
-
-    def is_bias(self, bias: Array, signal: Signal) -> bool:
-        """Whether a parameter that is added to a weight's output has a number for each unit."""
-        return bias.size == layouts.count(signal.layout)[layouts.UNIT]
 
     def biased(self, x: Any, bias: Any) -> Signal | None:
         """The output of a weight with a bias that is added in a step of its own."""
@@ -231,8 +227,12 @@ class JaxTrace(Trace):
         others = tuple(... if isinstance(x, Array) else x for x in arguments)
         return self.record("elementwise", signals, layout, operation=_operation(operation, others))
 
+    def is_stacked(self, x: Array) -> bool:
+        """Whether a value is a parameter whose layers a scan may go along."""
+        return isinstance(super().entry(x), Weight)
+
     def layer(self, stacked: Array, i: int) -> Entry:
-        """Layer i of a parameter that a scan goes along."""
+        """Layer i of what a scan goes along and is no signal."""
         entry = super().entry(stacked)
         if not isinstance(entry, Weight):
             return entry
@@ -312,7 +312,8 @@ class JaxTrace(Trace):
         ]
         self.steps.append(step)
         entries = [self.entry(x) for x in inputs]
-        if all(entry is None for entry in entries) and name not in _SOURCES:
+        nothing = all(entry is None for entry in entries) and name not in _ALWAYS
+        if nothing or not any(output.size for output in step.outputs):
             return step.outputs
         self.operation, self.outputs = name, step.outputs
         found: Any
@@ -342,8 +343,10 @@ class JaxTrace(Trace):
         return any(node.weighs for node in self.tape.nodes[start:])
 
 
-# What is drawn: its values are none that a plan may depend on.
-_SOURCES = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real"}
+# Asked also of constants: of what is drawn, whose values are none that a plan may depend on, and
+# of what is still one number, or a few, after it was broadcast.
+_ALWAYS = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real", "broadcast_in_dim",
+           "convert_element_type", "reshape", "squeeze", "transpose", "stop_gradient"}  # fmt: skip
 
 
 def sliced_name(base: str, axis: int, i: int) -> str:

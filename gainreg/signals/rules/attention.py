@@ -106,24 +106,29 @@ def attend(
     *,
     size: int,
     common: int | None = None,
+    units: bool = False,
 ) -> Step:
     """q → c + (q − c)·(a + s²/D), with a the sum of the squared weights. Noci et al. 2022.
 
     Where keys and values are images of the same D units, a query that looks for a direction among
     the keys finds it in the values: the weights e^{u·x} move the mean of x by u, and |u|² = s².
+
+    ``units`` says that the weights go over units, as those of a mixture of experts: these have no
+    more in common than their mean.
     """
     spread, alike = (0.0, 0.0) if scored is None else _spread(scored.moments)
-    moments, a = _attend(weights.moments, value.moments, size, spread, alike, common)
+    v = value.moments
+    if units:
+        v = replace(v, across_positions=v.mean**2)
+    moments, a = _attend(weights.moments, v, size, spread, alike, common)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
-    state = replace(state, counted=value.q)
+    state = replace(state, counted=None if units else value.q)
     width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
     queries = node.size / node.input_sizes[1] * size
-    return Step(
-        state, (back(_beyond(value.moments) * width), _to_values(a, queries, size), back(0.0))
-    )
+    return Step(state, (back(_beyond(v) * width), _to_values(a, queries, size), back(0.0)))
 
 
 def _spread(scored: Moments) -> tuple[float, float]:
