@@ -174,6 +174,7 @@ class Model:
         rebuild: the model with other leaves.
         aliases: other names of leaves.
         value: the model itself, or the params of a pair.
+        draws: what tells each parameter's random numbers apart, where that is not its name.
         is_pair, is_single: whether it is a pair, or a module of Equinox, made for one sample.
         draws: what tells each parameter's random numbers apart, where that is not its name.
     """

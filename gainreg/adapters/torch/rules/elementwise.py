@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,11 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
 
 
 @rule(aten.bernoulli, alone=True)
-def _bernoulli(trace: Trace, x: Tensor, p: float = 0.5, *, generator: Any = None) -> Any:
+def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: Any = None) -> Any:
+    if p is None and x.device.type != "meta" and x.numel():  # x holds the probabilities
+        first = x.flatten()[0]
+        # in single precision 0.9 is 0.89999998, which stands for 0.9
+        p = float(str(np.float32(first.item()))) if bool((x == first).all()) else None
     return Mask(float(p)) if isinstance(p, (int, float)) else None
 
 
