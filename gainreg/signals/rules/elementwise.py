@@ -26,6 +26,7 @@ from gainreg.signals.state import (
     State,
     fresh,
     joined,
+    mixed,
     of_root,
     on_nodes,
     product_mean,
@@ -204,23 +205,12 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         (mean**2 if elements else square) * m.across_positions,
         mean**2 * m.across_samples,
     )
-    values = _with_zeros(np.sort(np.nan_to_num(x.function(x.root.values))) * factor, keep)
+    parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
+    values = mixed([part for part in parts if part[1] > 0])
     state = fresh(
         node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False, values=(values,)
     )
     return Step(state, (back(square, mean**2 if elements else square),))
-
-
-def _with_zeros(values: FloatArray, keep: float) -> FloatArray:
-    """The quantiles, at NODES, of what has those with probability ``keep`` and else is 0."""
-    from scipy.special import ndtr, ndtri
-
-    levels = ndtr(NODES)
-    below = keep * float(np.interp(0.0, values, levels)) if values[0] < 0 < values[-1] else 0.0
-    below = keep if values[-1] <= 0 else below
-    within = np.where(levels < below, levels, levels - (1 - keep)) / keep
-    kept = np.interp(ndtri(np.clip(within, 1e-300, 1.0)), NODES, values)
-    return np.where((levels >= below) & (levels <= below + 1 - keep), 0.0, kept)
 
 
 def sampled(node: Node, *states: State, operation: Operation) -> Step:
