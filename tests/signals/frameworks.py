@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -354,7 +353,6 @@ class Keras:
     name = "keras"
 
     def __init__(self) -> None:
-        os.environ.setdefault("KERAS_BACKEND", "torch")
         self.keras = pytest.importorskip("keras")
         from gainreg.adapters import keras as adapter
 
@@ -376,8 +374,13 @@ class Keras:
 
         return Of
 
+    def anew(self) -> Any:
+        """Its layers, to be numbered from 1 on in their names."""
+        self.keras.utils.clear_session()
+        return self.keras.layers
+
     def mlp(self, widths: Sequence[int], activation: str) -> Any:
-        layers = self.keras.layers
+        layers = self.anew()
         model = self.keras.Sequential([self.keras.Input(widths[:1])])
         for width in widths[1:-1]:
             model.add(layers.Dense(width, activation=activation))
@@ -385,7 +388,7 @@ class Keras:
         return model
 
     def stream(self, branches: int, norm: bool, width: int = 128) -> Any:
-        layers = self.keras.layers
+        layers = self.anew()
         x = start = self.keras.Input((width,))
         for _ in range(branches):
             y = layers.LayerNormalization(epsilon=1e-5)(x) if norm else x
@@ -394,7 +397,7 @@ class Keras:
         return self.keras.Model(start, x)
 
     def convnet(self) -> Any:
-        keras, layers, relu = self.keras, self.keras.layers, self.keras.ops.relu
+        keras, layers, relu = self.keras, self.anew(), self.keras.ops.relu
 
         def forward(m: Any, x: Any) -> Any:
             x = m.pool(relu(m.norm(m.stem(x))))
@@ -422,7 +425,7 @@ class Keras:
         return model
 
     def transformer(self) -> Any:
-        layers, ops = self.keras.layers, self.keras.ops
+        layers, ops = self.anew(), self.keras.ops
 
         def forward(m: Any, ids: Any) -> Any:
             x = m.table(ids) + m.places

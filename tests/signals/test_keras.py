@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras", reason="the models are Keras's")
 
 from gainreg.adapters.keras import apply_, initialize_, measure, plan  # noqa: E402
@@ -20,8 +19,6 @@ from gainreg.errors import MomentError, ParameterError, PlanError  # noqa: E402
 
 layers, ops = keras.layers, keras.ops
 Made = tuple[Any, Any]
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*__array__.*:DeprecationWarning")
 
 
 def normal(*shape: int) -> Any:

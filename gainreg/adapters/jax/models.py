@@ -376,7 +376,8 @@ def _read(
     for i, tensor in zip(arrays, inputs, strict=True):
         if i in data and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
             trace.describe_input(tensor, layouts.of_input(tensor.shape, units))
-    consts = [Array(v.aval, c) for v, c in zip(closed.jaxpr.constvars, closed.consts, strict=True)]
+    constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    consts = [array_of(variable, value) for variable, value in constants]
     outputs = trace.read(closed.jaxpr, consts, [*parameters.values(), *others, *inputs])
     entries = [trace.entry(y) for y in outputs]
     trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
