@@ -29,6 +29,9 @@ from gainreg.signals.functions import (
 # for the second moment of what a kinked function makes of the result to 3 digits.
 QUANTILES = 256
 
+# Points of equal weight that stand for a mixture of such.
+MIXED = 4096
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -50,6 +53,19 @@ class Moments:
     def variance(self) -> float:
         """E[x²] − E[x]²."""
         return max(0.0, self.second_moment - self.mean**2)
+
+    def on_line(self, factor: float, shift: float) -> Moments:
+        """The moments of factor·x + shift."""
+
+        def product(c: float) -> float:
+            return factor**2 * c + 2 * factor * shift * self.mean + shift**2
+
+        return Moments(
+            factor * self.mean + shift,
+            product(self.second_moment),
+            product(self.across_positions),
+            product(self.across_samples),
+        )
 
     def scaled(self, factor: float, square: float | None = None) -> Moments:
         """The moments of k·x for an independent k of mean ``factor`` and mean square ``square``.
@@ -253,8 +269,8 @@ def of_root(
     """The state of a function of a root; noise and notes are those of the states it comes from."""
     profile = root.profile(function)
     m = root.moments
-    if function == IDENTITY:
-        moments = m
+    if function.core is None:  # to all digits, whatever is known of the distribution
+        moments = m.on_line(function.scale, function.shift)
     else:
         moments = Moments(
             profile.mean,
@@ -364,3 +380,17 @@ def spread_out(points: FloatArray) -> FloatArray:
         return flat
     groups: FloatArray = flat.reshape(QUANTILES, -1).mean(axis=1)
     return groups
+
+
+def mixed(parts: Sequence[tuple[FloatArray, float]]) -> FloatArray:
+    """A distribution of which each part, at points of equal weight, has so much of a share, on the
+    nodes."""
+    from scipy.special import ndtri
+
+    counts = [max(1, round(share * MIXED)) for _, share in parts]
+    points = [
+        np.interp(np.linspace(0.001, 0.999, n), np.linspace(0, 1, part.size), part)
+        for (part, _), n in zip(parts, counts, strict=True)
+    ]
+    found = np.sort(np.concatenate(points))
+    return np.interp(NODES, ndtri((np.arange(found.size) + 0.5) / found.size), found)

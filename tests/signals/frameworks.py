@@ -89,7 +89,7 @@ class PyTorch:
         torch, nn = self.torch, self.torch.nn
 
         def forward(m: Any, x: Any) -> Any:
-            x = torch.relu(m.norm(m.stem(x.permute(0, 3, 1, 2))))
+            x = torch.relu(m.norm(m.stem(x)))
             x = nn.functional.max_pool2d(x, 3, 2, 1)
             x = x + m.b(torch.relu(m.a(x)))
             x = m.skip(x) + m.d(torch.relu(m.c(torch.relu(x))))
@@ -141,7 +141,9 @@ class PyTorch:
             return self.mlp(widths, activation), self.torch.empty(64, widths[0])
 
     def tensor(self, x: Array) -> Any:
-        return self.torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        if not isinstance(x, np.ndarray):
+            return x
+        return self.torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x)
 
     def plan(self, model: Any, x: Array, **options: Any) -> Plan:
         return self.adapter.plan(model, self.tensor(x), **options)

@@ -117,6 +117,14 @@ def repeated(p: Any, x: Any) -> Any:
     return jax.lax.fori_loop(0, 4, lambda _, x: jnp.tanh(x @ p["a"]), x) @ p["b"]
 
 
+PLACES = normal(12, WIDTH) + 1
+
+
+def dropped(p: Any, x: Any, key: Any) -> Any:
+    x = jax.nn.relu(x @ p["a"] + PLACES)
+    return (x * jax.random.bernoulli(key, 0.8, x.shape) / 0.8) @ p["b"]
+
+
 class ResNet(linen.Module):  # type: ignore[misc,name-defined]
     """A small ResNet whose running means are a mutable collection."""
 
@@ -263,6 +271,9 @@ MODELS: dict[str, Callable[[], Made]] = {
     "a layer again and again": lambda: of(repeated, SQUARE, LAST),
     "a map": lambda: of(
         lambda p, x: jax.lax.map(lambda x: jax.nn.elu(x @ p["a"]) @ p["b"], x), SQUARE, LAST
+    ),
+    "dropout and places of its own": lambda: of(
+        dropped, SQUARE, LAST, x=(normal(8, 12, WIDTH), jax.random.key(3))
     ),
     "a ResNet": lambda: of_linen(ResNet(), normal(8, 32, 32, 3), mutable=["batch_stats"]),
     "a ResNet in evaluation": lambda: of_linen(ResNet(), normal(8, 32, 32, 3), train=False),

@@ -12,6 +12,7 @@ import jax
 import keras
 
 from gainreg.adapters.jax import models
+from gainreg.adapters.jax.opened import Opened
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.signals.plan import Plan
@@ -46,7 +47,7 @@ def initialize_(
     return report
 
 
-def _opened(model: Any, variables: Mapping[str, Any]) -> models.Model:
+def _opened(model: Any, variables: Mapping[str, Any]) -> Opened:
     """A Keras model taken apart: what was created later has other names in it, so numbers are drawn
     by its variables' order."""
     values = {name: variable.value for name, variable in variables.items()}
@@ -59,7 +60,7 @@ def _opened(model: Any, variables: Mapping[str, Any]) -> models.Model:
                 stack.enter_context(replaced(layer, functools.partial(_unseen, layer)))
             return model(*args, **kwargs)
 
-    return models.Model(
+    return Opened(
         type(model).__name__, values, [], run, dict, values,
         draws={name: i for i, name in enumerate(variables)},
     )  # fmt: skip

@@ -26,6 +26,7 @@ from gainreg.signals.state import (
     State,
     fresh,
     joined,
+    mixed,
     of_root,
     on_nodes,
     product_mean,
@@ -183,11 +184,8 @@ def scale(
     if positions is not None:
         m = replace(m, across_positions=positions * x.moments.across_positions)
     gaussian = x.root.gaussian and x.function.core is None
-    values: tuple[FloatArray, ...] = ()
-    if not gaussian:
-        own = np.sort(np.nan_to_num(x.function(x.root.values)))
-        stretch = math.sqrt(m.variance / x.moments.variance) if x.moments.variance else 0.0
-        values = ((own - x.moments.mean) * stretch + m.mean,)
+    by = math.copysign(math.sqrt(square), mean)
+    values = () if gaussian else (np.sort(by * np.nan_to_num(x.function(x.root.values))),)
     state = fresh(node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values)
     return Step(state, (back(square, positions),))
 
@@ -204,23 +202,12 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         (mean**2 if elements else square) * m.across_positions,
         mean**2 * m.across_samples,
     )
-    values = _with_zeros(np.sort(np.nan_to_num(x.function(x.root.values))) * factor, keep)
+    parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
+    values = mixed([part for part in parts if part[1] > 0])
     state = fresh(
         node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False, values=(values,)
     )
     return Step(state, (back(square, mean**2 if elements else square),))
-
-
-def _with_zeros(values: FloatArray, keep: float) -> FloatArray:
-    """The quantiles, at NODES, of what has those with probability ``keep`` and else is 0."""
-    from scipy.special import ndtr, ndtri
-
-    levels = ndtr(NODES)
-    below = keep * float(np.interp(0.0, values, levels)) if values[0] < 0 < values[-1] else 0.0
-    below = keep if values[-1] <= 0 else below
-    within = np.where(levels < below, levels, levels - (1 - keep)) / keep
-    kept = np.interp(ndtri(np.clip(within, 1e-300, 1.0)), NODES, values)
-    return np.where((levels >= below) & (levels <= below + 1 - keep), 0.0, kept)
 
 
 def sampled(node: Node, *states: State, operation: Operation) -> Step:

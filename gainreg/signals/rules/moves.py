@@ -6,10 +6,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import replace
 
-import numpy as np
-
 from gainreg.signals.functions import (
-    NODES,
     FloatArray,
 )
 from gainreg.signals.rules.step import Back, Step, back, number, points_of
@@ -18,6 +15,7 @@ from gainreg.signals.state import (
     State,
     fresh,
     joined,
+    mixed,
 )
 from gainreg.signals.tape import Node
 
@@ -58,16 +56,7 @@ def concatenate(node: Node, *states: State) -> Step:
     )
     values: tuple[FloatArray, ...] = ()
     if not gaussian:
-        counts = [max(1, round(share * 4096)) for share in shares]
-        points = [
-            np.interp(np.linspace(0.001, 0.999, n), np.linspace(0, 1, 256), points_of(s))
-            for s, n in zip(states, counts, strict=True)
-        ]
-        mixed = np.sort(np.concatenate(points))
-        from scipy.special import ndtri
-
-        at = ndtri((np.arange(mixed.size) + 0.5) / mixed.size)
-        values = (np.interp(NODES, at, mixed),)
+        values = (mixed([(points_of(s), share) for s, share in zip(states, shares, strict=True)]),)
     phrases = list(dict.fromkeys(s.phrase for s in states))
     state = fresh(
         node.id, m, max(s.noise for s in states), all(s.exact for s in states),

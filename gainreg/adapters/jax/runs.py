@@ -1,0 +1,318 @@
+"""One reading of a JAX model: its tape; and the model run again from what was read, to measure what
+goes in and out of each weight, or to rescale each by it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
+from gainreg.adapters.jax.opened import Opened, has_values, is_array, is_parameter, layer_of, put
+from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of
+from gainreg.errors import MomentError, ParameterError
+from gainreg.signals import layout as layouts
+from gainreg.signals.flow import Flow
+from gainreg.signals.signal import Signal
+from gainreg.signals.summary import Measured
+from gainreg.signals.tape import Node, Tape
+
+
+@dataclass
+class Run:
+    """What a model was found to do.
+
+    Attributes:
+        parameters, inputs, outputs: the values that stand for them.
+        taps: of each step with a weight: what goes in and comes out, and how many elements what
+            goes in has without padding.
+    """
+
+    trace: JaxTrace
+    parameters: dict[str, Array]
+    inputs: list[Array]
+    outputs: list[Array]
+    taps: dict[Node, tuple[Array, Array, int]]
+
+    @property
+    def tape(self) -> Tape:
+        """What was recorded."""
+        return self.trace.tape
+
+
+def read(
+    opened: Opened, args: Any, kwargs: Mapping[str, Any] | None, with_values: bool = False
+) -> Run:
+    """Read a model on example inputs.
+
+    Raises:
+        ParameterError: the inputs are not what they must be, the model decides by values in Python,
+            meets no signal with a weight, or is a pair whose params do not fit; or it or an input
+            has only a shape, and values are wanted.
+        The model's own errors, with a note.
+    """
+    held, structure, data = _arguments(args, kwargs)
+    if with_values:
+        check_values(opened, [held[i] for i in data])
+    arrays = [i for i, leaf in enumerate(held) if is_array(leaf)]
+
+    def flat(leaves: list[Any], others: list[Any], given: list[Any]) -> Any:
+        found = list(held)
+        for i, array in zip(arrays, given, strict=True):
+            found[i] = array
+        own_args, own_kwargs = jax.tree_util.tree_unflatten(structure, found)
+        named = dict(zip(opened.leaves, leaves, strict=True))
+        result = opened.run(named, others, own_args, own_kwargs)
+        return [y for y in _outputs(result, opened.is_pair) if is_parameter(y)]
+
+    everything = list(opened.leaves.values()), opened.others, [held[i] for i in arrays]
+    closed = _jaxpr(flat, everything, opened)
+    variables = iter(closed.jaxpr.invars)
+
+    def known(leaf: Any) -> Array:
+        return array_of(next(variables), leaf if has_values(leaf) else None)
+
+    parameters = {name: known(leaf) for name, leaf in opened.leaves.items()}
+    others = [known(leaf) for leaf in opened.others]
+    inputs = [known(held[i]) for i in arrays]
+    taps: dict[Node, tuple[Array, Array, int]] = {}
+    trace = JaxTrace(parameters, opened.aliases)
+    trace.weighed = lambda node, x, y, size: taps.update({node: (x, y, size)})
+    trace.biased_output = lambda node, y: taps.update({node: (taps[node][0], y, taps[node][2])})
+    units = _unit_axis(closed.jaxpr)
+    for i, tensor in zip(arrays, inputs, strict=True):
+        if i in data and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
+            trace.describe_input(tensor, layouts.of_input(tensor.shape, units))
+    constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    consts = [array_of(variable, value) for variable, value in constants]
+    outputs = trace.read(closed.jaxpr, consts, [*parameters.values(), *others, *inputs])
+    entries = [trace.entry(y) for y in outputs]
+    trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
+    if not any(node.weighs for node in trace.tape.nodes):
+        raise ParameterError(
+            f"{opened.kind} has no weights that a signal meets: there is nothing to set"
+        )
+    trace.tape.prune()
+    taps = {node: taps[node] for node in trace.tape.nodes if node in taps}
+    return Run(trace, parameters, inputs, outputs, taps)
+
+
+def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Opened) -> Any:
+    try:
+        return jax.make_jaxpr(flat)(*everything)
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.NonConcreteBooleanIndexError,
+    ) as error:
+        raise ParameterError(
+            f"{opened.kind} cannot be traced, since Python decides by an array's value in it "
+            f"({_first_line(error)}); use jax.numpy.where or jax.lax.cond, or give what it decides "
+            "by as a plain number"
+        ) from error
+    except (ParameterError, MomentError):
+        raise
+    except Exception as error:
+        if opened.is_pair:
+            raise ParameterError(
+                f"{opened.kind} does not run on these params and example inputs: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        error.add_note(f"gainreg was tracing {opened.kind} on the example inputs; nothing was set")
+        if opened.is_single:
+            error.add_note(
+                "an Equinox module takes one sample; for a batch, give the pair "
+                "(lambda model, x: jax.vmap(model)(x), model)"
+            )
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def _arguments(args: Any, kwargs: Any) -> tuple[list[Any], Any, set[int]]:
+    """The leaves of the example inputs, their structure, and which are data."""
+    args = (args,) if is_array(args) else args
+    if not isinstance(args, (tuple, list)) or not (kwargs is None or isinstance(kwargs, Mapping)):
+        raise ParameterError(
+            "args is an array or a tuple of example inputs, and kwargs a dict, got "
+            f"{type(args).__name__} and {type(kwargs).__name__}"
+        )
+    everything = (tuple(args), dict(kwargs or {}))
+    leaves, structure = jax.tree_util.tree_flatten(everything)
+    data: set[int] = set()
+    at = 0
+    # the state of an Equinox model holds arrays that are no data
+    for part in jax.tree_util.tree_leaves(everything, is_leaf=_is_state):
+        count = len(jax.tree_util.tree_leaves(part)) if _is_state(part) else 1
+        if not _is_state(part) and is_array(part):
+            data.add(at)
+        at += count
+    if not data:
+        raise ParameterError("no array is among the example inputs; give the model's arguments")
+    for i in data:
+        x = leaves[i]
+        if has_values(x) and is_parameter(x) and not bool(jnp.isfinite(x).all()):
+            raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
+    return leaves, structure, data
+
+
+def _is_state(x: Any) -> bool:
+    equinox: Any = sys.modules.get("equinox")
+    return bool(equinox) and isinstance(x, equinox.nn.State)
+
+
+def _outputs(result: Any, is_pair: bool) -> list[Any]:
+    if (
+        is_pair
+        and isinstance(result, tuple)
+        and len(result) == 2
+        and isinstance(result[1], Mapping)
+    ):
+        result = result[0]  # the other is what linen's mutable collections became
+    found = jax.tree_util.tree_leaves(result, is_leaf=_is_state)
+    return [y for y in found if not _is_state(y)]
+
+
+def _unit_axis(jaxpr: Any) -> int:
+    """Where an input has its units, as far as convolutions tell: last, but for what they say."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            spec = equation.params["dimension_numbers"].lhs_spec
+            return 1 if spec[1] == 1 else -1
+        for inner in equation.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns") and (found := _unit_axis(inner)) == 1:
+                return found
+    return -1
+
+
+# --- measuring ---
+
+
+def measured(run: Run, backward: bool) -> dict[Node, Measured]:
+    """What goes in and out of each weight, and the gradient by its output."""
+    source = np.random.default_rng(0)
+    loss = [source.standard_normal(y.shape).astype(np.float32) for y in run.outputs]
+
+    def squares(values: Any) -> Any:
+        def forward(shifts: list[Any]) -> Any:
+            found: list[tuple[Any, Any]] = [(0.0, 0.0)] * len(run.taps)
+
+            def watch(i: int, x: Any, y: Any) -> Any:
+                found[i] = _square(x), _square(y)
+                return y + shifts[i]
+
+            outputs = _program(run, values, watch)
+            return outputs, found
+
+        shifts = [jnp.zeros(y.shape, y.dtype) for _, y, _ in run.taps.values()]
+        if not backward:
+            return forward(shifts)[1], None
+        outputs, pull, found = jax.vjp(forward, shifts, has_aux=True)
+        ends = [jnp.asarray(g, y.dtype) for g, y in zip(loss, outputs, strict=True)]
+        return found, [_square(g) for g in pull(ends)[0]]
+
+    try:
+        found, gradients = jax.jit(squares)(_values(run))
+    except Exception as error:
+        if not backward:
+            raise
+        run.tape.warn(f"gradients were not measured: {_first_line(error)}")
+        return measured(run, False)
+    sizes = {}
+    for i, (node, (x, _, size)) in enumerate(run.taps.items()):
+        fed, out = (float(part) for part in found[i])
+        gradient = None if gradients is None else math.sqrt(float(gradients[i]))
+        sizes[node] = Measured(math.sqrt(fed * x.size / size), math.sqrt(out), gradient)
+    return sizes
+
+
+def _values(run: Run) -> tuple[dict[str, Any], list[Any]]:
+    """What the model computes with: its parameters, and its inputs."""
+    return (
+        {name: x.known for name, x in run.parameters.items()},
+        [x.known for x in run.inputs],
+    )
+
+
+def _program(run: Run, values: Any, watch: Callable[[int, Any, Any], Any]) -> list[Any]:
+    """The model again, step by step; ``watch`` gives what goes on in place of a weight's output."""
+    parameters, inputs = values
+    here: dict[Array, Any] = {run.parameters[name]: value for name, value in parameters.items()}
+    here.update(zip(run.inputs, inputs, strict=True))
+    watched: dict[Array, list[tuple[int, Array]]] = {}
+    for i, (x, y, _) in enumerate(run.taps.values()):
+        watched.setdefault(y, []).append((i, x))
+
+    def look_up(x: Array) -> Any:
+        return here[x] if x in here else run.trace.value(x)
+
+    for step in run.trace.steps:
+        for output, value in zip(
+            step.outputs, step.compute(*map(look_up, step.inputs)), strict=True
+        ):
+            for i, x in watched.get(output, ()):
+                value = watch(i, value if x is output else look_up(x), value)
+            here[output] = value
+    return [look_up(y) for y in run.outputs]
+
+
+def _square(x: Any) -> Any:
+    return jnp.mean(jnp.square(jnp.abs(x).astype(jnp.promote_types(x.dtype, jnp.float32))))
+
+
+def calibrated(opened: Opened, run: Run, flow: Flow) -> Opened:
+    """The model with each weight rescaled at its first use, and its output with it, by what feeds
+    it in fact."""
+    targets = {node.weight: flow.states[node].q for node in flow.targets}
+    taps = [(node, size) for node, (*_, size) in run.taps.items()]
+
+    def factors(values: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def watch(i: int, x: Any, y: Any) -> Any:
+            node, size = taps[i]
+            name = node.weight
+            if name not in targets:
+                return y
+            if name not in found:
+                gain = node.facts["fan_in"] * node.facts["taps"]
+                own = _square(layer_of(name, values[0]).of(values[0]))
+                factor = jnp.sqrt(targets[name] / (gain * own * _square(x) * x.size / size))
+                found[name] = jnp.where(jnp.isfinite(factor), factor, 1.0)
+            # wherever else the weight is used, its output is off by the same factor
+            return y * found[name].astype(y.dtype)
+
+        _program(run, values, watch)
+        return found
+
+    found = jax.jit(factors)((opened.leaves, [x.known for x in run.inputs]))
+    own = opened.leaves
+    new = {name: factor * layer_of(name, own).of(own) for name, factor in found.items()}
+    return opened.having(put(own, new))
+
+
+def check_values(opened: Opened, inputs: list[Any]) -> None:
+    """Refuse what has only a shape.
+
+    Raises:
+        ParameterError: a parameter or an input has.
+    """
+    for name, leaf in opened.leaves.items():
+        if not has_values(leaf):
+            raise ParameterError(
+                f"the parameter {name!r} has only a shape, so that nothing can be set or measured; "
+                "make a plan of it, and apply that to the real model"
+            )
+    if not all(map(has_values, (*inputs, *opened.others))):
+        raise ParameterError(
+            "an example input has only a shape, so that nothing can be measured; give numbers"
+        )
