@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -90,7 +89,7 @@ class PyTorch:
         torch, nn = self.torch, self.torch.nn
 
         def forward(m: Any, x: Any) -> Any:
-            x = torch.relu(m.norm(m.stem(x.permute(0, 3, 1, 2))))
+            x = torch.relu(m.norm(m.stem(x)))
             x = nn.functional.max_pool2d(x, 3, 2, 1)
             x = x + m.b(torch.relu(m.a(x)))
             x = m.skip(x) + m.d(torch.relu(m.c(torch.relu(x))))
@@ -142,7 +141,9 @@ class PyTorch:
             return self.mlp(widths, activation), self.torch.empty(64, widths[0])
 
     def tensor(self, x: Array) -> Any:
-        return self.torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        if not isinstance(x, np.ndarray):
+            return x
+        return self.torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x)
 
     def plan(self, model: Any, x: Array, **options: Any) -> Plan:
         return self.adapter.plan(model, self.tensor(x), **options)
@@ -354,7 +355,6 @@ class Keras:
     name = "keras"
 
     def __init__(self) -> None:
-        os.environ.setdefault("KERAS_BACKEND", "torch")
         self.keras = pytest.importorskip("keras")
         from gainreg.adapters import keras as adapter
 
@@ -376,8 +376,13 @@ class Keras:
 
         return Of
 
+    def anew(self) -> Any:
+        """Its layers, to be numbered from 1 on in their names."""
+        self.keras.utils.clear_session()
+        return self.keras.layers
+
     def mlp(self, widths: Sequence[int], activation: str) -> Any:
-        layers = self.keras.layers
+        layers = self.anew()
         model = self.keras.Sequential([self.keras.Input(widths[:1])])
         for width in widths[1:-1]:
             model.add(layers.Dense(width, activation=activation))
@@ -385,7 +390,7 @@ class Keras:
         return model
 
     def stream(self, branches: int, norm: bool, width: int = 128) -> Any:
-        layers = self.keras.layers
+        layers = self.anew()
         x = start = self.keras.Input((width,))
         for _ in range(branches):
             y = layers.LayerNormalization(epsilon=1e-5)(x) if norm else x
@@ -394,7 +399,7 @@ class Keras:
         return self.keras.Model(start, x)
 
     def convnet(self) -> Any:
-        keras, layers, relu = self.keras, self.keras.layers, self.keras.ops.relu
+        keras, layers, relu = self.keras, self.anew(), self.keras.ops.relu
 
         def forward(m: Any, x: Any) -> Any:
             x = m.pool(relu(m.norm(m.stem(x))))
@@ -422,7 +427,7 @@ class Keras:
         return model
 
     def transformer(self) -> Any:
-        layers, ops = self.keras.layers, self.keras.ops
+        layers, ops = self.anew(), self.keras.ops
 
         def forward(m: Any, ids: Any) -> Any:
             x = m.table(ids) + m.places

@@ -318,11 +318,12 @@ def _divide(trace: JaxTrace, a: Array, b: Array, **_: Any) -> Any:
         return operations.line(trace, a, 1 / right) if right else trace.without_signal(a)
     if not any(trace.is_signal(t) for t in (left, right)):
         return trace.without_signal(a, b)
-    found = None
-    if trace.is_tensor(left):
-        divided = operations.divided if trace.is_signal(right) else operations.divided_by_constant
-        found = divided(trace, left, right)
-    return found or trace.elementwise(np.divide, left, right)
+    if trace.is_tensor(left) and trace.is_signal(right):
+        return operations.divided(trace, left, right)
+    if trace.is_tensor(left) and not trace.is_weight(right):
+        inverse = _derived(trace, lambda v: 1 / v, right, right.shape)
+        return operations.multiplied(trace, left, inverse)
+    return trace.elementwise(np.divide, left, right)
 
 
 @rule("integer_pow", "pow")

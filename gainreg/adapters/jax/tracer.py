@@ -176,9 +176,7 @@ class JaxTrace(Trace):
         known = self.value(tensor)
         if known is None or not tensor.size:
             return None, None
-        x = np.asarray(known)
-        x = np.abs(x) if x.dtype.kind == "c" else x.astype(np.float64)
-        return float(x.mean()), float((x * x).mean())
+        return _mean_and_square(np.asarray(known))
 
     def number(self, x: Array) -> Any:
         """A value that is one number as a float; any other as it is."""
@@ -254,8 +252,7 @@ class JaxTrace(Trace):
             name = sliced_name(base, axis, i)
             mean = square = None
             if values is not None:
-                numbers = np.take(np.asarray(values), i, axis).astype(np.float64)
-                mean, square = float(numbers.mean()), float((numbers * numbers).mean())
+                mean, square = _mean_and_square(np.take(np.asarray(values), i, axis))
             shape = (*whole.shape[:axis], *whole.shape[axis + 1 :])
             found[name] = Parameter(name, shape, mean, square)
         self.slices[base] = tuple(found)
@@ -367,6 +364,12 @@ def _bound(equation: Any) -> Callable[..., Sequence[Any]]:
         return list(found) if primitive.multiple_results else [found]
 
     return compute
+
+
+def _mean_and_square(x: Any) -> tuple[float, float]:
+    """In single precision, where parameters are large, but summed in double."""
+    x = np.abs(x) if x.dtype.kind == "c" else x.astype(np.promote_types(x.dtype, np.float32))
+    return float(x.mean(dtype=np.float64)), float(np.square(x).mean(dtype=np.float64))
 
 
 def _decimal(value: Any) -> float:

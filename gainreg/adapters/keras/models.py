@@ -74,6 +74,10 @@ def plan(
 def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | None = None) -> Any:
     """Set a model's weights and biases as a plan says, and return the model.
 
+    Keras numbers the names of layers as they are made, "dense", "dense_1", …: a model that is made
+    again has the plan's names in a new process, behind ``keras.utils.clear_session()``, or if
+    its layers have names of their own.
+
     Args:
         model: the model that the plan is of, or another with the same names and shapes.
         plan: made by ``plan``, here or elsewhere.

@@ -184,11 +184,8 @@ def scale(
     if positions is not None:
         m = replace(m, across_positions=positions * x.moments.across_positions)
     gaussian = x.root.gaussian and x.function.core is None
-    values: tuple[FloatArray, ...] = ()
-    if not gaussian:
-        own = np.sort(np.nan_to_num(x.function(x.root.values)))
-        stretch = math.sqrt(m.variance / x.moments.variance) if x.moments.variance else 0.0
-        values = ((own - x.moments.mean) * stretch + m.mean,)
+    by = math.copysign(math.sqrt(square), mean)
+    values = () if gaussian else (np.sort(by * np.nan_to_num(x.function(x.root.values))),)
     state = fresh(node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values)
     return Step(state, (back(square, positions),))
 

@@ -94,6 +94,11 @@ def _power(trace: Trace, x: Any, exponent: Any) -> Any:
     return trace.elementwise(aten.pow, x, exponent)
 
 
+@rule(aten.log_sigmoid_forward)
+def _log_sigmoid(trace: Trace, x: Tensor) -> Any:
+    return trace.elementwise(aten.log_sigmoid, x), None
+
+
 @rule(aten.addcmul)
 def _add_product(trace: Trace, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Any:
     layout, (first, left, right) = trace.broadcast(x, a, b)
