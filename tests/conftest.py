@@ -11,6 +11,16 @@ import gainreg
 # JAX is compilation, for functions that run once or twice. Unoptimised it takes half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# Before keras is first imported; the other backend has a process of its own where it is tested.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Keras 3.15 on torch converts tensors to arrays in a way that NumPy 2 deprecates
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept:DeprecationWarning"
+    )
+
 
 @pytest.fixture
 def fresh_host() -> Iterator[None]:

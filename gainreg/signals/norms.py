@@ -113,7 +113,7 @@ def _value(
     if not any(known):
         return None
     for i, parent in enumerate(node.inputs):
-        if known[i] is None and _is_shift(tape, parent, x):
+        if known[i] is None and _is_shift(tape, parent, x, over):
             known[i] = _Value(np.zeros((3, 1)), (), (parent.facts["phrase"],))
     given = [value for value in known if value is not None]
     if len(given) < len(known):
@@ -129,6 +129,8 @@ def _value(
             made = numbers[0] * numbers[1]
         elif node.rule == "elementwise":
             made = _called(facts["operation"], numbers)
+        elif node.rule == "view" and numbers[0].shape[1] == 1:  # a number of a group, copied
+            made = numbers[0]
         elif node.rule == "scale" and node.weight:
             made, scales = numbers[0], {**scales, node.weight: None}
         elif node.rule == "mean" and _averaged(node) == over:
@@ -147,10 +149,13 @@ def _called(operation: Any, numbers: list[FloatArray]) -> FloatArray:
     return np.asarray(operation.call(*flat)).reshape(shape)
 
 
-def _is_shift(tape: Tape, node: Node, x: Node) -> bool:
-    """Whether it is a parameter with no more than one number for each unit, as a norm's β is."""
+def _is_shift(tape: Tape, node: Node, x: Node, over: tuple[int, int, int]) -> bool:
+    """Whether it is a parameter with a number for each unit, or for each element that a norm goes
+    over, as a norm's β is."""
     is_parameter = node.rule == "given" and node.facts.get("phrase") in tape.parameters
-    return is_parameter and node.size <= count(x.layout)[UNIT]
+    units, positions, samples = over
+    most = max(count(x.layout)[UNIT], units * positions if samples == 1 else 0)
+    return is_parameter and node.size <= most
 
 
 def _norm(value: _Value) -> _Found | None:

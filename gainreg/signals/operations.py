@@ -19,6 +19,7 @@ from gainreg.signals.functions import Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
 from gainreg.signals.softmax import Rows, causal, grouped
+from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
     MASKED,
@@ -30,6 +31,7 @@ from gainreg.signals.trace import (
     Tokens,
     Trace,
     Weight,
+    aligned,
     measured,
 )
 
@@ -143,13 +145,22 @@ def multiplied(trace: Trace, a: Any, b: Any) -> Entry:
 
 
 def divided(trace: Trace, a: Any, b: Any) -> Entry:
-    """a/b, of tensors and numbers, b being no number; b is a signal."""
+    """a/b, of tensors, b being a signal."""
     layout, (x, y) = trace.broadcast(a, b)
     found = soft(trace, x, y, layout)
     if found is not None:
         return found
     one = trace.record("elementwise", [y], y.layout, operation=RECIPROCAL)
     return trace.record("multiply", [x, one], layout)
+
+
+def divided_by_constant(trace: Trace, x: Any, b: Any) -> Signal | None:
+    """x/b, where b holds numbers that no signal or parameter makes; None if it does not."""
+    numbers = trace.values(b) if trace.entry(b) is None else None
+    if numbers is None or not numbers.all():
+        return None
+    layout, (signal, _) = trace.broadcast(x, x)
+    return _scaled(trace, signal, layout, measured(1 / numbers, aligned(b.shape, layout)))
 
 
 def scaled(trace: Trace, x: Any, other: Any) -> Signal:
@@ -169,16 +180,16 @@ def scaled(trace: Trace, x: Any, other: Any) -> Signal:
         layout, signals = trace.broadcast(x, other)
         return trace.record("multiply", signals, layout)
     _, (_, given) = trace.broadcast(x, other)
-    moments = given.node.facts["moments"]
-    anew = moments.across_positions < moments.second_moment * 0.999
+    return _scaled(trace, signal, layout, given.node.facts["moments"], learned)
+
+
+def _scaled(trace: Trace, x: Signal, layout: Layout, by: Moments, learned: str = "") -> Signal:
+    """A signal times numbers of such moments."""
+    anew = by.across_positions < by.second_moment * 0.999
+    positions = by.across_positions if anew else None
+    square = by.second_moment
     return trace.record(
-        "scale",
-        [signal],
-        layout,
-        learned,
-        mean=moments.mean,
-        square=moments.second_moment,
-        positions=moments.across_positions if anew else None,
+        "scale", [x], layout, learned, mean=by.mean, square=square, positions=positions
     )
 
 
@@ -268,6 +279,10 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
         rows = rows_of(left, keys) if left is not None else causal(keys) if triangular else None
         return replace(signal, rows=rows)
     if left is None or left.all():
+        return signal
+    weights = origin(signal.node)
+    twice = weights.rule == "softmax" and weights.facts["rows"] == rows_of(left, x.shape[-1])
+    if twice and not value:  # what was masked before has no weight
         return signal
     return trace.record("dropout", [signal], keep=float(left.mean()), factor=1.0, elements=True)
 
@@ -412,7 +427,16 @@ def reordered(trace: Trace, x: Any, order: Sequence[int]) -> Entry:
     entry = trace.entry(x)
     if not isinstance(entry, Signal):
         return entry
-    return permuted(trace.tape, entry, order)
+    made = permuted(trace.tape, entry, order)
+    if entry.padded is None:
+        return made
+    inside, shape, before = entry.padded.signal, entry.padded.shape, entry.padded.before
+    turned = Padded(
+        permuted(trace.tape, inside, order),
+        tuple(shape[axis] for axis in order),
+        tuple(before[axis] for axis in order),
+    )
+    return replace(made, padded=turned)
 
 
 def expanded(entry: Entry, shape: Sequence[int]) -> Entry:

@@ -48,6 +48,11 @@ class Signal:
         return replace(self, joint=None)
 
     @property
+    def inside(self) -> Signal:
+        """The same without the padding, for an operation in which that counts for little."""
+        return self if self.padded is None else self.padded.signal
+
+    @property
     def axis(self) -> int | None:
         """The axis along which the parts lie; None if they share one with others, or there are
         none."""
@@ -169,6 +174,9 @@ def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     signal = settled(tape, signal)
     here, joint = replace(signal, layout=layout), signal.joint
     if joint is None:
+        copied = math.prod(map(layouts.size, layout)) > signal.node.size > 1
+        if copied and signal.node.rule != "given":  # what follows counts the copies as positions
+            return record(tape, "view", [signal], layout, view=("copied", len(tape.nodes)))
         return here
     length, before = sum(joint.lengths), 1
     for axis, size in enumerate(map(layouts.size, layout)):

@@ -335,12 +335,13 @@ class Trace(ABC):
         return signal
 
     def is_bias(self, bias: Any, signal: Signal) -> bool:
-        """Whether a parameter that is added to a weight's output has a number for each unit."""
-        if len(bias.shape) == 1:
-            return True
+        """Whether a parameter that is added to a weight's output has a number for each unit; or,
+        where the weight sums over positions, for each along the last axis."""
         axes = signal.layout[len(signal.layout) - len(bias.shape) :]
-        along = {layouts.role(axis) for axis, n in zip(axes, bias.shape, strict=False) if n > 1}
-        return along == {UNIT}
+        along = [i for i, n in enumerate(bias.shape) if n > 1]
+        if len(bias.shape) == 1 or along == [len(bias.shape) - 1]:
+            return True
+        return {layouts.role(axes[i]) for i in along} == {UNIT}
 
     def _zero(self, node: Node, name: str) -> None:
         node.bias = name

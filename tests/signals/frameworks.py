@@ -349,6 +349,143 @@ class Jax:
         }
 
 
-FRAMEWORKS: tuple[type[Framework], ...] = (PyTorch, Jax)
+class Keras:
+    """Keras's models, on the backend of this process: torch, unless KERAS_BACKEND names another."""
+
+    name = "keras"
+
+    def __init__(self) -> None:
+        self.keras = pytest.importorskip("keras")
+        from gainreg.adapters import keras as adapter
+
+        self.adapter: Any = adapter
+
+    @functools.cached_property
+    def of(self) -> Any:
+        """A model whose call is a function of it and of its input."""
+
+        class Of(self.keras.Model):  # type: ignore[misc,name-defined]
+            def __init__(self, forward: Any, **parts: Any) -> None:
+                super().__init__()
+                for name, part in parts.items():
+                    setattr(self, name, part)
+                self.forward_of = forward
+
+            def call(self, x: Any, training: bool = False) -> Any:
+                return self.forward_of(self, x)
+
+        return Of
+
+    def anew(self) -> Any:
+        """Its layers, to be numbered from 1 on in their names."""
+        self.keras.utils.clear_session()
+        return self.keras.layers
+
+    def mlp(self, widths: Sequence[int], activation: str) -> Any:
+        layers = self.anew()
+        model = self.keras.Sequential([self.keras.Input(widths[:1])])
+        for width in widths[1:-1]:
+            model.add(layers.Dense(width, activation=activation))
+        model.add(layers.Dense(widths[-1]))
+        return model
+
+    def stream(self, branches: int, norm: bool, width: int = 128) -> Any:
+        layers = self.anew()
+        x = start = self.keras.Input((width,))
+        for _ in range(branches):
+            y = layers.LayerNormalization(epsilon=1e-5)(x) if norm else x
+            y = layers.Dense(width)(layers.Dense(width, activation="gelu")(y))
+            x = layers.Add()([x, y])
+        return self.keras.Model(start, x)
+
+    def convnet(self) -> Any:
+        keras, layers, relu = self.keras, self.anew(), self.keras.ops.relu
+
+        def forward(m: Any, x: Any) -> Any:
+            x = m.pool(relu(m.norm(m.stem(x))))
+            x = x + m.b(relu(m.a(x)))
+            x = m.skip(x) + m.d(relu(m.c(relu(x))))
+            return m.head(relu(x).mean((1, 2)))
+
+        def conv(m: int, k: int, groups: int = 1) -> Any:
+            return layers.Conv2D(m, k, padding="same", groups=groups)
+
+        model = self.of(
+            forward,
+            stem=conv(16, 3),
+            norm=layers.BatchNormalization(epsilon=1e-5),
+            pool=layers.MaxPooling2D(3, 2, "same"),
+            a=conv(16, 3),
+            b=conv(16, 3),
+            # a stride would have "same" pad on one side only
+            c=keras.Sequential([layers.ZeroPadding2D(1), layers.Conv2D(32, 3, 2)]),
+            d=conv(32, 3, groups=2),
+            skip=layers.Conv2D(32, 1, 2),
+            head=layers.Dense(10),
+        )
+        model(images())
+        return model
+
+    def transformer(self) -> Any:
+        layers, ops = self.anew(), self.keras.ops
+
+        def forward(m: Any, ids: Any) -> Any:
+            x = m.table(ids) + m.places
+            qkv = ops.reshape(m.qkv(m.first(x)), (*x.shape[:2], 3, HEADS, -1))
+            q, k, v = ops.transpose(qkv, (2, 0, 3, 1, 4))
+            scores = q @ ops.swapaxes(k, -2, -1) / math.sqrt(WIDTH // HEADS)
+            seen = ops.tril(ops.ones((PLACES, PLACES), "bool"))
+            y = ops.softmax(ops.where(seen, scores, -math.inf)) @ v
+            x = x + m.out(ops.reshape(ops.transpose(y, (0, 2, 1, 3)), x.shape))
+            x = x + m.down(ops.gelu(m.up(m.second(x)), approximate=True))
+            return m.head(m.last(x))
+
+        def norm() -> Any:
+            return layers.LayerNormalization(epsilon=1e-5)
+
+        model = self.of(
+            forward,
+            table=layers.Embedding(TOKENS, WIDTH),
+            first=norm(),
+            qkv=layers.Dense(3 * WIDTH),
+            out=layers.Dense(WIDTH),
+            second=norm(),
+            up=layers.Dense(4 * WIDTH),
+            down=layers.Dense(WIDTH),
+            last=norm(),
+            head=layers.Dense(TOKENS),
+        )
+        model.places = model.add_weight((PLACES, WIDTH), "zeros", name="places")
+        model(tokens())
+        return model
+
+    def shapes_only(self, widths: Sequence[int], activation: str) -> tuple[Any, Any]:
+        return self.mlp(widths, activation), self.keras.KerasTensor((64, widths[0]))
+
+    def plan(self, model: Any, x: Array, **options: Any) -> Plan:
+        return self.adapter.plan(model, x, **options)
+
+    def measure(self, model: Any, x: Array, **options: Any) -> SignalReport:
+        return self.adapter.measure(model, x, **options)
+
+    def initialize(
+        self, model: Any, x: Array, seed: int = 0, **options: Any
+    ) -> tuple[Any, SignalReport]:
+        return model, self.adapter.initialize_(model, x, seed=seed, **options)
+
+    def apply(self, model: Any, plan: Plan, seed: int = 0, **options: Any) -> Any:
+        return self.adapter.apply_(model, plan, seed=seed, **options)
+
+    def run(self, model: Any, x: Array) -> Array:
+        return np.array(self.keras.ops.convert_to_numpy(model(x)))
+
+    def state(self, model: Any) -> Mapping[str, Array]:
+        return {
+            variable.path: np.array(self.keras.ops.convert_to_numpy(variable))
+            for variable in model.variables
+        }
+
+
+FRAMEWORKS: tuple[type[Framework], ...] = (PyTorch, Jax, Keras)
 
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda kind: kind.name)

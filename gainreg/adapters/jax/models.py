@@ -169,7 +169,7 @@ def _applied(opened: Opened, plan: Plan, key: Any, distribution: str) -> Opened:
             new[name] = jnp.zeros(item.shape)
         elif item.status == "set" and item.std is not None:
             _check_type(opened, name)
-            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            own = jax.random.fold_in(key, opened.draws.get(name, zlib.crc32(name.encode())))
             new[name] = _drawn(own, item.shape, item.std, distribution, fans.get(name, 1.0))
     return opened.having(put(opened.leaves, new))
 

@@ -28,6 +28,7 @@ class Opened:
         rebuild: the model with other leaves.
         aliases: other names of leaves.
         value: the model itself, or the params of a pair.
+        draws: what tells each parameter's random numbers apart, where that is not its name.
         is_pair, is_single: whether it is a pair, or a module of Equinox, made for one sample.
     """
 
@@ -38,6 +39,7 @@ class Opened:
     rebuild: Callable[[Mapping[str, Any]], Any]
     value: Any
     aliases: dict[str, str] = field(default_factory=dict)
+    draws: Mapping[str, int] = field(default_factory=dict)
     is_pair: bool = False
     is_single: bool = False
 
@@ -59,6 +61,8 @@ def open_model(model: Any) -> Opened:
     nnx: Any = sys.modules.get("flax.nnx")
     equinox: Any = sys.modules.get("equinox")
     linen: Any = sys.modules.get("flax.linen")
+    if isinstance(model, Opened):
+        return model
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
         opened = _of_tree(model[1], getattr(model[0], "__name__", "the pair's function"), model[0])
         opened.is_pair = True

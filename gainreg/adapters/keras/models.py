@@ -6,8 +6,9 @@ which models, variables and example inputs there are.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,9 +49,8 @@ def plan(
         output_std: standard deviation of the model's output.
         criterion: "forward", or "critical" where the activations have a critical point.
 
-    Weights are named by their variables' paths, "dense/kernel". Those that are not trainable, as
-    moving statistics and frozen layers, are kept and counted as they are; likewise those of
-    recurrent layers, whose output counts as it was measured.
+    Weights are named by their variables' paths, "dense/kernel". Those of frozen layers are kept and
+    counted as they are; likewise those of recurrent layers, whose output counts as it was measured.
 
     Raises:
         ParameterError: an option, the model, the backend or the inputs are not what they must be.
@@ -73,6 +73,10 @@ def plan(
 
 def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | None = None) -> Any:
     """Set a model's weights and biases as a plan says, and return the model.
+
+    Keras numbers the names of layers as they are made, "dense", "dense_1", …: a model that is made
+    again has the plan's names in a new process, behind ``keras.utils.clear_session()``, or if
+    its layers have names of their own.
 
     Args:
         model: the model that the plan is of, or another with the same names and shapes.
@@ -191,6 +195,18 @@ def recurrent(model: Any) -> list[Any]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, RECURRENT)]
 
 
+@contextlib.contextmanager
+def replaced(
+    layer: Any, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Have what ``make`` gives of a layer's call run in its place, while it lasts."""
+    object.__setattr__(layer, "call", make(layer.call))
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
+
+
 def _kept(model: Any) -> dict[str, str]:
     """The weights of a model that are kept whatever signals they meet, and why."""
     stepwise = {id(v): type(layer).__name__ for layer in recurrent(model) for v in layer.weights}
@@ -205,13 +221,19 @@ def _kept(model: Any) -> dict[str, str]:
 
 
 def _named(model: Any) -> dict[str, Any]:
-    """A model's weights by path; a path that several have is numbered."""
+    """The weights that layers made to be trained, frozen ones too, by path; a path that several
+    have is numbered."""
     found: dict[str, Any] = {}
-    for variable in model.weights:
-        name, number = variable.path, 1
-        while name in found:
-            name, number = f"{variable.path}_{number}", number + 1
-        found[name] = variable
+    seen: set[int] = set()
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables:
+            if id(variable) in seen:
+                continue
+            seen.add(id(variable))
+            name, number = variable.path, 1
+            while name in found:
+                name, number = f"{variable.path}_{number}", number + 1
+            found[name] = variable
     return found
 
 

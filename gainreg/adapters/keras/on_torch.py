@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import keras
 import torch
 from torch import Tensor, nn
 
-from gainreg.adapters.keras.models import recurrent
+from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.adapters.torch import models
 from gainreg.adapters.torch.models import Opaque
 from gainreg.adapters.torch.tracer import Trace
@@ -18,29 +18,31 @@ from gainreg.signals import layout as layouts
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 
+Kind = TypeVar("Kind", bound=nn.Module)
+
 
 def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
     """As ``gainreg.adapters.torch.plan``, of a Keras model and its trainable variables by name."""
-    return models.plan(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
+    return models.plan(_module(model, variables), _tensors(args), _tensors(kwargs), **options)
 
 
 def apply_(model: Any, variables: Mapping[str, Any], plan: Plan, *, seed: Any, **how: Any) -> None:
     """As ``gainreg.adapters.torch.apply_``."""
-    models.apply_(_Model(model, variables), plan, generator=_generator(seed), **how)
+    models.apply_(_module(model, variables), plan, generator=_generator(seed), **how)
 
 
 def measure(
     model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any
 ) -> SignalReport:
     """As ``gainreg.adapters.torch.measure``."""
-    return models.measure(_Model(model, variables), _tensors(args), _tensors(kwargs), **options)
+    return models.measure(_module(model, variables), _tensors(args), _tensors(kwargs), **options)
 
 
 def initialize_(
     model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, *, seed: Any, **options: Any
 ) -> SignalReport:
     """As ``gainreg.adapters.torch.initialize_``."""
-    module, source = _Model(model, variables), _generator(seed)
+    module, source = _module(model, variables), _generator(seed)
     return models.initialize_(module, _tensors(args), _tensors(kwargs), generator=source, **options)
 
 
@@ -61,19 +63,25 @@ def _tensor(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
 
 
+def _module(model: Any, variables: Mapping[str, Any]) -> nn.Module:
+    return _named(_Model, model)(model, variables)
+
+
+def _named(kind: type[Kind], layer: Any) -> type[Kind]:
+    """A kind of module by the name of a layer's class, which is what sentences call it."""
+    return type(type(layer).__name__, (kind,), {})
+
+
 class _Model(nn.Module):
     """A Keras model, its trainable variables as parameters; it runs in a scope in which no variable
     changes."""
 
     def __init__(self, model: Any, variables: Mapping[str, Any]) -> None:
         super().__init__()
-        self.model = [model]  # in a list, where PyTorch does not look for modules
+        self.held = (model,)  # in a tuple, where PyTorch does not look for modules
         self.variables = variables
-        self.recurrent = [(layer, _Unseen(layer)) for layer in recurrent(model)]
+        self.recurrent = [(layer, _named(_Unseen, layer)()) for layer in recurrent(model)]
         self.unseen = nn.ModuleList(module for _, module in self.recurrent)
-
-    def _get_name(self) -> str:
-        return type(self.model[0]).__name__
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -92,9 +100,9 @@ class _Model(nn.Module):
         """The model's outputs."""
         with keras.StatelessScope(), contextlib.ExitStack() as stack:
             for layer, module in self.recurrent:
-                stack.enter_context(module.in_place_of(layer))
+                stack.enter_context(replaced(layer, module.running))
             args, kwargs = keras.tree.map_structure(self._with_values, (args, kwargs))
-            return self.model[0](*args, **kwargs)
+            return self.held[0](*args, **kwargs)
 
     def _with_values(self, x: Any) -> Any:
         """A tensor with values for one without: Keras mixes none without them with others."""
@@ -108,22 +116,10 @@ class _Model(nn.Module):
 class _Unseen(Opaque):
     """Stands in for a recurrent layer, which PyTorch's operations would unroll step by step."""
 
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.kind = type(layer).__name__
-
-    def _get_name(self) -> str:
-        return self.kind
-
-    @contextlib.contextmanager
-    def in_place_of(self, layer: Any) -> Iterator[None]:
-        """Run in the layer's place while it lasts."""
-        self.run = layer.call
-        object.__setattr__(layer, "call", self)
-        try:
-            yield
-        finally:
-            object.__delattr__(layer, "call")
+    def running(self, call: Callable[..., Any]) -> _Unseen:
+        """The module, with the layer's own call to run."""
+        self.run = call
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's outputs."""

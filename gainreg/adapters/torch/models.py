@@ -87,13 +87,23 @@ def apply_(
     for name, item in plan.listed.items():
         if item.status == "set" and item.std is not None:
             _check_type(name, parameters[name])
+    fans = {weight.name: weight.fan_in for weight in plan.weights}
     with torch.no_grad():
         for name, item in plan.listed.items():
+            weight: Tensor = parameters[name]
             if item.status == "zeroed":
-                parameters[name].zero_()
+                weight.zero_()
             elif item.status == "set" and item.std is not None:
-                fill(parameters[name], item.std, distribution, generator)
+                if distribution == "orthogonal" and weight.dim() > 1 and weight.is_contiguous():
+                    weight = weight.view(_matrix(item.shape, fans.get(name, 1.0)))
+                fill(weight, item.std, distribution, generator)
     return model
+
+
+def _matrix(shape: tuple[int, ...], fan_in: float) -> tuple[int, int]:
+    """The shape of a weight as a matrix, one side of which are its inputs, wherever they stand."""
+    sides = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
+    return min(sides, key=lambda side: min(abs(math.log(n / fan_in)) for n in side))
 
 
 def measure(
@@ -435,7 +445,9 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
-        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+        raise ParameterError(
+            f"{model.__class__.__name__} has no parameters: there is nothing to set"
+        )
     for name, parameter in model.named_parameters():
         if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
             raise ParameterError(

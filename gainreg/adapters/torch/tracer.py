@@ -20,6 +20,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals import trace as neutral
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal, reshaped
+from gainreg.signals.tape import Node
 from gainreg.signals.trace import Entry, NotUnderstoodError
 
 # Stands among an operation's arguments where a tensor was.
@@ -59,9 +60,14 @@ def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
 
 
 class Trace(neutral.Trace):
-    """The tape of a run of a PyTorch model."""
+    """The tape of a run of a PyTorch model.
+
+    Attributes:
+        upsampled: of transposed convolutions, how their taps lie along each axis.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        self.upsampled: dict[Node, list[Any]] = {}
         entries: Any = WeakIdKeyDictionary()
         super().__init__(model.named_parameters(remove_duplicate=False), entries)
 

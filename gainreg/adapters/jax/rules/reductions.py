@@ -73,7 +73,12 @@ def _window_sum(
 @rule("reduce_window_max", "reduce_window_min")
 def _window_largest(trace: JaxTrace, x: Array, *, window_dimensions: Any, **_: Any) -> Any:
     n = math.prod(window_dimensions)
-    return _turned(trace, x, lambda signal: trace.record("maximum", [signal], positions=n))
+
+    def largest(signal: Signal) -> Signal:
+        layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+        return trace.record("maximum", [signal.inside], layout, positions=n)
+
+    return _turned(trace, x, largest)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "argmax", "argmin", alone=True)

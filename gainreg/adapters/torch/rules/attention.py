@@ -11,7 +11,7 @@ from torch import Tensor
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import operations
 from gainreg.signals.softmax import causal
-from gainreg.signals.trace import MASKED, Constant, NotUnderstoodError, Tokens
+from gainreg.signals.trace import MASKED, Constant, Mask, NotUnderstoodError, Tokens
 
 aten = torch.ops.aten
 
@@ -39,6 +39,11 @@ def _where(trace: Trace, condition: Tensor, a: Any = None, b: Any = None) -> Any
         value = 0.0 if other.device.type == "meta" else float(other.double().mean())
         if other.device.type == "meta" and trace.entry(condition) is not None:
             value = -math.inf
+    mask = trace.entry(condition)
+    if isinstance(mask, Mask) and keep and not value:
+        sides = zip(condition.shape, condition.stride(), strict=True)
+        repeated = any(n > 1 and not step for n, step in sides)
+        return operations.dropped(trace, x, mask, elements=not repeated)
     return operations.kept_where(trace, x, condition, float(value), keep)
 
 

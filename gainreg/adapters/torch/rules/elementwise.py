@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,13 +53,19 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
         return operations.line(trace, a, 1 / float(b)) if b else None
     if not any(trace.is_signal(t) for t in (a, b)):
         return trace.without_signal(*(t for t in (a, b) if isinstance(t, Tensor)))
-    if rounding_mode is None and isinstance(a, Tensor) and trace.is_signal(b):
-        return operations.divided(trace, a, b)
-    return trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
+    found = None
+    if rounding_mode is None and isinstance(a, Tensor):
+        divided = operations.divided if trace.is_signal(b) else operations.divided_by_constant
+        found = divided(trace, a, b)
+    return found or trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
 
 
 @rule(aten.bernoulli, alone=True)
-def _bernoulli(trace: Trace, x: Tensor, p: float = 0.5, *, generator: Any = None) -> Any:
+def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: Any = None) -> Any:
+    if p is None and x.device.type != "meta" and x.numel():  # x holds the probabilities
+        first = x.flatten()[0]
+        # in single precision 0.9 is 0.89999998, which stands for 0.9
+        p = float(str(np.float32(first.item()))) if bool((x == first).all()) else None
     return Mask(float(p)) if isinstance(p, (int, float)) else None
 
 

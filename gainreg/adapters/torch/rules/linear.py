@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,6 +102,17 @@ def _applies(trace: Trace, weight: Tensor) -> bool:
     return trace.is_weight(weight) and weight.dim() == 2 and weight.stride(-1) != 1
 
 
+class Taps(NamedTuple):
+    """What ``taps_inside`` takes, of one axis of a convolution."""
+
+    large: int
+    small: int
+    kernel: int
+    stride: int
+    before: int
+    dilation: int
+
+
 @rule(aten.convolution, aten.cudnn_convolution, aten.miopen_convolution, alone=True)
 def _convolution(
     trace: Trace,
@@ -124,16 +135,15 @@ def _convolution(
         *(((POSITION, size),) for size in y.shape[2:]),
     )
     padded = None if transposed else trace.signal(x).padded
-    inside = 1.0
+    axes = []
     for axis in range(len(kernel)):
         large, small, before = x.shape[axis + 2], y.shape[axis + 2], padding[axis]
         if transposed:  # the same pairs, counted from the other side
             large, small = small, large
         if padded is not None:
             large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
-        used = layouts.taps_inside(large, small, kernel[axis], stride[axis], before, dilation[axis])
-        inside *= used / (kernel[axis] * y.shape[axis + 2])
-    return trace.linear(
+        axes.append(Taps(large, small, kernel[axis], stride[axis], before, dilation[axis]))
+    made = trace.linear(
         x,
         weight,
         bias,
@@ -141,11 +151,38 @@ def _convolution(
         operation="transposed convolution" if transposed else "convolution",
         fan_in=channels * math.prod(kernel),
         units=channels,
-        taps=inside,
+        taps=_inside(axes, y.shape[2:]),
         inside=None if padded is None else padded.signal,
         steps=math.prod(stride),
         transposed=transposed,
     )
+    if transposed:
+        trace.upsampled[made.node] = axes
+    return made
+
+
+def _inside(axes: Sequence[Taps], shape: Sequence[int]) -> float:
+    """The share of taps that lie inside."""
+    sides = zip(axes, shape, strict=True)
+    return math.prod(layouts.taps_inside(*axis) / (axis.kernel * n) for axis, n in sides)
+
+
+def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
+    """The middle of what a transposed convolution just made, as if that had been padded by so much
+    more, which is how Keras pads it; None if x is nothing of the kind."""
+    signal, y = trace.entry(x), trace.outputs[0]
+    if not isinstance(signal, Signal) or signal.node is not trace.tape.nodes[-1] or axis < 2:
+        return None
+    axes = trace.upsampled.get(signal.node)
+    if axes is None:
+        return None
+    own = axes[axis - 2]
+    axes[axis - 2] = own._replace(large=y.shape[axis], before=own.before + start)
+    node = signal.node
+    node.layout = layouts.fitted(signal.layout, y.shape)
+    node.facts["taps"] = _inside(axes, y.shape[2:])
+    vars(node).pop("size", None)  # it is computed from the layout
+    return Signal(node, node.layout)
 
 
 @rule(aten.embedding, alone=True)

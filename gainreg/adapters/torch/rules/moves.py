@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gainreg.adapters.torch.rules.linear import cropped
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
@@ -52,7 +53,10 @@ def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
 def _sliced(
     trace: Trace, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
-    return operations.cut(trace, x, trace.outputs[0], dim % x.dim(), start or 0, step)
+    axis, y = dim % x.dim(), trace.outputs[0]
+    first = (start or 0) % x.shape[axis] if x.shape[axis] else 0
+    middle = cropped(trace, x, axis, first) if step == 1 else None
+    return middle or operations.cut(trace, x, y, axis, first, step)
 
 
 @rule(aten.select, alone=True)

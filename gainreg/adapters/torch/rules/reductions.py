@@ -273,7 +273,9 @@ def _vector_norm(
       aten.fractional_max_pool3d)  # fmt: skip
 def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
     positions = math.prod(kernel if len(kernel) > 1 else [*kernel] * (x.dim() - 2))
-    return trace.record("maximum", [trace.signal(x)], positions=positions), None
+    signal = trace.signal(x)
+    layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+    return trace.record("maximum", [signal.inside], layout, positions=positions), None
 
 
 @rule(aten.fractional_max_pool2d, aten.fractional_max_pool3d)
