@@ -33,10 +33,9 @@ def make() -> nn.Module:
 def sizes(report: SignalReport) -> np.ndarray:
     """Measured rms of the outputs, and norms of the gradients, that of the last being 1."""
     forward = [weight.measured_output_rms or 0 for weight in report.weights]
-    norms = [
-        (weight.measured_gradient_rms or 0) * weight.elements**0.5 for weight in report.weights
-    ]
-    return np.array([forward, [norm / norms[-1] for norm in norms]])
+    gradients = [weight.measured_gradient_rms or 0 for weight in report.weights]
+    norms = np.sqrt([weight.elements for weight in report.weights]) * gradients
+    return np.array([forward, norms / norms[-1]])
 
 
 def main(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
+from gainreg.entry import to_dict
 from gainreg.errors import (
     GainregError,
     MomentError,
@@ -18,10 +20,12 @@ from gainreg.errors import (
     PluginError,
     UnknownActivationError,
 )
+from gainreg.lookup import entry_for
 from gainreg.params import check_params, check_std
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
+    from gainreg.host import Host
 
 # `list` marks a slope or factor that is further than this from 1. What it leaves unmarked
 # changes a mean square by no more than a quarter in 50 layers: 1.005⁵⁰ = 1.28.
@@ -79,10 +83,8 @@ def _complete(parser: argparse.ArgumentParser) -> None:
     def candidates(prefix: str, action: argparse.Action, **_: Any) -> Any:
         if action.dest not in ("name", "names"):
             return FilesCompleter()(prefix)
-        from gainreg.host import host
-
-        known = host().activations()
-        families = {host().owner(activation.name) for activation in known}
+        known = _host().activations()
+        families = {_host().owner(activation.name) for activation in known}
         return families.union(*((a.name, *a.aliases) for a in known))
 
     completer: Any = candidates
@@ -126,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     some = shared("names", nargs="+", metavar="NAME", help=named)
     any_ = shared("names", nargs="*", metavar="NAME", help=f"{named} (default: all)")
     std = shared("--std", type=float, default=1.0, help="std of the pre-activation (1)")
+    text = "the file to write (default: -, standard output)"
+    output = shared("-o", "--output", metavar="FILE", default="-", help=text)
     as_json = shared("--json", action="store_true", help="print JSON")
     repeated: Any = {"action": "append", "default": []}
     text = "a param, for those that have it; may be given more than once"
@@ -157,18 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "print the std, gain and biases with which signals and gradients are level together"
     command(_critical, text, "critical gelu tanh", some, param, as_json)
 
-    sub = command(
-        _build,
-        "build a gain table",
-        "build elu -p alpha=0.1,1 --std 0.5,1,2 -o my.yaml",
-        any_,
-        param,
-    )
+    example = "build elu -p alpha=0.1,1 --std 0.5,1,2 -o my.yaml"
+    sub = command(_build, "build a gain table", example, any_, param, output)
     sub.add_argument("--std", type=_stds, default=[1.0], help="stds, as in 0.5,1,2 (1)")
     text = "processes that share the work (1)"
     sub.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
-    text = "the file to write (default: -, standard output)"
-    sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
     example = "plot gelu silu -o gelu.png"
     sub = command(_plot, "draw activations and what depth does to them", example, some, std, param)
@@ -180,10 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", metavar="FILE", help="a table")
 
     text = "make a page for the browser of a table: search, sort, curves, lines of code to copy"
-    sub = command(_page, text, "page my.yaml -o gains.html")
+    sub = command(_page, text, "page my.yaml -o gains.html", output)
     sub.add_argument("file", metavar="FILE", nargs="?", help="a table (default: the shipped one)")
-    text = "the file to write (default: -, standard output)"
-    sub.add_argument("-o", "--output", metavar="FILE", default="-", help=text)
 
     text = "show every plugin, its hooks and activations, and what is broken"
     command(_plugins, text, "plugins --plugin my_activations.py", as_json)
@@ -212,28 +207,28 @@ def _params(options: argparse.Namespace) -> dict[str, Any]:
     return params
 
 
+def _host() -> Host:
+    from gainreg.host import host  # where it is asked first: a look-up in a table does without
+
+    return host()
+
+
 def _load(options: argparse.Namespace) -> None:
     for file in options.plugin:
-        from gainreg.host import host
-
-        host().load_file(file)
+        _host().load_file(file)
 
 
 def _family(name: str) -> list[Activation]:
     """The activations that the plugin of that name declares; [] if there is no such plugin."""
-    from gainreg.host import host
-
-    return [each for each in host().activations() if host().owner(each.name) == name]
+    return [each for each in _host().activations() if _host().owner(each.name) == name]
 
 
 def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, Any]]]:
     """The activations named, all if none is, each with those of the params that it has."""
-    from gainreg.host import host
-
     _load(options)
-    found = [] if options.names else host().activations()
+    found = [] if options.names else _host().activations()
     for name in options.names:
-        found += _family(name) or [host().activation(name)]
+        found += _family(name) or [_host().activation(name)]
     params = _params(options)
     for key in params:
         if not any(key in activation.params for activation in found):
@@ -246,14 +241,12 @@ def _answers(options: argparse.Namespace, ask: Any) -> list[tuple[Activation, An
     """What ``ask`` says of each activation named; those of a family that have no answer are
     left out, with a line on stderr.
     """
-    from gainreg.host import host
-
     answers = []
     for activation, params in _named(options):
         try:
             answers.append((activation, ask(activation, params)))
         except (MomentError, ParameterError) as error:
-            if host().owner(activation.name) not in options.names:
+            if _host().owner(activation.name) not in options.names:
                 raise
             _say(f"left out: {error}")
     if not answers:
@@ -311,15 +304,13 @@ def _progress(what: str) -> Any:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from gainreg.host import host
-
     check_std(options.std)
     named = _named(options)
     width = max(len(activation.name) for activation, _ in named) + 2
     rows: dict[str, list[dict[str, Any]]] = {}
     for activation, params in named:
         row = _row(activation, options.std, params)
-        rows.setdefault(host().owner(activation.name), []).append(row)
+        rows.setdefault(_host().owner(activation.name), []).append(row)
     if options.json:
         return _print_json(rows)
     _print(f"{'':{width}}{'gain':>9}{'slope':>9}{'gradient':>9}  method", DIM, 2, 2)
@@ -343,8 +334,6 @@ def _list(options: argparse.Namespace) -> int:
 
 def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[str, Any]:
     """What ``list`` says of one activation."""
-    from gainreg.lookup import entry_for
-
     entry, marks = None, []
     try:
         entry = entry_for(activation.name, std, params)
@@ -368,8 +357,6 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
 
 
 def _gain(options: argparse.Namespace) -> int:
-    from gainreg.lookup import entry_for
-
     _load(options)
     try:
         entry = entry_for(options.name, options.std, _params(options))
@@ -383,9 +370,6 @@ def _gain(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from gainreg.entry import to_dict
-    from gainreg.lookup import entry_for
-
     std = check_std(options.std)
     found = []
     for activation, entry in _answers(options, lambda a, params: entry_for(a.name, std, params)):
@@ -407,8 +391,6 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _critical(options: argparse.Namespace) -> int:
-    import dataclasses
-
     import gainreg
 
     answers = _answers(options, lambda activation, params: gainreg.critical(activation, **params))
@@ -509,13 +491,9 @@ def _page(options: argparse.Namespace) -> int:
 
 
 def _plugins(options: argparse.Namespace) -> int:
-    import dataclasses
-
-    from gainreg.host import host
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the broken ones are listed below
-        the_host = host()
+        the_host = _host()
     for file in options.plugin:
         with contextlib.suppress(PluginError):  # listed below
             the_host.load_file(file)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from gainreg.activation import Activation
 from gainreg.bound import Bound
@@ -24,10 +25,10 @@ from gainreg.moments import FloatArray
 from gainreg.params import check_std
 from gainreg.resolver import find
 
-# The stds at which a layer is evaluated; between them ln K′ − ln K and κ are interpolated in
-# ln std, on whose scale of 1 they change, and beyond them they stay what they are at the end.
-# Eight a decade give GELU's variance_slope to 0.2 %.
-STDS: FloatArray = 10.0 ** (np.arange(-8 * 8, 8 * 8 + 1) / 8)
+# The stds at which a layer is evaluated. Between them ln K′ − ln K is a smooth function of ln std,
+# on a scale of 1: with four a decade, monotone cubics give GELU's and tanh's to 3e-3. Beyond them
+# both it and κ are what they are at the end.
+STDS: FloatArray = np.logspace(-3, 3, 25)
 # Nodes in z and weights of a trapezoid sum for κ, which is needed to a percent: kinks and jumps
 # inside a step of 0.01 leave 1e-3.
 NODES: FloatArray = np.linspace(-9.0, 9.0, 1801)
@@ -76,9 +77,11 @@ def through_depth(
     known, given = as_activation(activation, params)
     bound = host().bind(known, given)
     (start,) = find(known, [check_std(std)], given)
-    entries = known_at(known, STDS, given)
+    # with the std itself among them, where an activation of slope above 1 must stand exactly still
+    entries = known_at(known, np.unique([*STDS, start.std]), given)
     grid = np.log([entry.std for entry in entries])
-    drift = np.log([entry.second_moment for entry in entries]) + 2 * np.log(start.gain) - 2 * grid
+    growth = np.log([entry.second_moment for entry in entries]) + 2 * np.log(start.gain) - 2 * grid
+    drift = PchipInterpolator(grid, growth) if len(grid) > 1 else lambda _: growth[0]
     with np.errstate(all="ignore"):
         at, kurtosis = _kurtosis(bound)
     outputs = width * bound.width
@@ -89,7 +92,7 @@ def through_depth(
         # of n Gaussian pre-activations, ln of the mean square itself strays by 2/n
         found[layer] = (log_k + np.sqrt(2 / width) * rng.standard_normal(DRAWS)) / 2
         noise = (np.interp(log_k / 2, at, kurtosis) - 1) / outputs
-        step = np.interp(log_k / 2, grid, drift) - noise / 2  # so that E[K′] is right
+        step = drift(np.clip(log_k / 2, grid[0], grid[-1])) - noise / 2  # so that E[K′] is right
         log_k = log_k + step + np.sqrt(noise) * rng.standard_normal(DRAWS)
         log_k = np.clip(log_k, -FAR, FAR)
     return np.asarray(np.exp(np.quantile(found, QUANTILES, axis=1)), dtype=np.float64)

@@ -95,12 +95,9 @@ def write(path: str | os.PathLike[str], text: str) -> None:
 
 
 def read(path: str | os.PathLike[str], kind: str, verify: bool = True) -> Any:
-    """The plain data of a file.
+    """The plain data of a file of a kind, "table" or "plan".
 
-    Args:
-        path: its path.
-        kind: "table" or "plan", as it was written.
-        verify: refuse a file whose digest does not fit its bytes.
+    Unless ``verify`` is False its digest must fit its bytes.
 
     Raises:
         TableError: the file is missing, unreadable, too large, damaged, or no YAML of this kind.

@@ -7,14 +7,10 @@ from numpy.typing import NDArray
 
 from gainreg.bound import Bound
 from gainreg.errors import MomentError, PluginError
-from gainreg.moments import EPS, FloatArray, Moments, quadrature, sampling
+from gainreg.moments import EPS, FloatArray, Moments, quadrature
 from gainreg.params import METHODS
-from gainreg.verify import A_DECADE, PROBES, closed_forms
+from gainreg.verify import PROBES, closed_forms, sampled
 
-# A closed form is used between two probes if it is this close to quadrature at both: quadrature's
-# own rounding reaches 2e-15 in the worst of the reference rows, and a form that has begun to cancel
-# leaves this behind within a quarter of a decade.
-TRUSTED = 4e-14
 # Of E[φ²]: a variance below is taken by quadrature of (φ − mean)², for the difference cancels.
 CANCELLED = 0.05
 # Samples whose standard error is a larger part of the second moment say nothing.
@@ -100,21 +96,19 @@ def _closed(bound: Bound, std: FloatArray, _: int) -> Moments:
     off = bound.facts.off
     if not off or not len(std):
         return found
-    interval = np.ceil(A_DECADE * (np.log10(std) + 8)).clip(0, len(PROBES)).astype(np.intp)
+    interval = np.searchsorted(PROBES, std)
     asked_for = slice(interval.min(), interval.max() + 1)
     for name, value in closed_forms(bound, std).items():
         if name in off:
             getattr(found, name)[:] = value
-            if not off[name][asked_for].max() <= TRUSTED:  # seldom; a long array takes its time
-                getattr(found, name)[off[name][interval] > TRUSTED] = np.nan
+            if np.isinf(off[name][asked_for]).any():  # seldom; a long array takes its time
+                getattr(found, name)[np.isinf(off[name][interval])] = np.nan
     np.subtract(found.second_moment, found.mean**2, out=found.variance)
     if bound.facts.integrable:
         found.variance[found.variance < CANCELLED * found.second_moment] = np.nan
     if "second_moment" in off:
-        # the worst of a few probes around, as digits that cancel may be right at some by chance
-        near = np.where(off["second_moment"] <= TRUSTED, off["second_moment"], 0.0)
-        around = np.max([np.roll(near, shift) for shift in (-1, 0, 1)], axis=0)
-        np.multiply(np.maximum(4 * around, 6 * EPS)[interval], found.second_moment, out=found.error)
+        relative = np.maximum(4 * off["second_moment"], 6 * EPS)[interval]
+        np.multiply(relative, found.second_moment, out=found.error)
     return found
 
 
@@ -135,18 +129,14 @@ def _sampled(bound: Bound, stds: FloatArray, seed: int) -> Moments:
     """
     found = Moments.all(np.nan, len(stds))
     for i, std in enumerate(stds.tolist()):
-        if bound.sampler is not None:
-            sampled = sampling.sampled_moments(bound.sampler, std, seed)
-        elif bound.activation.forward is not None:
-            slope = bound.facts.derivative
-            sampled = sampling.elementwise_moments(bound.forward, slope, std, seed)
-        else:
+        drawn = sampled(bound, bound.facts.derivative, std, seed)
+        if drawn is None:
             raise PluginError(f"activation {bound.name!r} needs a forward or a sample function")
-        second, error = sampled.second_moment[0], sampled.error[0]
+        second, error = drawn.second_moment[0], drawn.error[0]
         if error > UNSETTLED * second:
             raise MomentError(
                 f"samples of {bound.name!r} at std = {std:.6g} do not agree on its second moment: "
                 f"{second:.4g} ± {error:.2g}; its tails may be too heavy to have one"
             )
-        found.fill(np.arange(len(stds)) == i, sampled)
+        found.fill(np.arange(len(stds)) == i, drawn)
     return found

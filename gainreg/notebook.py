@@ -119,7 +119,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 
 def _cells(tag: str, cells: Sequence[str]) -> str:
-    style = 'style="text-align: left"'
+    style = 'style="text-align: left; white-space: nowrap"'
     return "".join(f"<{tag} {style}>{escape(cell)}</{tag}>" for cell in cells)
 
 

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gainreg import __version__
+from gainreg.depth import known_at
 from gainreg.entry import to_dict
-from gainreg.errors import GainregError, MomentError, ParameterError
+from gainreg.errors import GainregError, MissingPackageError
 from gainreg.host import host
 from gainreg.params import shortest
-from gainreg.resolver import find
 
 if TYPE_CHECKING:
     from gainreg.bound import Bound
     from gainreg.entry import GainEntry
-    from gainreg.moments import FloatArray
     from gainreg.schema import Listing
     from gainreg.signals.report import SignalReport
     from gainreg.table import GainTable
@@ -81,7 +80,7 @@ def table_page(table: GainTable, title: str) -> str:
     Formulas and curves are those of the activations that go by the table's names here.
 
     Raises:
-        ParameterError: Jinja2 is missing.
+        MissingPackageError: Jinja2 is not installed.
     """
     rows: list[Row] = []
     for name, listing in table.listings.items():
@@ -167,7 +166,7 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
         found = [_shape(bound.gate, "φ in a·φ(b)")] if bound.gate else []
         found += [_shape(bound, "φ")] if bound.activation.forward is not None else []
         stds = np.union1d(STDS, [entry.std for entry in entries])
-        curve = list(_curve(name, stds, params))
+        curve = known_at(name, stds, params)
     except GainregError as error:
         return [], f"No curves: {error}."
     gains = [entry.gain for entry in curve]
@@ -189,16 +188,6 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
         )
         found.append(Chart(std, y, lines, dots, level))
     return found, ""
-
-
-def _curve(name: str, stds: FloatArray, params: Mapping[str, float]) -> Iterator[GainEntry]:
-    """What is found at those of the stds where the activation has moments."""
-    try:
-        yield from find(name, stds, params)
-    except MomentError:
-        for std in stds:
-            with contextlib.suppress(MomentError):
-                yield from find(name, [std], params)
 
 
 def _shape(bound: Bound, name: str) -> Chart:
@@ -238,18 +227,37 @@ def report_page(report: SignalReport, title: str = "Signals of a model") -> str:
     """The page of a report: its warnings, its picture, its weights and its parameters.
 
     Raises:
-        ParameterError: Jinja2 is missing.
+        MissingPackageError: Jinja2 or matplotlib is not installed.
     """
-    weights = list(zip(report.weights, report.marks(), strict=True))
     return _render(
         "report.html",
         title=title,
         report=report,
-        weights=weights,
+        weights=list(zip(report.weights, report.marks(), strict=True)),
+        picture=_picture(report) if report.weights else "",
         measured=any(weight.measured_input_rms is not None for weight in report.weights),
         counts=sorted(Counter(status for status, _ in report.parameters.values()).items()),
-        picture=None,
     )
+
+
+def _picture(report: SignalReport) -> str:
+    """The picture of a report, as SVG, in the page's own colours.
+
+    Without its warnings, which the page has itself.
+    """
+    figure = report.plot()
+    from gainreg.plot.look import BLACK, BLUE, GREEN, ORANGE, svg
+
+    figure.supxlabel("")
+    text = svg(figure)
+    for color, name in (
+        (BLACK, "currentColor"),
+        (BLUE, "var(--line-0)"),
+        (ORANGE, "var(--line-1)"),
+        (GREEN, "var(--line-2)"),
+    ):
+        text = text.replace(color.lower(), name)
+    return text
 
 
 # --- both ---
@@ -259,9 +267,9 @@ def _render(template: str, **content: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise ParameterError(
-            f"pages need Jinja2, which does not import ({error}); "
-            "install it with: pip install 'gainreg[page]'"
+        raise MissingPackageError(
+            f"pages need Jinja2, which cannot be imported ({error}); install it by "
+            "pip install 'gainreg[page]'"
         ) from error
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(

@@ -176,16 +176,13 @@ def entry_of(
 
 
 def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> float:
-    """Variance of the weights that an activation feeds.
+    """Variance of the weights that the activation of an entry feeds.
 
     Args:
-        entry: of the activation whose output feeds the weights.
-        mode: what to keep: "fan_in" or "forward" the forward variance (He et al. 2015,
-            arXiv:1502.01852, eq. 10), "fan_out" or "backward" the gradient variance (eq. 14),
-            "fan_avg" the compromise of Glorot and Bengio (2010), for any φ; "critical" both,
-            together with biases of ``bias_std``.
-        fan_in: number of inputs that one output sums over.
-        fan_out: number of outputs that one input goes to.
+        entry: of that activation.
+        mode: what to keep, as gainreg.adapters explains: "fan_in" or "forward" (He et al. 2015,
+            arXiv:1502.01852, eq. 10), "fan_out" or "backward" (eq. 14), "fan_avg" or "critical".
+        fan_in, fan_out: how many inputs an output sums over, how many outputs an input goes to.
 
     Raises:
         ParameterError: another mode, or a fan that is not above 0.
@@ -239,8 +236,7 @@ def orthogonal_scale(std: float, rows: int, columns: int) -> float:
 def takes(prepare: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
     """A decorator: a function of what ``prepare`` returns becomes one of what ``prepare`` takes.
 
-    Name and docstring stay, the signature is that of ``prepare``: for ``help()``, for
-    ``inspect.signature`` and for type checkers.
+    It has the signature of ``prepare`` for ``help()`` and for type checkers too.
     """
 
     def decorate(draw: Callable[[S], R]) -> Callable[P, R]:

@@ -8,6 +8,7 @@ known is not used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,17 @@ import numpy as np
 from gainreg.bound import Bound
 from gainreg.entry import SMALLEST
 from gainreg.errors import PluginError
-from gainreg.moments import EPS, FloatArray, Function, differences, quadrature, sampling, windows
+from gainreg.moments import (
+    EPS,
+    BoolArray,
+    FloatArray,
+    Function,
+    Moments,
+    differences,
+    quadrature,
+    sampling,
+    windows,
+)
 
 CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 
@@ -24,22 +35,28 @@ CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 A_DECADE = 4
 PROBES = 10.0 ** (np.arange(-8 * A_DECADE, 8 * A_DECADE + 1) / A_DECADE)
 PROBES.flags.writeable = False
-AROUND_PROBES = np.array([np.ones_like(PROBES), np.log(PROBES), 0.01 + 0 * PROBES])
+AROUND_PROBES = np.array([np.ones_like(PROBES), np.log(PROBES), np.full_like(PROBES, 0.01)])
 # … and φ is searched for kinks that nobody declared only at those between these, for a search takes
 # 60 ms a std; where φ′ too has to be found by differences, only near 1.
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
-# is right may cancel so far out, and there it is merely not used. A difference below ROUNDING
-# beside E[φ(z)²], or below differences.BELIEVED times its deviation from a polynomial at that std
-# or, up to 1, at a larger one, may be what is left of terms that cancel at small std.
-WRONG, ROUNDING = 1e-9, 1e-12
+# is right may cancel so far out, and there it is merely not used. Nor is it wrong if it differs by
+# no more than so many times its deviation from a polynomial at that std or, up to 1, at a larger
+# one: terms that cancel at small std may leave no more.
+WRONG = 1e-9
 NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is found by differences, which promise 1e-6
+# A closed form is used between two probes if it is this close to quadrature at both: quadrature's
+# own rounding reaches 2e-15 in the worst of the reference rows, and a form that has begun to cancel
+# leaves this behind within a quarter of a decade.
+TRUSTED = 4e-14
 # Two evaluations of φ differ by more than this part if φ is random, or not elementwise; those of
 # single precision, in another order, by 1e-7. What the last digits of x change may differ more.
 SAME, SAME_NEAR_0, LAST_DIGITS = 1e-6, 1e-9, 64
-# A closed form of what is random is refused this many standard errors away from samples, beyond a
-# part of its size: a sampler of groups may leave part of the last one out …
-SIGMAS, GROUPS = 6.0, 1e-2
+# Where quadrature is silent, φ being random, not elementwise or too lively, closed forms are
+# compared at these stds with few samples, and refused so many standard errors away from them,
+# beyond a part of their size: a sampler of groups may leave part of the last one out …
+SAMPLED, FEWER, SIGMAS, GROUPS = (0.1, 10.0, 1e3, 1e6), 4, 6.0, 1e-2
+LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))  # of the mean, at the most
 # … and only where the standard error itself can be believed: where few samples make up most of the
 # second moment (an exponential at std 10), it is a large part of it, and says nothing.
 LARGEST_STANDARD_ERROR = 0.05
@@ -53,9 +70,8 @@ class Facts:
         integrable: whether φ is a fixed function of one number, so that quadrature applies.
         jumps: whether φ jumps at 0 or at a declared kink, so that E[φ′²] does not exist.
         derivative: φ′ as declared, if it could be seen to be the slope of φ; None otherwise.
-        off: by the name of a moment that has a closed form, how far that is from quadrature:
-            ``off[name][i]`` is the worse of the relative differences at PROBES[i − 1] and
-            PROBES[i], infinite beyond the first and the last.
+        off: by the name of a moment that has a closed form, how far that may be from the truth,
+            relative, between PROBES[i − 1] and PROBES[i]; infinite where it is not to be used.
     """
 
     integrable: bool
@@ -69,18 +85,10 @@ def facts(bound: Bound) -> Facts:
     integrable = bound.activation.forward is not None and not _is_random(bound)
     jumps, derivative = False, None
     if integrable:
-        kinks = [0.0, *(bound.kinks or ())]
-        jumps = differences.jumps_at(bound.forward, kinks)
+        jumps = differences.jumps_at(bound.forward, [0.0, *(bound.kinks or ())])
         if bound.activation.derivative is not None:
-            derivative = _checked_derivative(bound, kinks)
-    closed = closed_forms(bound, PROBES)
-    if integrable and closed:
-        off = _compare_with_quadrature(bound, jumps, derivative, closed)
-    else:
-        off = _compare_with_samples(bound, closed)
-    between = {name: np.maximum(v[:-1], v[1:]) for name, v in off.items()}
-    padded = {name: np.pad(v, 1, constant_values=np.inf) for name, v in between.items()}
-    return Facts(integrable, jumps, derivative, padded)
+            derivative = _checked_derivative(bound)
+    return Facts(integrable, jumps, derivative, _how_far_off(bound, integrable, jumps, derivative))
 
 
 def closed_forms(bound: Bound, std: FloatArray) -> dict[str, FloatArray]:
@@ -116,7 +124,7 @@ def _is_random(bound: Bound) -> bool:
     )
 
 
-def _checked_derivative(bound: Bound, kinks: list[float]) -> Function | None:
+def _checked_derivative(bound: Bound) -> Function | None:
     """The declared φ′ where it was seen to be the slope of φ, None where that cannot be seen.
 
     Raises:
@@ -132,98 +140,112 @@ def _checked_derivative(bound: Bound, kinks: list[float]) -> Function | None:
     return bound.derivative if found.settled else None
 
 
-def _compare_with_quadrature(
-    bound: Bound, jumps: bool, derivative: Function | None, closed: Mapping[str, FloatArray]
+def _how_far_off(
+    bound: Bound, integrable: bool, jumps: bool, derivative: Function | None
 ) -> dict[str, FloatArray]:
-    """How far closed forms are from quadrature at PROBES, in units of ``_scale``.
-
-    Where quadrature itself does not settle, a closed form is taken to be as far off as at the next
-    probe towards std 1 where it does, or, if it does at none of these, to be right within rounding.
+    """How far off closed forms are, as ``Facts.off``.
 
     Raises:
         PluginError: a closed form is wrong.
     """
-    # φ′ is not looked for where nothing depends on it, as that may take long
-    slope_counts = "derivative_second_moment" in closed and not jumps
-    searched = NEAR if slope_counts and derivative is None else ORDINARY
-    slope = derivative if slope_counts else np.zeros_like
-    exact = quadrature.integrated(bound.forward, slope, PROBES, bound.kinks, searched)
-    second = exact.second_moment
-    middle = len(PROBES) // 2
-    typical = second[middle]
-    allowed = np.maximum(PROBES**2, PROBES**-2)
+    closed = closed_forms(bound, PROBES)
+    if jumps:
+        closed.pop("derivative_second_moment", None)
+    if not closed:
+        return {}
+    exact = Moments.all(np.nan, len(PROBES))
+    if integrable:
+        # φ′ is not looked for where nothing depends on it, as that may take long
+        slope_counts = "derivative_second_moment" in closed
+        searched = NEAR if slope_counts and derivative is None else ORDINARY
+        slope = derivative if slope_counts else np.zeros_like
+        exact = quadrature.integrated(bound.forward, slope, PROBES, bound.kinks, searched)
+    drawn = _fill_with_samples(bound, exact)
     off = {}
     for name, value in closed.items():
-        if name == "derivative_second_moment" and not slope_counts:
-            continue
-        true = getattr(exact, name)
-        scale = _scale(name, true, second)
-        settled = np.isfinite(true) & np.isfinite(second) & (second >= SMALLEST)
-        difference = np.abs(value - true)
-        tolerance = (WRONG * allowed + 2 * exact.error / second) * scale
-        if name == "derivative_second_moment" and derivative is None:
-            tolerance += NUMERICAL * scale
-        wrong = settled & np.isfinite(value) & (difference > tolerance)
-        around = np.asarray(bound.closed_form(name, windows.sizes(AROUND_PROBES).ravel()))
-        seen = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
-        seen[:middle] = np.maximum.accumulate(seen[middle::-1])[:0:-1]
-        cancelling = ROUNDING * (1.0 if name == "variance_slope" else typical)
-        wrong &= difference > np.maximum(cancelling, differences.BELIEVED * seen)
-        if wrong.any():
-            i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
-            plugin = bound.providers.get(name)
-            raise PluginError(
-                f"the closed form for the {name} of {bound.name!r}"
-                f"{f', from plugin {plugin!r},' if plugin else ''} is wrong: at "
-                f"std = {PROBES[i]:.6g} it gives {value[i]:.10g} where quadrature gives "
-                f"{true[i]:.10g}; correct it, or leave it out and let quadrature answer"
-            )
-        off[name] = np.where(settled, difference / scale, np.nan)
-        for outward in (range(middle, -1, -1), range(middle, len(PROBES))):
-            last = 4 * EPS
-            for i in outward:
-                last = off[name][i] = last if np.isnan(off[name][i]) else off[name][i]
-        # where a moment dies out its closed form has cancelled long before
-        off[name][np.isnan(value) | (second < SMALLEST)] = np.inf
+        numerical = name == "derivative_second_moment" and derivative is None
+        differs = _compare(bound, name, value, exact, drawn, NUMERICAL if numerical else 0.0)
+        between = np.pad(np.maximum(differs[:-1], differs[1:]), 1, constant_values=np.inf)
+        # the worst of a few probes around, as digits that cancel may be right at some by chance
+        kept = np.where(between <= TRUSTED, between, 0.0)
+        around = np.max([np.roll(kept, shift) for shift in (-1, 0, 1)], axis=0)
+        off[name] = np.where(between <= TRUSTED, around, np.inf)
     return off
 
 
-def _scale(name: str, value: FloatArray, second: FloatArray) -> FloatArray:
-    """What an error of a moment is measured against."""
-    if name == "mean":
-        return np.sqrt(second)
-    if name == "variance_slope":
-        return np.maximum(np.abs(value), 1.0)
-    return value
+def _fill_with_samples(bound: Bound, exact: Moments) -> BoolArray:
+    """Sample mean and second moment where they are not known, at some of PROBES; at which."""
+    drawn = np.zeros(len(PROBES), bool)
+    for i in np.searchsorted(PROBES, np.multiply(SAMPLED, 0.999)):
+        if np.isnan(exact.second_moment[i]):
+            found = sampled(bound, None, PROBES[i], 0, FEWER)
+            if found is not None and found.error <= LARGEST_STANDARD_ERROR * found.second_moment:
+                exact.mean[i], exact.second_moment[i] = found.mean[0], found.second_moment[0]
+                exact.error[i], drawn[i] = found.error[0], True
+    return drawn
 
 
-def _compare_with_samples(bound: Bound, closed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """The same for what is random or not elementwise, by sampling mean and second moment.
+def _compare(
+    bound: Bound, name: str, value: FloatArray, exact: Moments, drawn: BoolArray, numerical: float
+) -> FloatArray:
+    """How far a closed form is from quadrature at PROBES, relative.
+
+    Where quadrature itself does not settle, it is taken to be as far off as at the next probe
+    towards std 1 where it does, or, if it does at none of these, to be right within rounding.
+
+    Args:
+        bound, name, value: the closed form and its values.
+        exact: the moments by quadrature or sampling, NaN where they are not known.
+        drawn: where they are by sampling.
+        numerical: by how much quadrature may be off itself, beyond what ``exact.error`` says.
 
     Raises:
-        PluginError: a closed form is wrong.
+        PluginError: it is wrong.
     """
-    sampler = bound.sampler
-    if sampler is None and bound.activation.forward is not None:
-        sampler = lambda std, size, rng: bound.forward(std * rng.standard_normal(size))  # noqa: E731
-    trusted = {name: np.where(np.isnan(v), np.inf, 4 * EPS) for name, v in closed.items()}
-    if sampler is None or not closed:
-        return trusted
-    for std in (0.1, 1.0, 10.0):
-        second, its_error = sampling.second_moment(sampler, std, seed=0)
-        if not its_error <= LARGEST_STANDARD_ERROR * second:
-            continue
-        ways = {"second_moment": ((second, its_error), second)}
-        if "mean" in closed:
-            ways["mean"] = sampling.mean(sampler, std, seed=0), second**0.5
-        for name, ((sampled, standard_error), size) in ways.items():
-            value = closed.get(name, PROBES * np.nan)[np.searchsorted(PROBES, std * 0.999)]
-            if not (np.isfinite(value) and np.isfinite(sampled)):
-                continue
-            if not abs(value - sampled) <= SIGMAS * standard_error + GROUPS * size:
-                raise PluginError(
-                    f"the closed form for the {name} of {bound.name!r} is wrong: at "
-                    f"std = {std:g} it gives {value:.10g} where sampling gives {sampled:.10g} "
-                    f"± {standard_error:.2g}; correct it, or leave it out"
-                )
-    return trusted
+    true, second = getattr(exact, name), exact.second_moment
+    # what an error is measured against
+    scale = {"mean": np.sqrt(second), "variance_slope": np.maximum(np.abs(true), 1.0)}.get(
+        name, true
+    )
+    known = np.isfinite(true) & np.isfinite(second) & (second >= SMALLEST)
+    difference, its_error = np.abs(value - true), exact.error / second
+    tolerance = WRONG * np.maximum(PROBES**2, PROBES**-2) + 2 * its_error + numerical
+    tolerance[drawn] = SIGMAS * np.maximum(its_error[drawn], LEAST_ERROR) + GROUPS
+    wrong = known & np.isfinite(value) & (difference > tolerance * scale)
+    middle = len(PROBES) // 2
+    around = np.asarray(bound.closed_form(name, windows.sizes(AROUND_PROBES).ravel()))
+    rounding = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
+    rounding[:middle] = np.maximum.accumulate(rounding[middle::-1])[:0:-1]
+    wrong &= difference > differences.BELIEVED * rounding
+    if wrong.any():
+        i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
+        plugin, sampler = bound.providers.get(name), bound.providers.get("sample")
+        evidence = "quadrature"
+        if drawn[i]:
+            evidence = f"the sampler of plugin {sampler!r}" if sampler else "sampling"
+        raise PluginError(
+            f"the closed form for the {name} of {bound.name!r}"
+            f"{f', from plugin {plugin!r},' if plugin else ''} is wrong: at std = {PROBES[i]:.6g} "
+            f"it gives {value[i]:.10g} where {evidence} gives {true[i]:.10g} "
+            f"± {tolerance[i] * scale[i]:.2g}; correct it, or leave it out"
+        )
+    off = np.where(known & ~drawn, difference / scale, np.nan)
+    for outward in (range(middle, -1, -1), range(middle, len(PROBES))):
+        last = 4 * EPS
+        for i in outward:
+            last = off[i] = last if np.isnan(off[i]) else off[i]
+    # where a moment dies out its closed form has cancelled long before
+    off[np.isnan(value) | (second < SMALLEST)] = np.inf
+    return off
+
+
+def sampled(
+    bound: Bound, derivative: Function | None, std: float, seed: int, fewer: int = 1
+) -> Moments | None:
+    """Moments by sampling, by 1/fewer of the usual draws; None if there is nothing to draw."""
+    draws = sampling.DRAWS // fewer
+    if bound.sampler is not None:
+        return sampling.sampled_moments(bound.sampler, std, seed, draws)
+    if bound.activation.forward is not None:
+        return sampling.elementwise_moments(bound.forward, derivative, std, seed, draws)
+    return None

@@ -1,30 +1,20 @@
 """Exponential units: polynomial above 0, exponential below; and the exponential itself."""
 
-import numpy as np
+from gainreg import Activation, Piecewise, X, exp, piecewise
 
-from gainreg import Activation, Piecewise, X, exp, hookimpl, piecewise
-
-from . import FloatArray
-
-
-def elu(x: FloatArray, alpha: float) -> FloatArray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
+from . import all_of
 
 ELU = Activation(
     "elu",
     params={"alpha": 1.0},
-    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X]), forward=elu),
+    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1) - 1), X])),
     reference="x for x > 0, else alpha·(eˣ − 1); Clevert et al. 2015, arXiv:1511.07289",
 )
 
 CELU = Activation(
     "celu",
     params={"alpha": 1.0},
-    **piecewise(
-        lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X]),
-        forward=lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
-    ),
+    **piecewise(lambda alpha: Piecewise([0], [alpha * (exp(1 / alpha) - 1), X])),
     constraints={"alpha > 0": lambda alpha: alpha > 0},
     reference="x for x > 0, else alpha·(e^{x/alpha} − 1); Barron 2017, arXiv:1704.07483",
 )
@@ -35,30 +25,9 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 SELU = Activation(
     "selu",
-    **piecewise(
-        lambda: Piecewise([0], [SELU_SCALE * (SELU_ALPHA * (exp(1) - 1)), SELU_SCALE * X]),
-        forward=lambda x: SELU_SCALE * elu(x, SELU_ALPHA),
-    ),
+    **piecewise(lambda: Piecewise([0], [SELU_SCALE * SELU_ALPHA * (exp(1) - 1), SELU_SCALE * X])),
     reference="scale·elu(x, alpha); Klambauer et al. 2017, arXiv:1706.02515",
 )
-
-
-def expm1_less_x(x: FloatArray) -> FloatArray:
-    """eˣ − 1 − x for x ≤ 0: near 0 by its series x²/2·(1 + x/3·(1 + x/4·(1 + …)))."""
-    near = np.maximum(x, -1)
-    series = np.ones_like(x)
-    for n in range(20, 2, -1):
-        series = 1 + near / n * series
-    return np.where(x > -1, near * near / 2 * series, np.expm1(x) - x)
-
-
-def xielu(x: FloatArray, alpha_p: float, alpha_n: float, beta: float) -> FloatArray:
-    up, down = np.maximum(x, 0), np.minimum(x, 0)
-    return np.where(x > 0, alpha_p * up * up, alpha_n * expm1_less_x(down)) + beta * x
-
-
-def xielu_derivative(x: FloatArray, alpha_p: float, alpha_n: float, beta: float) -> FloatArray:
-    return np.where(x > 0, 2 * alpha_p * x, alpha_n * np.expm1(np.minimum(x, 0))) + beta
 
 
 XIELU = Activation(
@@ -67,40 +36,18 @@ XIELU = Activation(
     **piecewise(
         lambda alpha_p, alpha_n, beta: Piecewise(
             [0], [alpha_n * (exp(1) - 1 - X) + beta * X, alpha_p * X * X + beta * X]
-        ),
-        forward=xielu,
-    )
-    | {"derivative": xielu_derivative},
+        )
+    ),
     reference="alpha_p·x² + beta·x for x > 0, else alpha_n·(eˣ − 1 − x) + beta·x, at its "
     "initial values; Huang and Schlag 2024, arXiv:2411.13010",
 )
 
 
-def exp_forward(x: FloatArray) -> FloatArray:
-    with np.errstate(over="ignore"):  # beyond 709 it is infinite
-        return np.exp(x)
-
-
-def exp_square(std: FloatArray, factor: float) -> FloatArray:
-    """exp(factor·std²), to the last digit: the square of 24 leading bits of std is exact."""
-    high = std.astype(np.float32).astype(np.float64)
-    rest = (std - high) * (std + high)
-    return np.exp(factor * high * high) * np.exp(factor * rest)
-
-
 EXP = Activation(
     "exp",
-    exp_forward,
     aliases=("exponential",),
-    derivative=exp_forward,
-    mean=lambda std: exp_square(std, 0.5),
-    second_moment=lambda std: exp_square(std, 2),
-    derivative_second_moment=lambda std: exp_square(std, 2),
-    variance_slope=lambda std: 2 * std**2,
+    **piecewise(lambda: Piecewise([], [exp(1)])) | {"variance_slope": lambda std: 2 * std**2},
     reference="eˣ; its moments are those of the lognormal distribution",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

@@ -5,53 +5,21 @@ counts outputs. With twice as many pre-activations as outputs, a layer multiplie
 gradient by gain²·E[φ′²]/width.
 """
 
-from gainreg import Activation, hookimpl
+from gainreg import Activation
 
-from . import rectifiers, self_gated, sigmoids
-
-BILINEAR = Activation(
-    "bilinear",
-    gate=rectifiers.IDENTITY,
-    width=0.5,
-    reference="a·identity(b); Dauphin et al. 2016, arXiv:1612.08083",
-)
-
-GLU = Activation(
-    "glu",
-    gate=sigmoids.SIGMOID,
-    width=0.5,
-    reference="a·sigmoid(b); Dauphin et al. 2016, arXiv:1612.08083",
-)
-
-REGLU = Activation(
-    "reglu",
-    gate=rectifiers.RELU,
-    width=0.5,
-    reference="a·relu(b); Shazeer 2020, arXiv:2002.05202",
-)
-
-GEGLU = Activation(
-    "geglu",
-    gate=self_gated.GELU,
-    width=0.5,
-    reference="a·gelu(b); Shazeer 2020, arXiv:2002.05202",
-)
-
-GEGLU_TANH = Activation(
-    "geglu_tanh",
-    gate=self_gated.GELU_TANH,
-    width=0.5,
-    reference="a·gelu_tanh(b); Shazeer 2020, arXiv:2002.05202",
-)
-
-SWIGLU = Activation(
-    "swiglu",
-    gate=self_gated.SILU,
-    width=0.5,
-    reference="a·silu(b); Shazeer 2020, arXiv:2002.05202",
-)
+from . import all_of, rectifiers, self_gated, sigmoids
 
 
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+def gated(name: str, gate: Activation, paper: str) -> Activation:
+    """a·gate(b)."""
+    return Activation(name, gate=gate, width=0.5, reference=f"a·{gate.name}(b); {paper}")
+
+
+BILINEAR = gated("bilinear", rectifiers.IDENTITY, "Dauphin et al. 2016, arXiv:1612.08083")
+GLU = gated("glu", sigmoids.SIGMOID, "Dauphin et al. 2016, arXiv:1612.08083")
+REGLU = gated("reglu", rectifiers.RELU, "Shazeer 2020, arXiv:2002.05202")
+GEGLU = gated("geglu", self_gated.GELU, "Shazeer 2020, arXiv:2002.05202")
+GEGLU_TANH = gated("geglu_tanh", self_gated.GELU_TANH, "Shazeer 2020, arXiv:2002.05202")
+SWIGLU = gated("swiglu", self_gated.SILU, "Shazeer 2020, arXiv:2002.05202")
+
+gainreg_activations = all_of(globals())

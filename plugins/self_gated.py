@@ -5,9 +5,10 @@ import math
 import numpy as np
 from scipy.special import expit, ndtr
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
+from .sigmoids import sech_squared
 
 
 def gelu(x: FloatArray) -> FloatArray:
@@ -109,19 +110,13 @@ SWISH_BETA = Activation(
 )
 
 
-# tanh(ln(1 + eˣ)) = n/(n + 2) with n = eˣ(eˣ + 2); below in e = e^{−|x|}, which cannot overflow
-
-
 def mish(x: FloatArray) -> FloatArray:
-    e: FloatArray = np.exp(-np.abs(x))
-    return x * np.where(x > 0, (1 + 2 * e) / (1 + 2 * e * (1 + e)), e * (e + 2) / (e * (e + 2) + 2))
+    return x * np.tanh(np.logaddexp(0, x))
 
 
 def mish_derivative(x: FloatArray) -> FloatArray:
-    e: FloatArray = np.exp(-np.abs(x))
-    up, down = 1 + 2 * e * (1 + e), e * (e + 2) + 2
-    gate = np.where(x > 0, (1 + 2 * e) / up, e * (e + 2) / down)
-    return gate + x * 4 * e * (1 + e) * np.where(x > 0, e / up**2, 1 / down**2)
+    softplus = np.logaddexp(0, x)
+    return np.tanh(softplus) + x * sech_squared(softplus) * expit(x)
 
 
 MISH = Activation(
@@ -133,14 +128,12 @@ MISH = Activation(
 
 
 def telu(x: FloatArray) -> FloatArray:
-    step: FloatArray = np.tanh(np.exp(np.minimum(x, 10)))
-    return x * step
+    return x * np.tanh(np.exp(np.minimum(x, 10)))  # beyond, tanh is 1
 
 
 def telu_derivative(x: FloatArray) -> FloatArray:
-    e: FloatArray = np.exp(np.minimum(x, 5))  # tanh(e⁵) is 1
-    f: FloatArray = np.exp(-2 * e)
-    return np.tanh(e) + x * e * 4 * f / (1 + f) ** 2
+    e = np.exp(np.minimum(x, 10))
+    return np.tanh(e) + x * e * sech_squared(e)
 
 
 TELU = Activation(
@@ -153,14 +146,8 @@ TELU = Activation(
 HARDSWISH = Activation(
     "hardswish",
     aliases=("hard_swish", "hard_silu"),
-    **piecewise(
-        lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X]),
-        forward=lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    ),
+    **piecewise(lambda: Piecewise([-3, 3], [0, X * (X + 3) / 6, X])),
     reference="x·min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

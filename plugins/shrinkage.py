@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
 
 
 def tanhshrink(x: FloatArray) -> FloatArray:
@@ -46,7 +46,4 @@ HARDSHRINK = Activation(
     reference="x for |x| > lambd, else 0; Donoho and Johnstone 1994",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

@@ -5,9 +5,9 @@ import math
 import numpy as np
 from scipy.special import erf, expit, ndtr
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
 
 
 def sech_squared(x: FloatArray) -> FloatArray:
@@ -40,10 +40,7 @@ SIGMOID = Activation(
 HARDSIGMOID = Activation(
     "hardsigmoid",
     aliases=("hard_sigmoid",),
-    **piecewise(
-        lambda: Piecewise([-3, 3], [0, (X + 3) / 6, 1]),
-        forward=lambda x: np.clip(x + 3, 0, 6) / 6,
-    ),
+    **piecewise(lambda: Piecewise([-3, 3], [0, (X + 3) / 6, 1])),
     reference="min(max(x + 3, 0), 6)/6; Howard et al. 2019, arXiv:1905.02244",
 )
 
@@ -114,10 +111,7 @@ LAPLACE = Activation(
 
 SPARSE_SIGMOID = Activation(
     "sparse_sigmoid",
-    **piecewise(
-        lambda: Piecewise([-1, 1], [0, (X + 1) / 2, 1]),
-        forward=lambda x: np.clip(x + 1, 0, 2) / 2,
-    ),
+    **piecewise(lambda: Piecewise([-1, 1], [0, (X + 1) / 2, 1])),
     reference="min(max(x + 1, 0), 2)/2; Martins and Astudillo 2016, arXiv:1602.02068",
 )
 
@@ -133,7 +127,4 @@ STEP = Activation(
     reference="1 for x > 0, else 0; McCulloch and Pitts 1943",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

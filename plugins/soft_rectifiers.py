@@ -3,9 +3,9 @@
 import numpy as np
 from scipy.special import expit
 
-from gainreg import Activation, Piecewise, X, hookimpl, piecewise
+from gainreg import Activation, Piecewise, X, piecewise
 
-from . import FloatArray
+from . import FloatArray, all_of
 
 SOFTPLUS = Activation(
     "softplus",
@@ -41,10 +41,7 @@ SQUAREPLUS = Activation(
 
 SPARSE_PLUS = Activation(
     "sparse_plus",
-    **piecewise(
-        lambda: Piecewise([-1, 1], [0, (X + 1) * (X + 1) / 4, X]),
-        forward=lambda x: np.where(x > 1, x, (np.clip(x, -1, 1) + 1) ** 2 / 4),
-    ),
+    **piecewise(lambda: Piecewise([-1, 1], [0, (X + 1) * (X + 1) / 4, X])),
     reference="0 for x ≤ −1, (x + 1)²/4, x for x ≥ 1; the integral of sparse_sigmoid; "
     "Blondel, Martins and Niculae 2019, arXiv:1901.02324",
 )
@@ -56,7 +53,4 @@ BENT_IDENTITY = Activation(
     reference="(√(x² + 1) − 1)/2 + x",
 )
 
-
-@hookimpl
-def gainreg_activations() -> list[Activation]:
-    return [value for value in globals().values() if isinstance(value, Activation)]
+gainreg_activations = all_of(globals())

@@ -232,3 +232,14 @@ def test_a_closed_form_is_not_trusted_where_quadrature_is_silent_and_it_has_canc
     entry = gainreg.resolve(both_cancel, 0.0022)
     right = gainreg.resolve(cosine_less_1(1.65), 0.0022)
     assert abs(entry.second_moment - right.second_moment) <= entry.error + right.error
+
+
+def test_a_closed_form_that_is_wrong_only_where_quadrature_is_silent_is_refused_by_samples() -> (
+    None
+):
+    def second_moment(std: np.ndarray) -> np.ndarray:
+        return -np.expm1(-2 * std**2) / 2 * np.where(std > 200, 1.2, 1.0)
+
+    wave = Activation("wave", np.sin, derivative=np.cos, second_moment=second_moment)
+    with pytest.raises(PluginError, match=r"at std = 1000 it gives 0\.6 where sampling gives"):
+        gainreg.resolve(wave)

@@ -119,7 +119,7 @@ def test_at_its_critical_point_tanh_keeps_signals_and_gradients_at_once() -> Non
 
 
 def test_at_its_critical_point_gelu_keeps_what_its_gain_alone_lets_grow() -> None:
-    levels, gradients = through(torch.nn.GELU(), "critical", SEEDS)
+    levels, gradients = through(torch.nn.GELU(), "critical", 8)
     assert abs(levels - 1).max() < 0.25  # half stable: what is too large comes back slowly
     assert abs(gradients - 1).max() < 0.1
     levels, gradients = through(torch.nn.GELU(), "forward", 1)

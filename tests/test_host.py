@@ -204,6 +204,16 @@ def test_a_plugin_may_add_a_sampler_to_anothers_activation(tmp_path: Path) -> No
     assert entry.error > 1e-3  # plain draws, not the host's own points
 
 
+def test_a_foreign_sampler_that_contradicts_a_closed_form_is_named(tmp_path: Path) -> None:
+    answer = "3 * std * rng.standard_normal(size) if activation.name == 'rrelu' else None"
+    file = load(tmp_path, "gainreg_sample(activation, std, size, rng)", answer)
+    with pytest.raises(
+        PluginError, match=r"of 'rrelu' is wrong: .* where the sampler of"
+    ) as caught:
+        gainreg.resolve("rrelu", 3.0)
+    assert file in str(caught.value)
+
+
 def test_a_closed_form_with_wrong_params_is_refused_for_those_params_only() -> None:
     gainreg.register(
         Activation(

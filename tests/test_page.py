@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from selenium.webdriver.support.ui import Select  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
-HOSTILE = "<script>document.title = 'taken'</script><b onclick=\"x\">&amp;"
+HOSTILE = "<script>document.title = 'taken'</script><b onclick=\"x\">&amp;$\\x$"
 
 
 class Page:
@@ -296,6 +297,7 @@ def test_what_plugins_and_files_are_called_is_text_and_never_code(
     assert page.driver.title == HOSTILE
     assert page.one("h1").text == HOSTILE
     assert page.one(".formula").text == HOSTILE
+    assert page.all("script")[1:] == page.all("main b") == []
 
 
 def test_the_command_writes_a_file_or_prints_and_names_what_it_cannot_do(
@@ -338,6 +340,9 @@ def test_a_report_has_its_warnings_its_table_and_its_parameters(page: Page, tmp_
     report.to_html(tmp_path / "report.html")
     page.open(tmp_path / "report.html")
     assert [it.text for it in page.all(".warnings li")] == list(report.warnings)
+    picture = page.one(".picture svg")
+    assert picture.is_displayed()
+    assert {"predicted", "measured", "second"} <= set(picture.text.split("\n"))
     assert page.names() == ["first", "second", "third"]
     page.all(".rows > thead button")[3].click()
     assert page.names() == ["first", "third", "second"]
@@ -361,6 +366,7 @@ def test_what_a_model_calls_its_weights_is_text_and_never_code(page: Page, tmp_p
     assert page.driver.title == HOSTILE
     assert page.one(".warnings li").text == HOSTILE
     assert page.one(".open").text == HOSTILE
+    assert page.all("script")[1:] == page.all("b") == []
 
 
 def test_a_report_fits_a_narrow_screen(page: Page, tmp_path: Path) -> None:
@@ -370,6 +376,12 @@ def test_a_report_fits_a_narrow_screen(page: Page, tmp_path: Path) -> None:
     page.open(tmp_path / "report.html")
     page.one("summary").click()
     assert page.run("return document.documentElement.scrollWidth") == 390
+
+
+def test_without_jinja_a_page_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(gainreg.GainregError, match=r"pip install 'gainreg\[page\]'"):
+        table_page(gainreg.build_table([]), "Nothing")
 
 
 def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:

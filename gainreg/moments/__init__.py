@@ -68,11 +68,6 @@ def weighted_sums(
     Products with the root of the weight are squared last, so that neither φ² nor the weight leaves
     the range of a double.
     """
-    terms = np.empty((4, *phi.shape))
-    root, slope_root = phi * root_weight, slope * root_weight
-    np.multiply(root, root, out=terms[0])
-    np.multiply(root, z, out=terms[1])
-    np.multiply(terms[1], terms[1], out=terms[1])
-    np.multiply(slope_root, slope_root, out=terms[2])
-    np.multiply(root, root_weight, out=terms[3])
-    return np.asarray(terms.sum(axis=-1))
+    root = phi * root_weight
+    terms = [root**2, (root * z) ** 2, (slope * root_weight) ** 2, root * root_weight]
+    return np.array([term.sum(axis=-1) for term in terms])

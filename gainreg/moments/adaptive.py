@@ -37,8 +37,8 @@ BUDGET = 4000
 
 # Half width, in ln|z|, below which a window has closed in on something that is not smooth.
 NARROW = 1e-5
-# φ jumps there if its change, which does not die out, is above this part of √E[φ²]: single
-# precision makes changes of 1e-7.
+# φ jumps where it deviates from a polynomial in the narrowest window by more than this part of
+# √E[φ²]: single precision makes changes of 1e-7.
 JUMP = 1e-6
 # φ′ is too singular for E[φ′²] if windows narrower than SINGULAR hold more than SINGULAR_PART of
 # it. Around a kink they hold as little as they are wide.
@@ -184,12 +184,12 @@ def _from_windows(
     second, stretched, slope_second, mean = parts.sum(axis=-1)
     centred = (phi - mean) * root_weight
     doubt = (slope_error * (2 * np.abs(slope) + slope_error) * root_weight**2).sum()
-    reach = 2 * np.maximum(narrow[2], 1e4 * _narrowest(narrow))
-    below, above = (narrow[0] * std * np.exp(narrow[1] + s * reach) for s in (-1, 1))
     near_0 = windows[1] < windows[1].min() + WIDTH
-    least = JUMP * math.sqrt(second)
-    if (narrow.size and differences.jumps_between(forward, below, above, least).any()) or (
-        parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second
+    narrowest = windows[:, windows[2] <= _narrowest(windows)]
+    changes = deviation(forward(narrowest[0][:, None] * std * sizes(narrowest)))
+    if (
+        (changes > JUMP * math.sqrt(second)).any()
+        or parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second
         or parts[2, near_0].sum() > HEAVY * slope_second
     ):
         slope_second = np.inf

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gainreg.moments import EPS, BoolArray, FloatArray, Function
+from gainreg.moments import EPS, FloatArray, Function
 from gainreg.moments.windows import NODES, cut, deviation, halves, rule, sizes
 
 
@@ -43,32 +43,17 @@ def derivative(
 
 
 def jumps_at(forward: Function, points: Sequence[float]) -> bool:
-    """Whether φ jumps at one of the points."""
+    """Whether φ jumps at one of the points: between the doubles next to it as much as around it."""
     at = np.array(points)
-    around = np.where(at == 0, 1e-140, 1e-10 * np.abs(at))  # of x² a double is left
     with np.errstate(all="ignore"):
-        rounding = 1e-13 * np.max(np.abs(forward(np.array([at - around, at + around]))), axis=0)
-    return bool(jumps_between(forward, at - around, at + around, rounding).any())
-
-
-def jumps_between(
-    forward: Function, a: FloatArray, b: FloatArray, least: FloatArray | float
-) -> BoolArray:
-    """Whether φ jumps between each a and its b: its change does not die out as they close in.
-
-    Changes below ``least`` may be rounding.
-    """
-    changes = []
-    with np.errstate(all="ignore"):
-        at_a, at_b = forward(a), forward(b)
-        for _ in range(60):
-            middle = a + (b - a) / 2
-            at_middle = forward(middle)
-            left = np.abs(at_middle - at_a) >= np.abs(at_b - at_middle)
-            a, at_a = np.where(left, a, middle), np.where(left, at_a, at_middle)
-            b, at_b = np.where(left, middle, b), np.where(left, at_middle, at_b)
-            changes.append(np.abs(at_b - at_a))
-        return np.asarray((changes[-1] > 0.5 * changes[9]) & (changes[-1] > least))
+        # at 0 far enough that x² is still a double
+        next_to = np.where(at == 0, 1e-150, np.spacing(np.abs(at)))
+        around = np.where(at == 0, 1e-140, 1e-13 * np.abs(at))
+        left, right, far_left, far_right = forward(
+            np.array([at - next_to, at + next_to, at - around, at + around])
+        )
+        change, rounding = np.abs(right - left), 1e-13 * np.maximum(np.abs(left), np.abs(right))
+    return bool(((change > 0.5 * np.abs(far_right - far_left)) & (change > rounding)).any())
 
 
 # --- whether a derivative is the slope of its function ---

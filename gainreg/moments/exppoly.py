@@ -9,10 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
 from gainreg.moments import FloatArray
+
+# Exponentials that cancel near 0, as in eˣ − 1, keep their digits in so many terms of the Taylor
+# series: up to rate·|x| = 1 what is left out is below 1e-17, and from there on they cancel little.
+TAYLOR = 24
 
 
 class ExpPoly:
@@ -70,11 +76,30 @@ class ExpPoly:
         """The function of −x."""
         return ExpPoly({(k, -a): c * (-1) ** k for (k, a), c in self.terms.items()})
 
+    def taylor(self, count: int) -> list[Fraction]:
+        """The first coefficients of its power series around 0."""
+        found = [Fraction(0)] * count
+        for (k, a), c in self.terms.items():
+            for n in range(k, count):
+                found[n] += c
+                c *= a / (n + 1 - k)
+        return found
+
+    @cached_property
+    def _near(self) -> tuple[float, list[float]]:
+        """Below which |x| it is its Taylor polynomial, and the coefficients of that."""
+        rate = to_double(max((abs(a) for _, a in self.terms), default=Fraction(0)))
+        return (1 / rate, [to_double(c) for c in self.taylor(TAYLOR)]) if rate else (0.0, [0.0])
+
     def __call__(self, x: FloatArray) -> FloatArray:
         total = np.zeros_like(x)
-        for (k, a), c in self.terms.items():
-            term = to_double(c) * x**k
-            total += term * np.exp(to_double(a) * x) if a else term
+        with np.errstate(over="ignore"):  # an exponential beyond all doubles is infinite
+            for (k, a), c in self.terms.items():
+                term = to_double(c) * x**k
+                total += term * np.exp(to_double(a) * x) if a else term
+        reach, coefficients = self._near
+        near = np.abs(x) < reach
+        total[near] = polyval(x[near], coefficients)
         return total
 
 

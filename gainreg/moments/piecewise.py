@@ -199,12 +199,8 @@ class Piecewise:
 
 def _power_series(terms: Mapping[_Term, Fraction]) -> list[float]:
     """The coefficients of E[f(std·z); z > 0] in std, for f made of terms from 0 to infinity."""
-    taylor = [Fraction(0)] * TERMS
-    for (k, rate, _, _), c in terms.items():
-        for n in range(k, TERMS):
-            taylor[n] += c
-            c *= rate / (n + 1 - k)
-    return [to_double(c) * half_moment(n) for n, c in enumerate(taylor)]
+    whole = ExpPoly({(k, rate): c for (k, rate, _, _), c in terms.items()})
+    return [to_double(c) * half_moment(n) for n, c in enumerate(whole.taylor(TERMS))]
 
 
 def piecewise(
@@ -214,7 +210,7 @@ def piecewise(
 
     Args:
         pieces: ``pieces(**params)``, the function's declaration.
-        forward: φ itself where the pieces, as written, would lose digits (eˣ − 1 near 0).
+        forward: φ itself where it is not that of the left piece at a kink.
     """
     declared = lru_cache(maxsize=64)(pieces)
 

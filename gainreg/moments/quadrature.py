@@ -127,7 +127,8 @@ def integrated(
     kinks: Sequence[float] | None,
     searched: tuple[float, float] = (0.0, math.inf),
 ) -> Moments:
-    """The moments of an elementwise φ: by the fixed rule, and where it does not settle by search.
+    """The moments of an elementwise φ, NaN where nothing settles: by the fixed rule, and by search
+    where that does not settle. numpy may warn of what φ does far out.
 
     Args:
         forward: φ, vectorised.
@@ -136,10 +137,19 @@ def integrated(
         kinks: where φ or φ′ jumps; None if that is not known, so that φ is searched at every std.
         searched: the stds between which φ is searched for what nobody declared.
     """
-    if kinks is None:
-        found = Moments.all(math.nan, len(std))
-    else:
-        found = fixed_moments(forward, derivative, std, kinks)
+    found = Moments.all(math.nan, len(std))
+    if kinks is not None:
+        run = max(1, RUN // (NODES_A_PIECE * (1 if not any(kinks) else 3 + 3 * len(kinks))))
+        for start in range(0, len(std), run):
+            part = std[start : start + run]
+            rows = _apply(part, kinks, RULES[0], forward, derivative)
+            if np.isnan(rows.sum()):
+                again = np.isnan(rows).any(axis=0)
+                rows[:, again] = _apply(part[again], kinks, RULES[1], forward, derivative)
+            for whole, row in zip(vars(found).values(), rows, strict=True):
+                whole[start : start + run] = row
+        if derivative is None:
+            found.derivative_second_moment[:] = math.nan
     lacking = found.missing() | np.isnan(found.derivative_second_moment)
     if lacking.any():
         for i in np.flatnonzero(lacking & (std >= searched[0]) & (std <= searched[1])):
@@ -151,50 +161,17 @@ def integrated(
     return found
 
 
-def fixed_moments(
-    forward: Function,
-    derivative: Function | None,
-    std: FloatArray,
-    kinks: Sequence[float] = (),
-) -> Moments:
-    """All moments by the fixed rule, for all stds at once; numpy may warn of what φ does far out.
-
-    Args:
-        forward: φ, vectorised.
-        derivative: φ′, vectorised; None if it is not known.
-        std: stds of the pre-activation, a 1-D array.
-        kinks: where φ or φ′ jumps.
-
-    Returns:
-        The moments, NaN where the rule has not settled; E[φ′²] where its own sum has not.
-    """
-    slope = derivative or np.zeros_like
-    nodes_a_std = NODES_A_PIECE * (1 if not any(kinks) else 3 + 3 * len(kinks))
-    run = max(1, RUN // nodes_a_std)
-    parts = []
-    for i in range(0, len(std), run):
-        part = std[i : i + run]
-        rows = _apply(part, kinks, RULES[0], forward, slope)
-        if np.isnan(rows.sum()):
-            again = np.isnan(rows).any(axis=0)
-            rows[:, again] = _apply(part[again], kinks, RULES[1], forward, slope)
-        parts.append(rows)
-    found = Moments(*np.concatenate(parts, axis=1)) if parts else Moments.all(math.nan, 0)
-    if derivative is None:
-        found.derivative_second_moment[:] = math.nan
-    return found
-
-
 def _apply(
     std: FloatArray,
     kinks: Sequence[float],
     reach_and_step: tuple[float, float],
     forward: Function,
-    derivative: Function,
+    derivative: Function | None,
 ) -> FloatArray:
-    """The moments by one rule, a row each in the order of ``Moments``."""
+    """The moments by one rule, a row each in the order of ``Moments``; NaN where unsettled."""
     x, z, root_weight, far = _rule(std, kinks, *reach_and_step)
-    phi, slope = forward(x), derivative(x)
+    phi = forward(x)
+    slope = np.zeros_like(x) if derivative is None else derivative(x)
     rows = weighted_sums(phi, slope, z, root_weight)
     # the outermost values of each row; from here on plain numbers, which are quicker by the dozen
     ends = [(values[..., :2] * root_weight[..., :1]).tolist() for values in (phi, slope)]

@@ -7,13 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gainreg.moments import EPS, FloatArray, Moments
+from gainreg.moments import EPS, FloatArray, Moments, weighted_sums
 
-# Independent replicates, from whose spread the standard error follows: to a fifth of itself.
-REPLICATES = 16
-# Of a replicate: Sobol' points of an elementwise φ, and draws from a sampler; a million in all.
-LOG2_POINTS, DRAWS = 16, 1 << 16
-TOTAL = REPLICATES * DRAWS
+# Independent replicates, from whose spread the standard error follows: to a fifth of itself; and
+# the draws of each, a million in all.
+REPLICATES, DRAWS = 16, 1 << 16
 # Of ln|z|: beyond them nothing is left in a double.
 LOW, HIGH = -38.0, math.log(38.5)
 # In ln std, for the variance slope of what only a sampler is known of: its own error is the square
@@ -28,84 +26,53 @@ def elementwise_moments(
     derivative: Callable[[FloatArray], FloatArray] | None,
     std: float,
     seed: int,
+    draws: int = DRAWS,
 ) -> Moments:
     """Moments of an elementwise φ by randomised quasi-Monte Carlo (Owen 1997).
 
     Points are drawn evenly in ln|z| and weighted by the density, so that features of φ of any size
-    and the Gaussian's far tails are all met.
+    and the Gaussian's far tails are all met. ``draws``, of a replicate, is a power of 2.
     """
     from scipy.stats import qmc  # slow to import, and seldom needed
 
     sums = []
     for stream in np.random.SeedSequence(seed).spawn(REPLICATES):
-        points = qmc.Sobol(1, rng=np.random.default_rng(stream)).random_base2(LOG2_POINTS)[:, 0]
+        points = qmc.Sobol(1, rng=np.random.default_rng(stream)).random(draws)[:, 0]
         z = np.exp(LOW + (HIGH - LOW) * points)
         root_weight = np.exp(-z * z / 4) * np.sqrt(z * ((HIGH - LOW) / math.sqrt(2 * math.pi)))
-        z = np.concatenate([z, -z])
-        root_weight = np.concatenate([root_weight, root_weight])
-        root = forward(std * z) * root_weight
-        slope = np.nan if derivative is None else _total((derivative(std * z) * root_weight) ** 2)
-        square = root * root
-        sums.append((_total(root * root_weight), _total(square), _total(square * z * z), slope))
-    mean, second, stretched, slope_second = np.array(sums).T
+        z, root_weight = np.concatenate([z, -z]), np.concatenate([root_weight, root_weight])
+        slope = np.full_like(z, np.nan) if derivative is None else derivative(std * z)
+        sums.append(weighted_sums(forward(std * z), slope, z, root_weight) / draws)
+    second, stretched, slope_second, mean = np.array(sums).T
     slope = (stretched.mean() / second.mean() - 1) / 2
-    return _from_replicates(mean, second, slope, slope_second.mean())
+    return _from_replicates(mean, second, slope, slope_second.mean(), 0.0)
 
 
-def _total(terms: FloatArray) -> float:
-    return float(terms.sum() * 2 / len(terms))
-
-
-def sampled_moments(sample: Sampler, std: float, seed: int) -> Moments:
+def sampled_moments(sample: Sampler, std: float, seed: int, draws: int = DRAWS) -> Moments:
     """Moments of whatever ``sample(std, size, rng)`` draws.
 
     The slope is a difference quotient over the same random numbers; E[φ′²] is unknown (NaN).
     """
-    draws = [_draw(sample, std, seed, i) for i in range(REPLICATES)]
-    mean, second = np.array([(np.mean(y), np.mean(y * y)) for y in draws]).T
-    step = np.exp(RELATIVE_STEP)
-    above, below = (_mean_squares(sample, at, seed).mean() for at in (std * step, std / step))
+
+    def replicates(at: float) -> FloatArray:
+        # made anew each time: scipy's Sobol' points spawn from the sequence, and so change it
+        streams = [np.random.SeedSequence(seed, spawn_key=(i,)) for i in range(REPLICATES)]
+        samples = (sample(at, draws, np.random.default_rng(stream)) for stream in streams)
+        return np.array([(np.mean(y), np.mean(y * y)) for y in samples]).T
+
+    step = math.exp(RELATIVE_STEP)
+    mean, second = replicates(std)
+    above, below = (replicates(at)[1].mean() for at in (std * step, std / step))
     # (z² − 1)/2 is at least −½, whatever the samples
     slope = max(np.log(above / below) / (4 * RELATIVE_STEP), -0.5)
-    found = _from_replicates(mean, second, slope, np.nan)
-    found.error[:] += second.mean() / TOTAL  # what all draws agree on may still be rare to miss
-    return found
-
-
-def second_moment(sample: Sampler, std: float, seed: int) -> tuple[float, float]:
-    """E[φ²] by a sampler, quickly, and its standard error."""
-    replicates = _mean_squares(sample, std, seed, DRAWS // 16)
-    return float(replicates.mean()), _standard_error(replicates)
-
-
-def mean(sample: Sampler, std: float, seed: int) -> tuple[float, float]:
-    """E[φ] likewise."""
-    replicates = np.array(
-        [np.mean(_draw(sample, std, seed, i, DRAWS // 16)) for i in range(REPLICATES)]
-    )
-    return float(replicates.mean()), _standard_error(replicates)
-
-
-def _draw(sample: Sampler, std: float, seed: int, replicate: int, size: int = DRAWS) -> FloatArray:
-    # made anew each time: scipy's Sobol' points spawn from the sequence, and so change it
-    stream = np.random.SeedSequence(seed, spawn_key=(replicate,))
-    return sample(std, size, np.random.default_rng(stream))
-
-
-def _mean_squares(sample: Sampler, std: float, seed: int, size: int = DRAWS) -> FloatArray:
-    draws = (_draw(sample, std, seed, i, size) for i in range(REPLICATES))
-    return np.array([np.mean(y * y) for y in draws])
-
-
-def _standard_error(replicates: FloatArray) -> float:
-    return float(replicates.std(ddof=1) / np.sqrt(len(replicates)))
+    rare = second.mean() / (REPLICATES * draws)  # what all draws agree on may be rare to miss
+    return _from_replicates(mean, second, slope, np.nan, rare)
 
 
 def _from_replicates(
-    mean: FloatArray, second: FloatArray, slope: float, slope_second: float
+    mean: FloatArray, second: FloatArray, slope: float, slope_second: float, rare: float
 ) -> Moments:
     total = second.mean()
     variance = max(float(total - mean.mean() ** 2), 0.0)
-    error = _standard_error(second) + 4 * EPS * total
-    found = (mean.mean(), total, variance, slope, slope_second, error)
-    return Moments(*np.array(found)[:, None])
+    error = second.std(ddof=1) / math.sqrt(REPLICATES) + 4 * EPS * total + rare
+    return Moments(*np.array([mean.mean(), total, variance, slope, slope_second, error])[:, None])

@@ -24,10 +24,8 @@ def half_moment(k: int) -> float:
 
 
 def below_moment(k: int, place: float, std: FloatArray) -> FloatArray:
-    """E[zᵏ; 0 < x < place], by a series of positive terms: DLMF 8.5.1."""
-    z = place / std
-    series = special.hyp1f1(1, (k + 3) / 2, z * z / 2)
-    return np.asarray(DENSITY_AT_0 * np.exp(-z * z / 2) * z ** (k + 1) / (k + 1) * series)
+    """E[zᵏ; 0 < x < place]."""
+    return np.asarray(half_moment(k) * special.gammainc((k + 1) / 2, (place / std) ** 2 / 2))
 
 
 def tail_moments(count: int, rate: float, place: float, std: FloatArray) -> list[Any]:
@@ -40,7 +38,8 @@ def tail_moments(count: int, rate: float, place: float, std: FloatArray) -> list
     # e^{a²/2}·erfc(w)/2, so written that for large w no factor overflows or underflows
     first = 0.5 * boundary * special.erfcx(w)
     if rate > 0:
-        first = np.where(w > 0, first, 0.5 * np.exp(a * a / 2) * special.erfc(w))
+        growth = 1 / gaussian_factor(a, np.ones_like(std), 2.0)  # e^{a²/2}
+        first = np.where(w > 0, first, 0.5 * growth * special.erfc(w))
     boundary = DENSITY_AT_0 * boundary
     moments = [first]
     for k in range(count - 1):

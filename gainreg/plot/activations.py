@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -13,6 +14,7 @@ from gainreg.activation import Activation
 from gainreg.bound import Bound
 from gainreg.correlation_map import correlation as correlation_of
 from gainreg.depth import known_at, through_depth
+from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
 from gainreg.frameworks import as_activation
 from gainreg.host import host
@@ -28,6 +30,7 @@ from gainreg.plot.look import (
     lines_said,
     plain,
     say,
+    shown,
 )
 from gainreg.table import GainTable, load_table
 
@@ -39,7 +42,9 @@ Item = str | Activation | Callable[..., Any]
 Items = Item | tuple[Item, Mapping[str, Any]]
 
 SIZE = 13.0, 6.2  # of an overview, in inches
-STDS = np.logspace(-2, 2, 161)
+# Ten a decade, on whose scale of 1 in ln std all changes: a function of which nothing is declared
+# takes 60 ms at each.
+STDS = np.logspace(-2, 2, 41)
 # Where φ is drawn, wider where it has kinks further out, up to FAR: relu6's at 6, but not
 # threshold's default of 20.
 REACH, FAR = 4.0, 10.0
@@ -123,7 +128,7 @@ def over_std(
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
     unknown: list[str] = []
     for subject in _subjects(activations, ax):
-        entries = known_at(subject.activation, STDS, subject.params)
+        entries = _entries(subject.bound, subject.activation, tuple(subject.params.items()))
         y = np.array([getattr(entry, quantity) for entry in entries], dtype=np.float64)
         _line(ax, subject, [entry.std for entry in entries], y)
         if np.isnan(y).all():
@@ -232,6 +237,7 @@ def overview(
     if not activations:
         raise ParameterError("name at least one activation to draw, as in 'gelu'")
     figure = Picture(*SIZE) if figure is None else figure
+    activations = tuple(as_activation(*_pair(item)) for item in activations)
     axes = figure.subplots(2, 4).ravel()
     function(*activations, ax=axes[0])
     derivative(*activations, ax=axes[1])
@@ -260,13 +266,7 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
             "draw them in several"
         )
     for item, look in zip(items, LOOKS[start:], strict=False):
-        pair = item if isinstance(item, tuple) else (item, {})
-        if len(pair) != 2 or not isinstance(pair[1], Mapping):
-            raise ParameterError(
-                "an activation to draw is a name, an Activation, a function, or a pair of one and "
-                f"its params, as in ('elu', {{'alpha': 0.5}}); got {item!r}"
-            )
-        activation, params = as_activation(*pair)
+        activation, params = as_activation(*_pair(item))
         bound = host().bind(activation, params)
         known = host().activation(activation) if isinstance(activation, str) else activation
         told = ", ".join(
@@ -274,7 +274,17 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
             for key, value in bound.params.items()
             if value != known.params.get(key)
         )
-        yield _Subject(activation, params, bound, bound.name + (told and f"({told})"), look)
+        label = shown(bound.name + (told and f"({told})"))
+        yield _Subject(activation, params, bound, label, look)
+
+
+@functools.lru_cache(16)
+def _entries(
+    bound: Bound, activation: str | Activation, params: tuple[tuple[str, float], ...]
+) -> list[GainEntry]:
+    """The entries over STDS, once for the three panels that show them; ``bound`` is another object
+    when what a name means has changed."""
+    return known_at(activation, STDS, dict(params))
 
 
 def _is_registered(subject: _Subject) -> bool:
@@ -282,6 +292,16 @@ def _is_registered(subject: _Subject) -> bool:
     if isinstance(subject.activation, str):
         return True
     return any(known is subject.activation for known in host().activations())
+
+
+def _pair(item: Any) -> tuple[Any, Mapping[str, Any]]:
+    pair = item if isinstance(item, tuple) else (item, {})
+    if len(pair) != 2 or not isinstance(pair[1], Mapping):
+        raise ParameterError(
+            "an activation to draw is a name, an Activation, a function, or a pair of one and "
+            f"its params, as in ('elu', {{'alpha': 0.5}}); got {item!r}"
+        )
+    return pair
 
 
 def _of_x(
@@ -303,6 +323,8 @@ def _of_x(
             _line(ax, subject, *(_with_gaps(bound, values) if known else ([], [])))
     say(ax, "a·φ(b), of which this is φ", gated)
     say(ax, "random, or of more than one number", unknown)
+    if not any(np.size(line.get_xdata()) for line in ax.lines):
+        ax.set(xlim=(-REACH, REACH), ylim=(-1, 1))
     low, high = np.clip(ax.get_ylim(), -FAR, FAR)
     ax.set_ylim(low, high + 0.08 * lines_said(ax) * (high - low))
     return ax

@@ -13,8 +13,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gainreg.errors import MissingPackageError, ParameterError
 
 try:
@@ -46,9 +44,9 @@ LOOKS = (
     Look(ORANGE, "--", "s"),
     Look(GREEN, "-.", "^"),
     Look(PINK, ":", "D"),
-    Look(BLACK, (0, (5, 1)), "v"),
-    Look(YELLOW, (0, (3, 1, 1, 1)), "P"),
-    Look(SKY, (0, (1, 1)), "X"),
+    Look(BLACK, (0, (9, 1.5)), "v"),
+    Look(YELLOW, (0, (5, 1, 1, 1, 1, 1)), "P"),
+    Look(SKY, (0, (1, 2.5)), "X"),
 )
 
 # What small print inside a panel stands on.
@@ -59,6 +57,9 @@ SUFFIXES = (".png", ".svg")
 NARROW = 2.0
 # variance_slope is drawn up to this: above 1 it is bad enough, and that of exp has no end.
 STEEP = 4.0
+
+# Decorates what draws names and sentences of others: a $ in them begins no formula.
+as_written = matplotlib.rc_context({"text.parse_math": False})
 
 
 class Picture(Figure):
@@ -94,14 +95,12 @@ def dressed(ax: Axes, title: str, x: str, y: str, above: float = 8) -> Axes:
 def frame(ax: Axes, widest: float = math.inf) -> None:
     """Limits and ticks of a vertical axis: no narrower than what is level needs, no wider than is
     legible."""
-    low, high = ax.get_ylim()
+    low, high = ax.dataLim.intervaly
     if ax.get_yscale() != "log":
-        drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines])
-        low, high = np.nanmin(drawn), np.nanmax(drawn)
         ax.set_ylim(max(min(low, 0.0), -1.0) - 0.05, min(max(high, NARROW), STEEP) + 0.05)
         return
-    low, high = max(1 / widest, min(low, 1 / NARROW)), min(widest, max(high, NARROW))
-    ax.set_ylim(low, high)
+    low = max(1 / widest, min(low / 1.2, 1 / NARROW))
+    ax.set_ylim(low, min(widest, max(high * 1.2, NARROW)))
     plain(ax.yaxis)
 
 
@@ -123,6 +122,11 @@ def say(ax: Axes, what: str, labels: Sequence[str]) -> None:
 
 def lines_said(ax: Axes) -> int:
     return sum(text.get_text().count("\n") + 1 for text in ax.texts)
+
+
+def shown(name: str) -> str:
+    """A name as matplotlib shows it: a $ begins a formula there, and a leading _ hides a label."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
@@ -149,7 +153,7 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
         raise ParameterError(
-            f"a picture is written as .png or .svg, got {str(path)!r}; name it so, as in gelu.png"
+            f"a picture is written as .png or .svg, got {str(path)!r}; end its name in one of them"
         )
     return suffix
 
@@ -159,6 +163,18 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element of a page, on the page's ground."""
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with (
+        io.StringIO() as buffer,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gainreg"}),
+    ):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def window(width: float, height: float) -> Figure:

@@ -13,7 +13,18 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.moments import FloatArray
-from gainreg.plot.look import BLACK, BLUE, GREEN, GREY, ORANGE, Picture, axes_or_new, dressed, frame
+from gainreg.plot.look import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Picture,
+    as_written,
+    axes_or_new,
+    dressed,
+    frame,
+)
 from gainreg.signals.report import ALIKE, GROWN, LESS, MORE, SHRUNK, norms, trend
 
 if TYPE_CHECKING:
@@ -31,12 +42,14 @@ SIZES = {
 }
 # The band covers what 19 draws of 20 are expected to.
 SPREADS = 2.0
+WIDEST = 300.0  # of ln rms, so that a band has ends that a double holds, though nobody sees them
 # Weights are named one by one up to this many, and their blocks up to as many.
 NAMED = 32
 # Sentences of warning below a picture; the report has all.
 SAID = 6
 
 
+@as_written
 def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -> Axes:
     """A size through a model, predicted (lines) and measured (dots), weight by weight.
 
@@ -75,7 +88,8 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
         _steps(ax, x, rms, 0.5, **settings)
     frame(ax)
     if size == "output":  # it may be far wider than what is drawn, and the frame is not for it
-        factor = np.exp(SPREADS * np.array([weight.spread for weight in weights]))
+        spreads = SPREADS * np.array([weight.spread for weight in weights])
+        factor = np.exp(np.minimum(spreads, WIDEST))
         low, high = np.repeat(predicted / factor, 2), np.repeat(predicted * factor, 2)
         edges = np.column_stack([x - 0.5, x + 0.5]).ravel()
         limits = ax.get_ylim()
@@ -91,6 +105,7 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
     return dressed(ax, title, "", what, above=13)  # the marks are between
 
 
+@as_written
 def report(found: SignalReport, axes: Sequence[Axes] | None = None) -> Figure:
     """The picture of a report: what feeds each weight, what comes out, and the gradient.
 
@@ -214,4 +229,8 @@ def _bare(name: str) -> str:
 
 
 def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else "…" + name[len(name) - width + 1 :]
+    """The end of a name, from a dot on if it has one."""
+    if len(name) <= width:
+        return name
+    tail = name[len(name) - width + 1 :]
+    return "…" + tail[max(0, tail.find(".")) :]

@@ -12,7 +12,7 @@ from gainreg.entry import GainEntry
 from gainreg.errors import ParameterError
 from gainreg.plot import activations
 from gainreg.plot.activations import QUANTITIES
-from gainreg.plot.look import BLACK, GREY, LOOKS, STEEP, Picture, dressed, frame, plain
+from gainreg.plot.look import BLACK, GREY, LOOKS, STEEP, Picture, dressed, frame, plain, shown
 from gainreg.table import GainTable
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ def numbers(groups: Mapping[str, Iterable[GainEntry]]) -> Figure:
     """gain, variance_slope and gradient_factor of entries over their stds.
 
     Args:
-        groups: entries by what the legend calls them; at most 7 groups.
+        groups: entries by what the legend calls them; 1 to 7 groups.
 
     Raises:
-        ParameterError: there are more.
+        ParameterError: there are more, or none.
     """
-    if len(groups) > len(LOOKS):
-        raise ParameterError(f"a picture holds {len(LOOKS)} curves legibly, got {len(groups)}")
+    if not 0 < len(groups) <= len(LOOKS):
+        raise ParameterError(f"a picture holds 1 to {len(LOOKS)} curves legibly, got {len(groups)}")
     figure = Picture(11, 3.3)
     for quantity, ax in zip(QUANTITIES, figure.subplots(1, 3), strict=True):
         ax.set_xscale("log")
@@ -65,7 +65,7 @@ def numbers(groups: Mapping[str, Iterable[GainEntry]]) -> Figure:
             y = np.array([getattr(each, quantity) for each in entries], dtype=np.float64)
             ax.plot(
                 [each.std for each in entries], y, color=look.color, linestyle=look.line,
-                marker=look.marker, markersize=4, label=label,
+                marker=look.marker, markersize=4, label=shown(label),
             )  # fmt: skip
         frame(ax)
         plain(ax.xaxis)

@@ -179,12 +179,15 @@ class Flow:
         return self._critical_variance(node) if self.aims.critical else 1.0
 
     def _critical_variance(self, node: Node) -> float:
-        """The variance at which what follows a weight is critical, if it is at one above 0."""
-        for follower in self.tape.nodes[node.id + 1 :]:
+        """The variance at which what follows a weight is critical, if it is at one above 0, and
+        the weight behind that has the bias that it takes."""
+        later = self.tape.nodes[node.id + 1 :]
+        for follower in later:
             portions = {it for it in follower.inputs if it.rule == "portion" and node in it.inputs}
             if follower.rule == "elementwise" and {*follower.inputs} <= {node} | portions:
                 operation = follower.facts["operation"]
-                if operation.name:
+                biased = all(it.bias for it in later if it.weighs and follower in it.inputs)
+                if operation.name and biased:
                     point = gainreg.critical(operation.name, **dict(operation.params))
                     if point.kind == "half_stable" and point.std is not None:
                         return point.std**2

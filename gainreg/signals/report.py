@@ -103,7 +103,9 @@ class SignalReport:
         """Write the report as a page for a browser: one file, which loads nothing from elsewhere.
 
         Raises:
-            ParameterError: the file cannot be written, or Jinja2 is missing.
+            ParameterError: the file cannot be written.
+            MissingPackageError: Jinja2 or matplotlib is not installed, which the extra ``page``
+                brings.
         """
         from gainreg.page import report_page
 

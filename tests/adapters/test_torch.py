@@ -476,6 +476,25 @@ def test_a_layer_is_set_by_the_backward_gain_and_the_critical_bias() -> None:
     assert not init.critical_(nn.Linear(9, 9), "relu", std=1.0).bias.any()
 
 
+def test_a_critical_layer_may_have_its_constants_from_a_table(table: Path) -> None:
+    layers = nn.Linear(8, 8), nn.Linear(8, 8)
+    for layer, options in zip(layers, ({"table": table}, {}), strict=True):
+        torch.manual_seed(0)
+        init.critical_(layer, "tanh", std=1.0, **options)
+    for one, other in zip(*(layer.parameters() for layer in layers), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(gainreg.ParameterError, match="does not say which std is critical"):
+        init.critical_(layers[0], "tanh", table=table)
+
+
+def test_no_std_is_that_of_the_critical_point() -> None:
+    torch.manual_seed(0)
+    layer = init.normal_(nn.Linear(1000, 1000), "gelu", "critical", std=None)
+    point = gainreg.critical("gelu")
+    assert std_of(layer.weight) == pytest.approx(point.gain / 1000**0.5, rel=0.01)
+    assert std_of(layer.bias) == pytest.approx(point.bias_std, rel=0.1)
+
+
 def test_without_a_bias_or_a_critical_point_layers_are_not_critical() -> None:
     bare = nn.Linear(4, 4, bias=False)
     with pytest.raises(gainreg.ParameterError, match="has no bias"):

@@ -252,6 +252,8 @@ def _layer(key: Any, layer: Any, recipe: _Recipe, distribution: str) -> Any:
 
 # --- activations ---
 
+LENGTHS = (256, 8192)  # most that is asked of φ fits into one of these
+
 
 def _evaluate(
     function: Callable[..., Any],
@@ -264,11 +266,13 @@ def _evaluate(
 
     def in_float64(f: Callable[..., Any]) -> frameworks.Function:
         def evaluate(x: Any) -> Any:
-            # JAX compiles anew for every length, so there are few: powers of two
-            padded = np.pad(x, (0, (1 << (x.size - 1).bit_length()) - x.size), "edge")
+            # JAX compiles anew for every length, in up to a second, so there are but two
+            length = LENGTHS[x.size > LENGTHS[0]]
+            parts = np.pad(x, (0, -x.size % length), "edge").reshape(-1, length)
             with jax.ensure_compile_time_eval(), _x64(True):
-                y = _double(f(jnp.asarray(padded, jnp.float64)))
-            return y[: x.size] if np.shape(y) == padded.shape else y
+                found = [_double(f(jnp.asarray(part, jnp.float64))) for part in parts]
+            whole = all(np.shape(y) == (length,) for y in found)
+            return np.concatenate(found)[: x.size] if whole else found[0]
 
         return evaluate
 

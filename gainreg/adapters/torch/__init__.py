@@ -3,12 +3,12 @@ activation (activations.py)."""
 
 from gainreg.adapters.torch.activations import FRAMEWORK as FRAMEWORK
 from gainreg.adapters.torch.activations import wrap
+from gainreg.adapters.torch.chain import init_sequential_
 from gainreg.adapters.torch.models import apply_, initialize_, measure, plan
 from gainreg.adapters.torch.tracer import rule
 from gainreg.adapters.torch.weights import (
     calculate_gain,
     critical_,
-    init_sequential_,
     normal_,
     orthogonal_,
     trunc_normal_,

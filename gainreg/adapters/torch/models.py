@@ -305,7 +305,7 @@ def _run(
                 trace.tape.warnings += probe.warnings
     if not any(node.weighs for node in trace.tape.nodes):
         raise ParameterError(
-            f"{model.__class__.__name__} has no weights that a signal meets: there is nothing to set"
+            f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
         )
     return trace.tape
 
@@ -435,7 +435,7 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
-        raise ParameterError(f"{model.__class__.__name__} has no parameters: there is nothing to set")
+        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
     for name, parameter in model.named_parameters():
         if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
             raise ParameterError(
@@ -496,7 +496,7 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 def _explain(error: Exception, model: nn.Module) -> None:
     """Say on the model's own error what gainreg was doing, and what helps on the meta device."""
     error.add_note(
-        f"gainreg was running {model.__class__.__name__} on the example inputs; nothing was set"
+        f"gainreg was running {type(model).__name__} on the example inputs; nothing was set"
     )
     if any(p.device.type == "meta" for p in model.parameters()):
         error.add_note(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -14,8 +13,7 @@ from torch.nn import init
 
 from gainreg import scaling
 from gainreg.adapters.torch.activations import FRAMEWORK
-from gainreg.errors import MomentError, ParameterError, PluginError
-from gainreg.params import check_choice
+from gainreg.errors import ParameterError
 from gainreg.scaling import Kind
 
 if TYPE_CHECKING:
@@ -28,9 +26,7 @@ Weights = TypeVar("Weights", bound=Tensor | nn.Module)
 _LINEAR = ("linear", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-_ACTIVATIONS = [getattr(nn, name) for name in nn.modules.activation.__all__]
-_PASSED = (nn.Identity, nn.Flatten, nn.Unflatten)  # φ(x) = x, and what only moves numbers
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 _OUT_IN = Kind(inputs=1, outputs=0)
 _IN_OUT = Kind(inputs=0, outputs=1, transposed=True, inputs_whole=True)  # of a ConvTranspose
@@ -99,7 +95,7 @@ def _drawing(
     groups: int = 1,
     **params: float,
 ) -> _Drawing[Weights]:
-    weight, fans = _fans(tensor, transposed, groups)
+    weight, fans = weights_and_fans(tensor, transposed, groups)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scale = math.sqrt(scaling.variance(entry, mode, fans.fan_in, fans.fan_out))
     has_bias = isinstance(tensor, Tensor) or tensor.bias is not None
@@ -204,110 +200,12 @@ def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
     return float(scaling.entry_of(FRAMEWORK, nonlinearity, 1.0, params).gain)
 
 
-# --- chains ---
-
-
-def init_sequential_(
-    model: nn.Sequential,
-    table: scaling.Table = None,
-    *,
-    criterion: str = "forward",
-    generator: torch.Generator | None = None,
-) -> nn.Sequential:
-    """Initialise a chain of layers, each for the activation before it, and return the chain.
-
-    Every Linear and Conv gets normal weights that keep the forward variance (mode "fan_in") for
-    the activation that feeds it: the identity for the first, whose input is data of mean square 1,
-    and where two follow each other. All pre-activations then have standard deviation 1. Biases
-    become 0. Sequentials within are flattened; Identity, Flatten and Unflatten are passed over.
-    Nothing is changed if anything is refused.
-
-    Args:
-        model: a Sequential of Linear, Conv, ConvTranspose and activation modules.
-        table: a ``GainTable`` or its path: every constant comes from there.
-        criterion: "forward"; or "critical" for weights and biases as by ``critical_``, where an
-            activation has a critical point and the layer behind it a bias. Pre-activations then
-            have the critical std of the activation that they enter; data and outputs have 1.
-        generator: the random numbers' source.
-
-    Raises:
-        ParameterError: what is not such a chain, naming the module; another criterion.
-        TableError, MomentError: as ``normal_``.
-    """
-    from gainreg.table import GainTable, load_table
-
-    check_choice(criterion, "criterion", ("forward", "critical"))
-    if criterion == "critical" and table is not None:
-        raise ParameterError("a table says nothing of critical points; leave table= out")
-    if table is not None and not isinstance(table, GainTable):
-        table = load_table(table)
-    drawings: list[_Drawing[Any]] = []
-    levels: list[float] = []  # the std of the pre-activations behind each layer's weights
-    storages: set[int] = set()
-    feeding: tuple[str, nn.Module] | None = None
-    for where, module in _chain(model, "model"):
-        if isinstance(module, _LAYERS):
-            fed_by = feeding[1] if feeding else "identity"
-            try:
-                mode, entry = "fan_in", None
-                if criterion == "critical" and module.bias is not None:
-                    with contextlib.suppress(ParameterError, MomentError):  # it has no such point
-                        entry = scaling.entry_of(FRAMEWORK, fed_by, None, {})
-                        mode = "critical"
-                if entry is None:
-                    entry = scaling.entry_of(FRAMEWORK, fed_by, 1.0, {}, table)
-                drawing = _drawing(module, entry, mode, generator=generator)
-                storage = drawing.weight.untyped_storage().data_ptr()
-                if storage in storages and not drawing.weight.is_meta:
-                    raise ParameterError("it has the weight of a layer before it")
-            except (ParameterError, MomentError, PluginError) as error:
-                fed = f" after {_name(*feeding)}" if feeding else ""
-                raise ParameterError(f"{_name(where, module)}{fed}: {error}") from error
-            storages.add(storage)
-            drawings.append(drawing)
-            levels.append(entry.std)
-            feeding = None
-        elif type(module) in _ACTIVATIONS:
-            if feeding:
-                raise ParameterError(
-                    f"{_name(where, module)} follows the activation {_name(*feeding)}: "
-                    "initialise the next layer yourself, with the composed function"
-                )
-            feeding = where, module
-        elif type(module) not in _PASSED:
-            raise ParameterError(
-                f"{_name(where, module)} is no part of a chain that init_sequential_ knows: "
-                "Linear, Conv, ConvTranspose, activation modules, Identity, Flatten, Unflatten and "
-                "plain Sequential; initialise the layers yourself, with normal_"
-            )
-    # what a layer makes of a signal at its level must have the level of the next
-    for drawing, level, after in zip(drawings, levels, [*levels[1:], 1.0], strict=True):
-        ratio = after / level
-        replace(drawing, std=ratio * drawing.std, bias_std=ratio * drawing.bias_std).fill("normal")
-    return model
-
-
-def _chain(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a Sequential, with those of Sequentials within it, and where they stand."""
-    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
-        raise ParameterError(f"{_name(where, model)} is no plain nn.Sequential")
-    # named_children would leave out repetitions
-    for key, module in model._modules.items():
-        place = f"{where}[{key}]"
-        if isinstance(module, nn.Sequential):
-            yield from _chain(module, place)
-        elif module is not None:
-            yield place, module
-
-
-def _name(where: str, module: object) -> str:
-    return f"{where} ({type(module).__name__})"
-
-
 # --- fans ---
 
 
-def _fans(given: Any, transposed: bool = False, groups: int = 1) -> tuple[Tensor, scaling.Fans]:
+def weights_and_fans(
+    given: Any, transposed: bool = False, groups: int = 1
+) -> tuple[Tensor, scaling.Fans]:
     """The weights of a layer, or weights alone, and their fans.
 
     Raises:
@@ -319,7 +217,7 @@ def _fans(given: Any, transposed: bool = False, groups: int = 1) -> tuple[Tensor
         return given, scaling.fans(given.shape, replace(kind, groups=groups))
     if transposed or groups != 1:
         raise ParameterError("a layer has its transposed and groups; leave them out beside it")
-    if not any(type(given).forward is layer.forward for layer in _LAYERS):
+    if not any(type(given).forward is layer.forward for layer in LAYERS):
         raise ParameterError(
             f"{type(given).__name__} is no Linear, Conv or ConvTranspose, or computes something "
             "else; where its weights are used as theirs, give these alone, as layer.weight"

@@ -75,6 +75,10 @@ def concatenate(node: Node, *states: State) -> Step:
         phrases[0] if len(phrases) == 1 else f"concatenation of {' and '.join(phrases[:3])}",
         gaussian=gaussian, values=values,
     )  # fmt: skip
+    if any(s.counted is not None for s in states):
+        seen = [s.q if s.counted is None else s.counted for s in states]
+        counted = math.fsum(share * q for share, q in zip(shares, seen, strict=True))
+        state = replace(state, counted=counted)
     return Step(state, tuple(back(1.0) for _ in states))
 
 
