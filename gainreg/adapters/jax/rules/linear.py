@@ -88,6 +88,7 @@ def _convolution(
         dimension_numbers.lhs_spec, dimension_numbers.rhs_spec, dimension_numbers.out_spec,
     )  # fmt: skip
     y, signal = trace.outputs[0], trace.signal(x)
+    trace.slide(signal, spec[2:])
     channels = weight.shape[kernel_spec[1]]
     kernel = [weight.shape[i] for i in kernel_spec[2:]]
     padded, inside = signal.padded, 1.0
