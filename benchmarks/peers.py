@@ -1,10 +1,9 @@
 """Other libraries that compute the same constants, where they are installed.
 
-``pip install '.[peers]'`` brings e3nn, dks and timm. timm needs torchvision, which does not import
-beside every build of torch; its table is therefore read from its source, for which
-``pip install --no-deps timm`` will do. neural-tangents 0.6.5 needs TensorFlow and imports with jax
-up to 0.4 only, so that it has an extra and an environment of its own:
-``pip install '.[neural-tangents]'``.
+``pip install '.[peers]'`` brings e3nn and dks. timm needs torchvision, which wants a torch of its
+own and does not import beside every other; its table is read from its source, for which
+``pip install --no-deps timm`` will do. neural-tangents 0.6.5 imports TensorFlow, and with jax up to
+0.4 only, so that it needs an environment of its own: ``pip install '.[neural-tangents]' dks``.
 """
 
 import ast

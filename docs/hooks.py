@@ -1,4 +1,4 @@
-"""What mkdocs adds to the site when it is built: gallery, command line, and the root's texts.
+"""What mkdocs adds to the site as it is built: the gallery, the command line, texts of the root.
 
 The gallery comes from the registry and the shipped table, the command line's page from its parser.
 """
@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 import gainreg
 from gainreg.cli import _parser
 from gainreg.host import host
+from gainreg.page import table_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +27,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made here."""
     pages = {
         "gallery.md": gallery(),
+        "gains.html": table_page(gainreg.load_table(), "Gains"),
         "reference/cli.md": command_line(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
@@ -48,20 +50,27 @@ def gallery() -> str:
     for activation in host().activations():
         families.setdefault(host().owner(activation.name), []).append(activation)
     lines = [
+        "---\nhide: [navigation]\n---",
         "# Gallery",
         "",
         f"All {len(host().activations())} activations that gainreg brings, from its registry: each "
         "with its definition, params and other names, its drawing over −4 ≤ x ≤ 4, and the entry "
-        "at std 1 of the shipped table. [What the numbers mean](index.md#what-the-numbers-mean).",
+        "at std 1 of the shipped table. All entries, to be searched, sorted and copied from, are "
+        "on [a page of their own](gains.html). "
+        "[What the numbers mean](index.md#what-the-numbers-mean).",
         "",
     ]
-    for family, members in families.items():
+    # those of which the table says nothing come last
+    silent = {
+        name: all(None in activation.params.values() for activation in members)
+        for name, members in families.items()
+    }
+    for family in sorted(families, key=silent.__getitem__):
         lines += [f"## {family.replace('_', ' ').capitalize()}", ""]
-        lines += ['<div class="md-typeset__scrollwrap" markdown>', ""]
         lines += ["| φ | activation | gain | backward gain | variance slope | gradient factor |"]
         lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
-        lines += [_row(activation, table) for activation in members]
-        lines += ["", "</div>", ""]
+        lines += [_row(activation, table) for activation in families[family]]
+        lines += [""]
     return "\n".join(lines)
 
 

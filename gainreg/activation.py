@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,11 +85,7 @@ class Activation:
                     f"has a param {name!r} whose default {default!r} is no finite number"
                 ) from None
         object.__setattr__(self, "params", values)
-        try:
-            width = finite_float(self.width, "width")
-        except ParameterError:
-            width = 0.0
-        if width <= 0:
+        if not (isinstance(self.width, (int, float)) and 0 < self.width < math.inf):
             raise self._fault(f"has a width that is no number above 0: {self.width!r}")
         aliases = (self.aliases,) if isinstance(self.aliases, str) else self.aliases
         if not isinstance(aliases, (tuple, list)):

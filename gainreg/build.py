@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
@@ -102,22 +103,24 @@ def build_table(
         values = check_params(activation.name, activation.params, params)
         for i in range(0, len(std), STDS_OF_A_TASK):
             tasks.append(Task(given, activation, values, std[i : i + STDS_OF_A_TASK]))
-    for task, outcome in zip(tasks, _outcomes(tasks, progress, executor), strict=True):
-        if isinstance(outcome, str):
-            warnings.warn(
-                f"{task.activation.name!r} is computed here, as it cannot be sent to a worker "
-                f"({outcome}); declare it in a module or a plugin to have it sent",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            outcome = _entries(*task[1:])
-        for found in outcome:
-            if isinstance(found, GainEntry):
-                listed[found.activation][tuple(found.params.items()), found.std] = found
-            elif everything or isinstance(found, MomentError):
-                warnings.warn(f"left out of the table: {found}", RuntimeWarning, stacklevel=2)
-            else:
-                raise found
+    # closed here, so that what is left of the work is cancelled when an error ends it
+    with contextlib.closing(_outcomes(tasks, progress, executor)) as outcomes:
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if isinstance(outcome, str):
+                warnings.warn(
+                    f"{task.activation.name!r} is computed here, as it cannot be sent to a worker "
+                    f"({outcome}); declare it in a module or a plugin to have it sent",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                outcome = _entries(*task[1:])
+            for found in outcome:
+                if isinstance(found, GainEntry):
+                    listed[found.activation][tuple(found.params.items()), found.std] = found
+                elif everything or isinstance(found, MomentError):
+                    warnings.warn(f"left out of the table: {found}", RuntimeWarning, stacklevel=2)
+                else:
+                    raise found
     return GainTable(
         {
             name: Listing(a.aliases, dict(a.params), a.width, tuple(listed[name].values()))
@@ -163,7 +166,7 @@ def _work_of(items: Any) -> Iterator[tuple[Item, Activation, Mapping[str, Any]]]
 
 def _outcomes(
     tasks: list[Task], progress: Callable[[Sequence[Any]], Iterable[Any]], executor: Executor | None
-) -> Iterator[Outcome | str]:
+) -> Generator[Outcome | str]:
     """What comes of each task, in their order; or, as text, why no worker can do it.
 
     Raises:

@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(_gain, "print one gain", "gain elu -p alpha=0.5 --mode backward", std, param)
     sub.add_argument("name", metavar="NAME", help="an activation or alias")
-    text = "forward or fan_in (default), backward or fan_out, or centered; see the README"
+    text = "forward or fan_in (default), backward or fan_out, or centered"
     sub.add_argument("--mode", default="forward", help=text)
 
     text = "print whole entries"

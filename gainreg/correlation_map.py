@@ -12,6 +12,7 @@ from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.moments import FloatArray, pairs
 from gainreg.params import check_std
+from gainreg.resolver import numbers
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -89,13 +90,7 @@ def correlation(
 
 
 def _check_rho(rho: Any) -> FloatArray:
-    try:
-        array = np.asarray(rho)
-        if array.dtype.kind not in "iuf" and array.size:
-            raise TypeError
-    except (TypeError, ValueError):
-        raise ParameterError(f"rho must be a number or an array of numbers, got {rho!r}") from None
-    rhos = array.astype(np.float64)
+    rhos = numbers(rho, "rho must be a number or an array of numbers")
     bad = ~(np.abs(rhos) <= 1)
     if bad.any():
         raise ParameterError(

@@ -267,6 +267,8 @@ def _flat(f: Function) -> Function:
     import numpy as np
 
     def on_one_axis(x: Any) -> Any:
+        if not x.size:  # nothing is asked, and not every function can answer that
+            return x
         y = f(x.ravel())
         return np.reshape(y, x.shape) if np.shape(y) == (x.size,) else y
 

@@ -129,14 +129,9 @@ def find(
         activation=bound.name,
         params=dict(bound.params),
         std=std,
-        mean=m.mean,
-        second_moment=m.second_moment,
-        variance=m.variance,
-        derivative_second_moment=slope,
-        variance_slope=m.variance_slope,
         width=bound.width,
         method=used,
-        error=m.error,
+        **{**vars(m), "derivative_second_moment": slope},
     )
 
 
@@ -146,16 +141,25 @@ def check_stds(stds: Any) -> FloatArray:
     Raises:
         ParameterError: they are no 1-D array of finite numbers above 0.
     """
-    try:
-        array = np.asarray(stds)
-        if array.dtype.kind not in "iuf" and array.size:
-            raise TypeError
-    except (TypeError, ValueError):
-        raise ParameterError(f"stds must be an array of numbers, got {stds!r}") from None
-    std: FloatArray = array.astype(np.float64)
+    std = numbers(stds, "stds must be an array of numbers")
     if std.ndim != 1:
         raise ParameterError(f"stds must be a 1-D array, got shape {std.shape}")
     bad = ~(np.isfinite(std) & (std > 0))
     if bad.any():
         raise ParameterError(f"std must be finite and above 0, got {std[bad][0]}")
     return std
+
+
+def numbers(values: Any, expected: str) -> FloatArray:
+    """Real numbers, in an array or not, as an array.
+
+    Raises:
+        ParameterError: they are none; it begins with what is expected.
+    """
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf" and array.size:
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ParameterError(f"{expected}, got {values!r}") from None
+    return array.astype(np.float64)

@@ -38,10 +38,8 @@ HARDSHRINK = Activation(
     "hardshrink",
     params={"lambd": 0.5},
     aliases=("hard_shrink",),
-    **piecewise(
-        lambda lambd: Piecewise([-lambd, lambd], [X, 0, X]),
-        forward=lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0),
-    ),
+    **piecewise(lambda lambd: Piecewise([-lambd, lambd], [X, 0, X]))
+    | {"forward": lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0)},
     constraints={"lambd >= 0": lambda lambd: lambd >= 0},
     reference="x for |x| > lambd, else 0; Donoho and Johnstone 1994",
 )

@@ -117,7 +117,7 @@ SPARSE_SIGMOID = Activation(
 
 SIGN = Activation(
     "sign",
-    **piecewise(lambda: Piecewise([0], [-1, 1]), forward=np.sign),
+    **piecewise(lambda: Piecewise([0], [-1, 1])) | {"forward": np.sign},
     reference="x/|x|, and 0 at 0",
 )
 

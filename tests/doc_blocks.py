@@ -2,9 +2,10 @@
 
 A page is read from top to bottom in a folder of its own:
 
-- ``python`` blocks run in one namespace; where a line that prints ends in ``# 1.37…``, what it
-  prints begins so;
-- ``sh`` blocks run in the same folder;
+- ``python`` blocks run in one namespace; where a call of print has a comment behind it, that is
+  what it prints, or how it begins if the comment ends in "…";
+- ``sh`` blocks run in the same folder, but for those that install something with pip, which are
+  for ``.ci/run``;
 - a block marked ``<!-- file: NAME -->`` is written there, and not run;
 - a ``text`` block straight behind one that runs is what it printed, "…" standing for anything;
 - a block marked ``<!-- not run: REASON -->`` is not.
@@ -33,6 +34,11 @@ class Block(NamedTuple):
     language: str
     code: str
     shown: str | None
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it is not run here."""
+        return self.mark.startswith("not run: ") or self.code.startswith("pip ")
 
 
 def blocks(page: Path) -> list[Block]:
@@ -82,7 +88,7 @@ def read(pages: list[Path], folder: Path) -> None:
             where = f"{page.relative_to(ROOT)}, block {number}"
             if block.mark.startswith("file: "):
                 (place / block.mark.removeprefix("file: ")).write_text(block.code)
-            elif block.language in ("python", "sh") and not block.mark.startswith("not run: "):
+            elif block.language in ("python", "sh") and not block.skipped:
                 todo.append([where, block.language, block.code])
                 said[where] = block
         work.append([str(place), todo])
@@ -102,15 +108,17 @@ def read(pages: list[Path], folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     wrong = []
-    for where, shown, lines in map(json.loads, done.stdout.splitlines()):
+    for where, printed, lines in map(json.loads, done.stdout.splitlines()):
         block = said[where]
         if block.shown is not None:
             pattern = re.escape(block.shown.strip()).replace("…", ".*?")
-            if not re.fullmatch(pattern, shown.strip(), re.DOTALL):
-                wrong.append(f"{where} says\n{block.shown}\nand prints\n{shown}")
+            if not re.fullmatch(pattern, printed.strip(), re.DOTALL):
+                wrong.append(f"{where} says\n{block.shown}\nand prints\n{printed}")
         for number, line in enumerate(block.code.splitlines(), 1):
-            expected = re.search(r"  # (\S.*?)…$", line)
-            printed = lines.get(str(number), "nothing")
-            if expected and block.language == "python" and not printed.startswith(expected[1]):
-                wrong.append(f"{where}: {line} … prints {printed}")
+            comment = re.fullmatch(r" *print\(.*\)  # (.*?)(…?)", line)
+            if comment and block.language == "python":
+                shown = lines.get(str(number), "nothing").strip()
+                begun = shown[: len(comment[1])] if comment[2] else shown
+                if begun != comment[1]:
+                    wrong.append(f"{where}: {line} … prints {shown}")
     assert not wrong, "\n".join(wrong)

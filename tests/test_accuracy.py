@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from mpmath import mpf
@@ -125,3 +126,15 @@ def test_closed_form_and_quadrature_agree(name: str, std: float) -> None:
         summed.derivative_second_moment, rel=2e-14
     )
     assert closed.mean == pytest.approx(summed.mean, abs=2e-14 * closed.second_moment**0.5)
+
+
+@pytest.mark.parametrize("ratio", [16.83, 26.32, 34.03])
+def test_the_error_claimed_covers_the_rounding_of_x_beside_a_kink_far_out(ratio: float) -> None:
+    for lambd in np.linspace(0.3, 2, 12):
+        std = float(lambd) / ratio
+        entry = gainreg.resolve("softshrink", std, method="quadrature", lambd=float(lambd))
+        with mpmath.workdps(40):
+            place, spread = mpf(float(lambd)), mpf(std)
+            tail, density = mpmath.ncdf(-place / spread), mpmath.npdf(place / spread)
+            true = 2 * ((spread**2 + place**2) * tail - place * spread * density)
+            assert abs(entry.second_moment - true) <= entry.error

@@ -15,7 +15,7 @@ import pytest
 import gainreg
 from gainreg.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+PICTURES = (Path(__file__).parent.parent / "docs" / "howto" / "pictures.md").read_text()
 GAINREG = [sys.executable, "-m", "gainreg"]
 
 
@@ -422,7 +422,7 @@ def test_the_shell_completes_commands_options_names_and_files(tmp_path: Path) ->
         "gainreg list self": "self_gated",
         "gainreg check mi": "mine.yaml",
     }
-    # what bash does on TAB: ask the function that the README's line makes
+    # what bash does on TAB: ask the function that the documentation's line makes
     script = """
 eval "$(register-python-argcomplete gainreg)"
 while read -r COMP_LINE; do
@@ -442,4 +442,4 @@ done"""
         check=True,
     )
     assert found.stdout.splitlines() == list(asked.values())
-    assert 'eval "$(register-python-argcomplete gainreg)"' in README
+    assert 'eval "$(register-python-argcomplete gainreg)"' in PICTURES

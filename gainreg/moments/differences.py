@@ -63,8 +63,9 @@ def jumps_at(forward: Function, points: Sequence[float]) -> bool:
 LOOKED_AT = ((-368.0, -36.0, 4.0), (-36.0, -6.0, 1.0), (-6.0, 3.4, 0.125))
 # Windows are halved, up to so many times, until φ and φ′ are polynomials up to such a part of
 # their largest values: single precision leaves 2e-6, an oscillation that is not resolved all of
-# it. They may be as uneven as at |x| between those named: where terms cancel, as in 1 − cos x,
-# rounding does not die out along with φ, and often nothing is left of φ to show it.
+# it. What is no more uneven than φ is between those |x|, or φ′ beside its largest value there, is
+# rounding: where terms cancel, as in 1 − cos x, it does not die out along with φ, and often
+# nothing is left of φ to show it.
 DEPTH, SMOOTH, TYPICAL = 16, 1e-5, (1e-3, 1.0)
 TINY = 1e-280  # what is smaller loses its digits on the way to 0, as e^{−x²} does
 # Of the windows that are to be halved no more than so many are, evenly chosen: evidence is wanted,
@@ -99,32 +100,9 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         forward: φ, vectorised.
         derivative: what is said to be φ′, vectorised.
     """
-
-    def look(windows: FloatArray) -> tuple[FloatArray, ...]:
-        x = windows[0][:, None] * sizes(windows)
-        values = forward(x), derivative(x)
-        size = [np.abs(y).max(axis=1) for y in values]
-        return x, *values, *size, *(deviation(y) for y in values)
-
-    windows, smooth_ones = np.hstack([cut(*place) for place in LOOKED_AT]), []
-    rounding = typical = 0.0
     with np.errstate(all="ignore"):
-        for _ in range(DEPTH):
-            x, _, _, highest, steepest, rough, uneven = look(windows)
-            here = (np.abs(x[:, 0]) >= TYPICAL[0]) & (np.abs(x[:, 0]) <= TYPICAL[1])
-            here &= rough <= SMOOTH * highest
-            rounding = rough[here].max(initial=rounding)
-            typical = steepest[here].max(initial=typical)
-            smooth = (rough <= np.maximum(SMOOTH * highest, rounding) + TINY) & (
-                uneven <= SMOOTH * np.maximum(steepest, typical) + TINY
-            )
-            smooth_ones.append(windows[:, smooth])
-            left = np.flatnonzero(~smooth)
-            windows = halves(windows[:, left[:: math.ceil(len(left) / KEPT) or 1]])
-            if not left.size:
-                break
-        windows = np.hstack([*smooth_ones, windows])
-        x, phi, slope, highest, steepest, rough, uneven = look(windows)
+        windows, rounding, typical = _smooth_windows(forward, derivative)
+        x, phi, slope, highest, steepest, rough, uneven = _look(forward, derivative, windows)
         _, weights, _, slopes = rule()
         length = windows[2] * (x[:, :NODES] @ weights)
         claimed = windows[2] * ((slope * x)[:, :NODES] @ weights) / length
@@ -136,6 +114,37 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         if wrong.size:
             i = wrong[np.argmin(np.abs(np.log(np.abs(x[wrong, 0]))))]
             return SlopeCheck(True, (float(x[i, 0]), float(claimed[i]), float(true[i])))
-        open_ones = ~(uneven <= SMOOTH * np.maximum(steepest, typical) + TINY)
+        unresolved = ~(uneven <= SMOOTH * np.maximum(steepest, typical) + TINY)
         share = steepest**2 * length
-        return SlopeCheck(bool(share[open_ones].sum() <= OPEN * share[~open_ones].sum()))
+        return SlopeCheck(bool(share[unresolved].sum() <= OPEN * share[~unresolved].sum()))
+
+
+def _look(forward: Function, derivative: Function, windows: FloatArray) -> tuple[FloatArray, ...]:
+    """x, φ and φ′ at the points of each window; there the largest |φ| and |φ′|, and how far φ and
+    φ′ are from polynomials.
+    """
+    x = windows[0][:, None] * sizes(windows)
+    values = forward(x), derivative(x)
+    return x, *values, *(np.abs(y).max(axis=1) for y in values), *map(deviation, values)
+
+
+def _smooth_windows(forward: Function, derivative: Function) -> tuple[FloatArray, float, float]:
+    """Windows in which φ and φ′ are smooth, and at last those in which they were not seen to be;
+    the rounding of φ and the largest |φ′| at TYPICAL places.
+    """
+    windows, kept = np.hstack([cut(*place) for place in LOOKED_AT]), []
+    rounding = typical = 0.0
+    for _ in range(DEPTH):
+        x, _, _, highest, steepest, rough, uneven = _look(forward, derivative, windows)
+        at = np.abs(x[:, 0])
+        here = (at >= TYPICAL[0]) & (at <= TYPICAL[1]) & (rough <= SMOOTH * highest)
+        rounding = float(rough[here].max(initial=rounding))
+        typical = float(steepest[here].max(initial=typical))
+        smooth = rough <= np.maximum(SMOOTH * highest, rounding) + TINY
+        smooth &= uneven <= SMOOTH * np.maximum(steepest, typical) + TINY
+        kept.append(windows[:, smooth])
+        left = np.flatnonzero(~smooth)
+        windows = halves(windows[:, left[:: math.ceil(len(left) / KEPT) or 1]])
+        if not left.size:
+            break
+    return np.hstack([*kept, windows]), rounding, typical

@@ -203,14 +203,14 @@ def _power_series(terms: Mapping[_Term, Fraction]) -> list[float]:
     return [to_double(c) * half_moment(n) for n, c in enumerate(whole.taylor(TERMS))]
 
 
-def piecewise(
-    pieces: Callable[..., Piecewise], forward: Callable[..., Any] | None = None
-) -> dict[str, Any]:
+def piecewise(pieces: Callable[..., Piecewise]) -> dict[str, Any]:
     """The fields of an ``Activation`` that follow from its pieces, to be passed on with ``**``.
+
+    Those that are known better are written behind: ``**piecewise(…) | {"forward": np.sign}``, for
+    at a kink the left piece holds.
 
     Args:
         pieces: ``pieces(**params)``, the function's declaration.
-        forward: φ itself where it is not that of the left piece at a kink.
     """
     declared = lru_cache(maxsize=64)(pieces)
 
@@ -218,7 +218,7 @@ def piecewise(
         return lambda std, **params: declared(**params).moments(std)[index]
 
     return {
-        "forward": forward or (lambda x, **params: declared(**params).forward(x)),
+        "forward": lambda x, **params: declared(**params).forward(x),
         "derivative": lambda x, **params: declared(**params).derivative(x),
         "kinks": lambda **params: declared(**params).kinks,
         "mean": closed_form(0),

@@ -50,13 +50,18 @@ def through_flax(name: str, depth: int, seed: int, table: Path) -> Iterator[Any]
     dense = {
         fed: linen.Dense(WIDTH, kernel_init=normal(fed, table=table)) for fed in ("identity", name)
     }
-    x = jax.random.normal(jax.random.key(seed), (BATCH, WIDTH))
-    for depth_so_far in range(depth):
-        layer = dense[name if depth_so_far else "identity"]
-        x = phi(x) if depth_so_far else x
-        key = jax.random.key(1000 * seed + depth_so_far)
-        x = layer.init_with_output(key, x)[0]
-        yield x
+    # millions of random numbers are worth what tests/conftest.py saves elsewhere
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        x = jax.random.normal(jax.random.key(seed), (BATCH, WIDTH))
+        for depth_so_far in range(depth):
+            layer = dense[name if depth_so_far else "identity"]
+            x = phi(x) if depth_so_far else x
+            key = jax.random.key(1000 * seed + depth_so_far)
+            x = layer.init_with_output(key, x)[0]
+            yield x
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def through_keras(name: str, depth: int, seed: int, table: Path) -> Iterator[Any]:

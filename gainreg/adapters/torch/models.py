@@ -445,7 +445,9 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
-        raise ParameterError(f"{type(model).__name__} has no parameters: there is nothing to set")
+        raise ParameterError(
+            f"{model.__class__.__name__} has no parameters: there is nothing to set"
+        )
     for name, parameter in model.named_parameters():
         if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
             raise ParameterError(
