@@ -19,7 +19,6 @@ from gainreg.signals.functions import Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
 from gainreg.signals.softmax import Rows, causal, grouped
-from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
     MASKED,
@@ -31,7 +30,6 @@ from gainreg.signals.trace import (
     Tokens,
     Trace,
     Weight,
-    aligned,
     measured,
 )
 
@@ -154,15 +152,6 @@ def divided(trace: Trace, a: Any, b: Any) -> Entry:
     return trace.record("multiply", [x, one], layout)
 
 
-def divided_by_constant(trace: Trace, x: Any, b: Any) -> Signal | None:
-    """x/b, where b holds numbers that no signal or parameter makes; None if it does not."""
-    numbers = trace.values(b) if trace.entry(b) is None else None
-    if numbers is None or not numbers.all():
-        return None
-    layout, (signal, _) = trace.broadcast(x, x)
-    return _scaled(trace, signal, layout, measured(1 / numbers, aligned(b.shape, layout)))
-
-
 def scaled(trace: Trace, x: Any, other: Any) -> Signal:
     """A signal times a parameter or a constant tensor."""
     layout, (signal, _) = trace.broadcast(x, x)
@@ -180,16 +169,16 @@ def scaled(trace: Trace, x: Any, other: Any) -> Signal:
         layout, signals = trace.broadcast(x, other)
         return trace.record("multiply", signals, layout)
     _, (_, given) = trace.broadcast(x, other)
-    return _scaled(trace, signal, layout, given.node.facts["moments"], learned)
-
-
-def _scaled(trace: Trace, x: Signal, layout: Layout, by: Moments, learned: str = "") -> Signal:
-    """A signal times numbers of such moments."""
-    anew = by.across_positions < by.second_moment * 0.999
-    positions = by.across_positions if anew else None
-    square = by.second_moment
+    moments = given.node.facts["moments"]
+    anew = moments.across_positions < moments.second_moment * 0.999
     return trace.record(
-        "scale", [x], layout, learned, mean=by.mean, square=square, positions=positions
+        "scale",
+        [signal],
+        layout,
+        learned,
+        mean=moments.mean,
+        square=moments.second_moment,
+        positions=moments.across_positions if anew else None,
     )
 
 

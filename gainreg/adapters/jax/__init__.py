@@ -1,8 +1,6 @@
 """JAX, Flax and Equinox: whole models (models.py), and initializers of single weights and layers
 (weights.py)."""
 
-from gainreg.adapters.jax.models import apply, initialize, measure, plan
-from gainreg.adapters.jax.tracer import rule
 from gainreg.adapters.jax.weights import (
     FRAMEWORK,
     critical,
@@ -15,6 +13,8 @@ from gainreg.adapters.jax.weights import (
 
 # The first says how to install what is missing.
 # isort: split
+from gainreg.adapters.jax.models import apply, initialize, measure, plan
+from gainreg.adapters.jax.tracer import rule
 
 __all__ = [
     "FRAMEWORK",

@@ -53,11 +53,11 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
         return operations.line(trace, a, 1 / float(b)) if b else None
     if not any(trace.is_signal(t) for t in (a, b)):
         return trace.without_signal(*(t for t in (a, b) if isinstance(t, Tensor)))
-    found = None
-    if rounding_mode is None and isinstance(a, Tensor):
-        divided = operations.divided if trace.is_signal(b) else operations.divided_by_constant
-        found = divided(trace, a, b)
-    return found or trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
+    if rounding_mode is None and isinstance(a, Tensor) and trace.is_signal(b):
+        return operations.divided(trace, a, b)
+    if rounding_mode is None and isinstance(a, Tensor) and not trace.is_weight(b):
+        return operations.multiplied(trace, a, b.reciprocal())
+    return trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
 
 
 @rule(aten.bernoulli, alone=True)
