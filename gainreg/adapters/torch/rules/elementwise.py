@@ -62,6 +62,8 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
 
 @rule(aten.bernoulli, alone=True)
 def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: Any = None) -> Any:
+    if p is None and not str(trace.operation).endswith("default"):  # ATen leaves out a p of 0.5
+        p = 0.5
     if p is None and x.device.type != "meta" and x.numel():  # x holds the probabilities
         first = x.flatten()[0]
         # in single precision 0.9 is 0.89999998, which stands for 0.9
