@@ -7,6 +7,7 @@ sentences as they are, everything else as text. Run it on a quiet machine.
 import ast
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -61,12 +62,14 @@ def page(name: str) -> str:
     """A page of what a benchmark prints."""
     path = FOLDER / f"{name}.py"
     script = path.read_text()
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    busy = f" {load:.0f} other programs ran on its {cores} cores." if load >= 0.5 else ""
     words = [sys.executable, "-W", "ignore", str(path)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     parts = [f"# {TITLES[name]}", ast.get_docstring(ast.parse(script)) or ""]
     parts += [
         f"`python benchmarks/{name}.py` on {processor()}; Python {platform.python_version()}, "
-        f"{versions(script + (FOLDER / 'peers.py').read_text() * ('peers' in script))}."
+        f"{versions(script + (FOLDER / 'peers.py').read_text() * ('peers' in script))}.{busy}"
     ]
     for columns, lines in groupby(done.stdout.splitlines(), aligned):
         text = "\n".join(lines)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gainreg.errors import MomentError, ParameterError
+from gainreg.errors import MomentError
+from gainreg.params import check_choice
 
 if TYPE_CHECKING:
     from gainreg.moments import FloatArray
@@ -169,8 +170,7 @@ class GainEntry(Gains[float]):
             ParameterError: another mode.
             MomentError: the gain does not exist.
         """
-        if not isinstance(mode, str) or mode not in MODES:
-            raise ParameterError(f"mode is one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        check_choice(mode, "mode", MODES)
         found: float | None = getattr(self, MODES[mode])
         if found is None:
             raise MomentError(

@@ -123,6 +123,11 @@ class Framework:
             )
         named, own = self.read(activation)
         if named is None:
+            if isinstance(activation, self.layers) and not self.takes(activation):
+                raise ParameterError(
+                    f"{type(activation).__name__} is no activation, or fails: it cannot be called "
+                    "with a row of numbers, of which each is a pre-activation"
+                )
             return self.wrap(activation), params
         name, found = named
         if twice := ", ".join(own & params.keys()):

@@ -15,7 +15,7 @@ from gainreg.evaluate import moments
 from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.moments import FloatArray
-from gainreg.params import METHODS, check_seed, check_std
+from gainreg.params import METHODS, check_choice, check_seed, check_std
 
 
 class GainCurve(Gains[FloatArray]):
@@ -103,9 +103,7 @@ def find(
     """``curve`` at stds that were checked, with the params in a mapping."""
     std = np.array(stds, dtype=np.float64)
     std.flags.writeable = False  # closed forms are handed this very array
-    if method != "auto" and method not in METHODS:
-        known = ", ".join(map(repr, ("auto", *METHODS)))
-        raise ParameterError(f"method is one of {known}, got {method!r}")
+    check_choice(method, "method", ("auto", *METHODS))
     seed = check_seed(seed)
     activation, params = as_activation(activation, params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +23,10 @@ FORWARD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def table(tmp_path_factory: pytest.TempPathFactory) -> gainreg.GainTable:
     path = tmp_path_factory.mktemp("depth") / "gains.yaml"
     gainreg.build_table(list(FORWARD)).write(path)
-    return path
+    return gainreg.load_table(path)
 
 
 def stds(
@@ -61,7 +60,7 @@ def stds(
     ],
 )
 def test_the_pre_activations_keep_their_size_in_every_layer(
-    table: Path, name: str, low: float, high: float
+    table: gainreg.GainTable, name: str, low: float, high: float
 ) -> None:
     found = stds(name, lambda layer, feeds: init.normal_(layer.weight, feeds, table=table))
     assert low <= min(found)
@@ -95,10 +94,10 @@ def through(activation: torch.nn.Module, criterion: str, seeds: int) -> tuple[An
     levels, gradients = torch.zeros(DEPTH), torch.zeros(DEPTH)
     for seed in range(seeds):
         torch.manual_seed(seed)
-        layers = [torch.nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH + 1)]
+        layers = [torch.nn.Linear(WIDTH, WIDTH).requires_grad_(False) for _ in range(DEPTH + 1)]
         parts = [part for layer in layers for part in (layer, activation)]
         init.init_sequential_(torch.nn.Sequential(*parts), criterion=criterion)
-        x, kept = torch.randn(BATCH, WIDTH), []
+        x, kept = torch.randn(BATCH, WIDTH, requires_grad=True), []
         for layer in layers:
             x = layer(activation(x) if kept else x)
             x.retain_grad()

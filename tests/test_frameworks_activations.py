@@ -208,6 +208,14 @@ def test_a_function_of_tensors_is_called_with_tensors() -> None:
     assert swish.backward_gain == pytest.approx(gainreg.gain("silu", mode="backward"), rel=1e-12)
 
 
+def test_a_layer_that_is_no_activation_is_called_so() -> None:
+    torch = pytest.importorskip("torch")
+    for layer in (torch.nn.Linear(2, 2), torch.nn.LayerNorm(8), torch.nn.BatchNorm1d(8)):
+        name = type(layer).__name__
+        with pytest.raises(gainreg.ParameterError, match=f"^{name} is no activation, or fails"):
+            gainreg.gain(layer)
+
+
 def test_a_module_of_ones_own_is_evaluated_by_its_framework() -> None:
     torch = pytest.importorskip("torch")
 

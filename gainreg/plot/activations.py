@@ -19,6 +19,7 @@ from gainreg.errors import MomentError, ParameterError
 from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.moments import FloatArray
+from gainreg.params import check_choice
 from gainreg.plot.look import (
     GREY,
     LOOKS,
@@ -116,10 +117,7 @@ def over_std(
         UnknownActivationError, ParameterError, MomentError, PluginError: as ``gainreg.resolve``.
         TableError: the table cannot be read.
     """
-    if quantity not in QUANTITIES:
-        raise ParameterError(
-            f"quantity is one of {', '.join(map(repr, QUANTITIES))}, got {quantity!r}"
-        )
+    check_choice(quantity, "quantity", QUANTITIES)
     ax = axes_or_new(ax)
     whole = table if isinstance(table, GainTable) else load_table(table)
     ax.set_xscale("log")

@@ -13,6 +13,7 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.moments import FloatArray
+from gainreg.params import check_choice
 from gainreg.plot.look import (
     BLACK,
     BLUE,
@@ -66,8 +67,7 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
     Raises:
         ParameterError: another size, or a report without weights.
     """
-    if size not in SIZES:
-        raise ParameterError(f"size is one of {', '.join(map(repr, SIZES))}, got {size!r}")
+    check_choice(size, "size", SIZES)
     weights = report.weights
     if not weights:
         raise ParameterError("this report has no weights: there is nothing to draw")

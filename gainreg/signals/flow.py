@@ -12,7 +12,7 @@ import gainreg
 from gainreg.errors import MomentError
 from gainreg.signals import norms, policy, rules
 from gainreg.signals.policy import Residual
-from gainreg.signals.state import State
+from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node, Tape
 
 # A weight's target is found to this, relative: as many digits as the moments have.
@@ -85,6 +85,14 @@ class Flow:
                 q = step.state.q
             except OverflowError:
                 q = math.inf
+            if not q < LARGEST and not all(state.exact for state in inputs):
+                # an approximation that got lost is no evidence that the signal does
+                self.tape.warn(
+                    f"the size behind step {node.id}, {node.rule}, fed by {inputs[0].phrase}, "
+                    "could not be predicted: it counts as 1 from there on"
+                )
+                lost = fresh(node.id, Moments(0.0, 1.0, 0.0, 0.0)).but("a size that was lost")
+                step, q = rules.Step(lost, tuple(rules.back(1.0) for _ in inputs)), 1.0
             if not q < LARGEST:
                 fed = f", fed by {inputs[0].phrase}" if inputs else ""
                 last = next((n for n in self.tape.nodes[node.id :: -1] if n.weight), None)
@@ -121,10 +129,6 @@ class Flow:
         if target is None:
             target = self._target(node)
             if q == 0 and node.inputs[0] in self.stopped:
-                self.notes[node] = (
-                    "what feeds it is 0, as a parameter is that is kept: set as for a second "
-                    "moment of 1"
-                )
                 self.targets[node] = target
                 self.variances[node.weight] = target / gain
                 return rules.linear(node, x, variance=target / gain, **node.facts)

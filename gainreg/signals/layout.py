@@ -117,13 +117,22 @@ def reduced(layout: Layout, axes: Sequence[int], keep: bool) -> tuple[Layout, di
 
 
 def taps_inside(
-    large: int, small: int, kernel: int, stride: int, padding: int, dilation: int
+    large: int, small: int, kernel: int, stride: int, padding: int, dilation: int, between: int = 1
 ) -> int:
-    """Pairs of an output and a tap that lies inside the input, along one axis."""
+    """Pairs of an output and a tap that meets an input, along one axis.
+
+    Args:
+        large, small: numbers of inputs and of outputs.
+        kernel, stride, padding, dilation: of the convolution; ``padding`` is that before.
+        between: how far apart its inputs lie, more than 1 where it is a transposed one.
+    """
     total = 0
     for tap in range(kernel):
-        offset = tap * dilation - padding  # 0 ≤ i·stride + offset < large
+        offset = tap * dilation - padding  # 0 ≤ i·stride + offset ≤ last, and a multiple of between
         first = max(0, -(offset // stride))
-        last = min(small - 1, (large - 1 - offset) // stride)
-        total += max(0, last - first + 1)
+        last = min(small - 1, ((large - 1) * between - offset) // stride)
+        if between == 1:
+            total += max(0, last - first + 1)
+        else:
+            total += sum((i * stride + offset) % between == 0 for i in range(first, last + 1))
     return total

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from gainreg.errors import ParameterError
+from gainreg.params import check_choice
 
 DISTRIBUTIONS = ("normal", "truncated_normal", "uniform", "orthogonal")
 CRITERIA = ("forward", "critical")
@@ -29,9 +30,7 @@ def options(residual: Any, output_std: Any, criterion: Any) -> dict[str, Any]:
         )
     if not is_size(output_std):
         raise ParameterError(f"output_std is a finite number above 0, got {output_std!r}")
-    if criterion not in CRITERIA:
-        known = ", ".join(map(repr, CRITERIA))
-        raise ParameterError(f"criterion is one of {known}, got {criterion!r}")
+    check_choice(criterion, "criterion", CRITERIA)
     return {
         "residual": None if residual is None else float(residual),
         "output_std": float(output_std),
@@ -45,9 +44,7 @@ def check_distribution(distribution: Any) -> None:
     Raises:
         ParameterError: it is none of those known.
     """
-    if distribution not in DISTRIBUTIONS:
-        known = ", ".join(map(repr, DISTRIBUTIONS))
-        raise ParameterError(f"distribution is one of {known}, got {distribution!r}")
+    check_choice(distribution, "distribution", DISTRIBUTIONS)
 
 
 def check_calibration(calibrate: bool, criterion: str) -> None:

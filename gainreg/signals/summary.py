@@ -173,7 +173,13 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
             found[name] = "set", "embedding table: std 1"
         elif node is not None and name in flow.variances:
             residual = ends.get(name)
-            if residual is not None and not residual.normed and flow.aims is not None:
+            if not flow.stopped.isdisjoint(node.inputs[:1]):
+                found[name] = (
+                    "set",
+                    "a parameter that is kept lets nothing through to it: set as for a second "
+                    "moment of 1",
+                )
+            elif residual is not None and not residual.normed and flow.aims is not None:
                 if flow.aims.residual is None:
                     found[name] = "set", "last weight of a residual branch, which aims at 1"
                 else:

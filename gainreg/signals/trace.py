@@ -106,6 +106,7 @@ class Trace(ABC):
         tape: what was recorded.
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
+        inputs: the model's inputs, by the steps that stand for them.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
     """
@@ -118,6 +119,7 @@ class Trace(ABC):
         self.operation: Any = None
         self.weighed: Callable[[Node, Any, Any, int], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
+        self.inputs: dict[Node, Any] = {}
         self._entries = entries
         self._numbers: dict[Any, Node] = {}
         for name, parameter in parameters:
@@ -400,7 +402,23 @@ class Trace(ABC):
         own = layouts.of_input(tensor.shape) if own is None else own
         numbers = self.values(tensor)
         moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
-        self.set(tensor, self.record("given", (), own, moments=moments, phrase="data"))
+        signal = self.record("given", (), own, moments=moments, phrase="data")
+        self.inputs[signal.node] = tensor
+        self.set(tensor, signal)
+
+    def slide(self, signal: Signal, axes: Sequence[int]) -> None:
+        """Take what a convolution slides over for positions: an input's axes were a guess."""
+        node = signal.node
+        numbers = self.values(self.inputs[node]) if node in self.inputs else None
+        lengths = [layouts.size(signal.layout[axis]) for axis in axes]
+        slid = {(UNIT, n) for n in lengths if n > 1} & {p for axis in node.layout for p in axis}
+        if numbers is None or not slid:
+            return
+        node.layout = tuple(
+            tuple((POSITION if part in slid else part[0], part[1]) for part in axis)
+            for axis in node.layout
+        )
+        node.facts["moments"] = measured(numbers, node.layout)
 
 
 # --- numbers ---

@@ -30,7 +30,8 @@ def through_torch(name: str, depth: int, seed: int, table: Path) -> Iterator[Any
 
     kinds = {"silu": "SiLU", "tanh": "Tanh"}
     activation = getattr(torch.nn, kinds.get(name, name.upper().replace("RELU", "ReLU")))
-    layers = [m for _ in range(depth) for m in (torch.nn.Linear(WIDTH, WIDTH), activation())]
+    linear = partial(torch.nn.utils.skip_init, torch.nn.Linear, WIDTH, WIDTH)
+    layers = [module for _ in range(depth) for module in (linear(), activation())]
     generator = torch.Generator().manual_seed(seed)
     init_sequential_(torch.nn.Sequential(*layers), table, generator=generator)
     with torch.no_grad():

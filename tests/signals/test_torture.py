@@ -417,3 +417,37 @@ def test_a_chain_of_elementwise_operations_is_one_function(name: str) -> None:
     # the output of the first weight has second moment 1, but for what its inputs share
     assert weight.input_rms == pytest.approx(rms, rel=1e-3)
     assert weight.measured_input_rms == pytest.approx(rms, rel=0.05)
+
+
+def test_what_a_convolution_slides_over_are_positions_though_the_input_has_but_two_axes() -> None:
+    class Audio(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv1d(1, 64, 10, 5), nn.GroupNorm(64, 64)
+            self.second = nn.Conv1d(64, 64, 3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.relu(self.norm(self.first(x[:, None]))))
+
+    torch.manual_seed(0)
+    report = initialize_(Audio(), torch.randn(4, 4000))
+    assert report.weights[1].input_rms == pytest.approx(0.5**0.5, rel=0.02)
+    assert report.weights[1].measured_input_rms == pytest.approx(0.5**0.5, rel=0.03)
+
+
+def test_a_weight_behind_a_scale_of_zero_is_set_and_the_report_says_so() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(64))
+            self.up, self.down = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down(x + self.up(self.scale * x))
+
+    torch.manual_seed(0)
+    model = Gated()
+    report = initialize_(model, torch.randn(64, 64))
+    status, reason = report.parameters["up.weight"]
+    assert (status, "lets nothing through" in reason) == ("set", True)
+    assert float(model.up.weight.detach().std()) == pytest.approx(64**-0.5, rel=0.05)

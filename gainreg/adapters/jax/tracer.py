@@ -1,10 +1,10 @@
 """Reads the jaxpr of a model and records what it does with its signals, equation by equation.
 
-A loop and a registry, as in JAX's autodidax: rules.py says of each primitive which operation of
+A loop and a registry, as in JAX's autodidax: rules/ says of each primitive which operation of
 gainreg.signals it is. What the jaxpr calls, as ``jit``, ``custom_jvp_call`` or ``remat``, is
 followed inside; the layers of a ``scan`` one after the other. Nothing is computed on the way but
 constants and parameters that a rule asks the values of; what was followed is also a ``Step`` each,
-and the steps together are the model again, which models.py runs to measure it.
+and the steps together are the model again, which runs.py runs to measure it.
 """
 
 from __future__ import annotations
@@ -113,6 +113,14 @@ class Step:
     compute: Callable[..., Sequence[Any]]
     inputs: Sequence[Array]
     outputs: list[Array] = field(default_factory=list)
+
+
+def derived(compute: Callable[[Any], Any], x: Array, shape: Sequence[int]) -> Array:
+    """A value that is computed from one other."""
+    step = Step(lambda v: [compute(v)], [x])
+    made = Array(shape, x.dtype, step=step)
+    step.outputs = [made]
+    return made
 
 
 class JaxTrace(Trace):

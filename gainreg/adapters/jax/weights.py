@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,30 +36,26 @@ KINDS = {
 }
 
 
+Recipe = Callable[[str], Callable[..., Any]]  # from a distribution to an initializer
+
+
 # --- initializers ---
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """All that an initializer knows before it sees a shape."""
+def _initializer(
+    entry: GainEntry, mode: str, kind: Kind, dtype: Any, distribution: Any
+) -> Callable[..., Any]:
+    """The initializer that draws from a distribution that JAX has, or "orthogonal"."""
 
-    entry: GainEntry
-    mode: str
-    kind: Kind
-    dtype: Any
+    def init(key: Any, shape: Any, dtype: Any = dtype, out_sharding: Any = None) -> Any:
+        with_layers = filter(None, map(sys.modules.get, ("equinox", "flax.nnx")))
+        if isinstance(shape, tuple(package.Module for package in with_layers)):
+            return _layer(key, shape, entry, mode, distribution)
+        fans = scaling.fans(shape, kind)
+        std = math.sqrt(scaling.variance(entry, mode, fans.fan_in, fans.fan_out))
+        return draw(key, shape, std, distribution, fans, _floating(dtype), out_sharding)
 
-    def initializer(self, distribution: Any) -> Callable[..., Any]:
-        """The initializer that draws from a distribution that JAX has, or "orthogonal"."""
-
-        def init(key: Any, shape: Any, dtype: Any = self.dtype, out_sharding: Any = None) -> Any:
-            with_layers = filter(None, map(sys.modules.get, ("equinox", "flax.nnx")))
-            if isinstance(shape, tuple(package.Module for package in with_layers)):
-                return _layer(key, shape, self, distribution)
-            fans = scaling.fans(shape, self.kind)
-            std = math.sqrt(scaling.variance(self.entry, self.mode, fans.fan_in, fans.fan_out))
-            return draw(key, shape, std, distribution, fans, _floating(dtype), out_sharding)
-
-        return init
+    return init
 
 
 def _recipe(
@@ -75,7 +72,7 @@ def _recipe(
     batch_axis: Axes = (),
     dtype: Any = None,
     **params: float,
-) -> _Recipe:
+) -> Recipe:
     check_choice(kind, "kind", KINDS)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scaling.variance(entry, mode, 1, 1)  # a wrong mode shows now, not at the first call of init
@@ -84,11 +81,11 @@ def _recipe(
         stored = replace(stored, inputs=in_axis)
     if out_axis is not None:
         stored = replace(stored, outputs=out_axis)
-    return _Recipe(entry, mode, stored, dtype)
+    return partial(_initializer, entry, mode, stored, dtype)
 
 
 @scaling.takes(_recipe)
-def normal(recipe: _Recipe) -> Callable[..., Any]:
+def normal(recipe: Recipe) -> Callable[..., Any]:
     """An initializer of weights from a normal distribution of mean 0.
 
     It has the signature of ``jax.nn.initializers``, ``init(key, shape, dtype, out_sharding)``, and
@@ -113,33 +110,33 @@ def normal(recipe: _Recipe) -> Callable[..., Any]:
             layout is another; axes in none of them are a convolution's receptive field.
         dtype: of the weights, where ``init`` is not given one; None for JAX's default.
     """
-    return recipe.initializer("normal")
+    return recipe("normal")
 
 
 @scaling.takes(_recipe)
-def uniform(recipe: _Recipe) -> Callable[..., Any]:
+def uniform(recipe: Recipe) -> Callable[..., Any]:
     """An initializer from a uniform distribution on (−√3·s, √3·s) of std s; see normal."""
-    return recipe.initializer("uniform")
+    return recipe("uniform")
 
 
 @scaling.takes(_recipe)
-def truncated_normal(recipe: _Recipe) -> Callable[..., Any]:
+def truncated_normal(recipe: Recipe) -> Callable[..., Any]:
     """An initializer from a normal distribution cut off at twice its std; see normal.
 
     It is widened so that what is left has the standard deviation that ``normal`` would give.
     """
-    return recipe.initializer("truncated_normal")
+    return recipe("truncated_normal")
 
 
 @scaling.takes(_recipe)
-def orthogonal(recipe: _Recipe) -> Callable[..., Any]:
+def orthogonal(recipe: Recipe) -> Callable[..., Any]:
     """An initializer of semi-orthogonal matrices of the mean square of ``normal``; see normal.
 
     The axes of outputs are one side of the matrix, all others but the batch the other; each member
     of the batch is a matrix of its own. Half precision is drawn in float32, which has the QR
     factorisation. Saxe et al. 2014, arXiv:1312.6120.
     """
-    return recipe.initializer("orthogonal")
+    return recipe("orthogonal")
 
 
 def critical(
@@ -213,7 +210,7 @@ def _floating(dtype: Any) -> Any:
 # --- layers ---
 
 
-def _layer(key: Any, layer: Any, recipe: _Recipe, distribution: str) -> Any:
+def _layer(key: Any, layer: Any, entry: GainEntry, mode: str, distribution: str) -> Any:
     """A layer with weights and bias drawn: a new one of Equinox, the same one of NNX."""
     equinox: Any = sys.modules.get("equinox")
     nnx: Any = sys.modules.get("flax.nnx")
@@ -235,8 +232,8 @@ def _layer(key: Any, layer: Any, recipe: _Recipe, distribution: str) -> Any:
     strides = getattr(layer, "stride", None) or getattr(layer, "strides", None) or 1
     groups = getattr(layer, "groups", None) or getattr(layer, "feature_group_count", None) or 1
     kind = replace(kind, strides=strides, groups=groups)
-    init = replace(recipe, kind=kind).initializer(distribution)
-    spread = scaling.bias_std(recipe.entry, recipe.mode, layer.bias is not None)
+    init = _initializer(entry, mode, kind, None, distribution)
+    spread = scaling.bias_std(entry, mode, layer.bias is not None)
     weight = layer.weight if hasattr(layer, "weight") else layer.kernel
     drawn = [init(key, weight.shape, weight.dtype)]
     if layer.bias is not None:

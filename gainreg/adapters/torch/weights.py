@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,25 +64,6 @@ def fill(
             tensor.copy_(drawn)
 
 
-@dataclass(frozen=True)
-class _Drawing(Generic[Weights]):
-    """Weights to be filled, and the standard deviation that they and a bias are to have."""
-
-    given: Weights
-    weight: Tensor
-    std: float
-    bias_std: float
-    generator: torch.Generator | None
-
-    def fill(self, distribution: str) -> Weights:
-        """What was given, with weights of that distribution, and a layer's bias set too."""
-        fill(self.weight, self.std, distribution, self.generator)
-        bias = getattr(self.given, "bias", None)  # a tensor has none
-        if bias is not None:
-            fill(bias, self.bias_std, "normal", self.generator)
-        return self.given
-
-
 def _drawing(
     tensor: Weights,
     activation: str | Activation | GainEntry | Callable[..., Any],
@@ -94,17 +75,24 @@ def _drawing(
     transposed: bool = False,
     groups: int = 1,
     **params: float,
-) -> _Drawing[Weights]:
+) -> Callable[[str], Weights]:
     weight, fans = weights_and_fans(tensor, transposed, groups)
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scale = math.sqrt(scaling.variance(entry, mode, fans.fan_in, fans.fan_out))
-    has_bias = isinstance(tensor, Tensor) or tensor.bias is not None
-    bias_std = scaling.bias_std(entry, mode, has_bias)
-    return _Drawing(tensor, weight, scale, bias_std, generator)
+    bias = getattr(tensor, "bias", None)  # a tensor has none
+    bias_std = scaling.bias_std(entry, mode, isinstance(tensor, Tensor) or bias is not None)
+
+    def draw(distribution: str) -> Weights:
+        fill(weight, scale, distribution, generator)
+        if bias is not None:
+            fill(bias, bias_std, "normal", generator)
+        return tensor
+
+    return draw
 
 
 @scaling.takes(_drawing)
-def normal_(drawing: _Drawing[Weights]) -> Weights:
+def normal_(draw: Callable[[str], Weights]) -> Weights:
     """Fill weights from a normal distribution of mean 0, and return what was given.
 
     Args:
@@ -125,32 +113,32 @@ def normal_(drawing: _Drawing[Weights]) -> Weights:
         groups: for the weights alone of a grouped convolution. Left at 1 the fans are those of
             ``torch.nn.init``, whose fan_out (fan_in if transposed) counts all groups' channels.
     """
-    return drawing.fill("normal")
+    return draw("normal")
 
 
 @scaling.takes(_drawing)
-def uniform_(drawing: _Drawing[Weights]) -> Weights:
+def uniform_(draw: Callable[[str], Weights]) -> Weights:
     """Fill weights from a uniform distribution on (−√3·s, √3·s) of std s; see normal_."""
-    return drawing.fill("uniform")
+    return draw("uniform")
 
 
 @scaling.takes(_drawing)
-def trunc_normal_(drawing: _Drawing[Weights]) -> Weights:
+def trunc_normal_(draw: Callable[[str], Weights]) -> Weights:
     """Fill weights from a normal distribution cut off at twice its standard deviation; see normal_.
 
     It is widened so that what is left has the standard deviation that ``normal_`` would give.
     """
-    return drawing.fill("truncated_normal")
+    return draw("truncated_normal")
 
 
 @scaling.takes(_drawing)
-def orthogonal_(drawing: _Drawing[Weights]) -> Weights:
+def orthogonal_(draw: Callable[[str], Weights]) -> Weights:
     """Fill weights with a semi-orthogonal matrix of the mean square of ``normal_``; see normal_.
 
     Trailing axes are flattened as in ``torch.nn.init.orthogonal_``. Saxe et al. 2014,
     arXiv:1312.6120. Half precision is drawn in float32, which has the QR factorisation.
     """
-    return drawing.fill("orthogonal")
+    return draw("orthogonal")
 
 
 def critical_(

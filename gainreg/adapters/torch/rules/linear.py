@@ -52,6 +52,20 @@ def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None)
     )
 
 
+@rule(aten._grouped_mm)
+def _grouped_product(
+    trace: Trace, x: Tensor, weight: Tensor, offsets: Any = None, bias: Any = None, *rest: Any
+) -> Any:
+    """Experts side by side, each for the rows that are its own."""
+    if not trace.is_weight(weight):
+        raise NotUnderstoodError
+    fan_in, units = weight.shape[-2:]
+    layout = (*trace.signal(x).layout[:-1], ((UNIT, units),))
+    return trace.linear(
+        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True
+    )
+
+
 def _two_signals(trace: Trace, a: Tensor, b: Tensor) -> bool:
     return trace.is_signal(a) and trace.is_signal(b)
 
@@ -127,6 +141,7 @@ def _convolution(
     groups: int,
 ) -> Any:
     y = trace.outputs[0]
+    trace.slide(trace.signal(x), range(2, x.dim()))
     kernel = weight.shape[2:]
     channels = weight.shape[0] // groups if transposed else weight.shape[1]
     layout = (

@@ -15,7 +15,7 @@ from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.signal import Signal, reshaped
-from gainreg.signals.trace import Tokens, Weight
+from gainreg.signals.trace import NotUnderstoodError, Tokens, Weight
 
 aten = torch.ops.aten
 
@@ -114,6 +114,21 @@ def _index(rest: Sequence[Any]) -> Any:
 @rule(aten.cat, aten.concat, aten.stack, alone=True)
 def _concatenated(trace: Trace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     return operations.concatenated(trace, tensors, dim % trace.outputs[0].dim())
+
+
+@rule(aten.index_put, alone=True)
+def _put(
+    trace: Trace, x: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *rest: Any
+) -> Any:
+    """Some rows replaced, as where inputs are masked by a learned one."""
+    if not trace.is_signal(x):
+        entry = trace.entry(values)
+        y = trace.outputs[0]
+        return operations.moved(trace, entry, y.shape) if isinstance(entry, Signal) else None
+    if accumulate:
+        raise NotUnderstoodError
+    signals = [trace.signal(x).whole, trace.signal(values).whole]
+    return trace.record("concatenate", signals, signals[0].layout)
 
 
 @rule(aten.copy, alone=True)
