@@ -373,12 +373,16 @@ def _exponent(trace: Trace, signal: Signal) -> Signal | None:
 
 
 def soft(trace: Trace, x: Signal, total: Signal, layout: Layout) -> Signal | None:
-    """e^s over its own sum: the softmax of s; None if it is something else."""
+    """e^s, or some weights of a softmax of s, over its own sum: the softmax of s, or of those
+    scores, as routers have it; None if it is something else."""
     sum_of = trace.recipes.get(total.node)
-    scores = _exponent(trace, x)
-    if scores is None or sum_of is None or sum_of.rule != "mean":
+    if sum_of is None or sum_of.rule != "mean" or sum_of.inputs[0].node is not x.node:
         return None
-    if sum_of.inputs[0].node is not x.node:
+    scores, weights = _exponent(trace, x), origin(x.node)
+    if scores is None and weights.rule == "softmax":
+        chosen = Signal(weights.inputs[0], weights.inputs[0].layout)
+        scores = moved(trace, chosen, tuple(map(layouts.size, x.layout)), x.layout)
+    if scores is None:
         return None
     less = trace.recipes.get(scores.node)
     if less is not None and less.rule == "add" and len(less.inputs) == 2:  # less its maximum

@@ -152,6 +152,18 @@ def test_what_feeds_each_weight_is_predicted_and_every_weight_accounted_for(name
         assert status == ("zeroed" if variable.name == "bias" else kind), (variable.path, reason)
 
 
+def test_a_published_model_is_predicted() -> None:
+    model = keras.applications.MobileNetV2(
+        (64, 64, 3), 0.35, weights=None, classes=10, classifier_activation=None
+    )
+    report = initialize_(model, normal(8, 64, 64, 3), seed=0)
+    assert len(report.weights) == 53
+    for weight in report.weights:
+        assert weight.measured_input_rms == pytest.approx(weight.input_rms, rel=0.1)
+        assert weight.measured_gradient_rms == pytest.approx(weight.gradient_rms, rel=0.5)
+    assert {status for status, _ in report.parameters.values()} == {"set", "zeroed", "kept"}
+
+
 def test_units_are_the_last_axis_of_images() -> None:
     # channels that differ much from each other, and places that do not
     x = normal(8, 1, 1, 16) + 0.1 * normal(8, 6, 6, 16)
@@ -351,8 +363,7 @@ def test_another_backend_is_told_which_ones_work() -> None:
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is that process")
 def test_all_of_this_on_the_jax_backend() -> None:
     pytest.importorskip("jax", reason="Keras on jax needs jax")
-    here = Path(__file__).parent
-    files = [str(here / name) for name in ("test_keras_models.py", "test_frameworks.py")]
+    files = [__file__, str(Path(__file__).with_name("test_frameworks.py"))]
     chosen = f"keras and ({' or '.join(ON_JAX)})"
     done = process("jax", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files)
     assert done.returncode == 0, done.stdout

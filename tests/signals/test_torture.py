@@ -451,3 +451,25 @@ def test_a_weight_behind_a_scale_of_zero_is_set_and_the_report_says_so() -> None
     status, reason = report.parameters["up.weight"]
     assert (status, "lets nothing through" in reason) == ("set", True)
     assert float(model.up.weight.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
+
+
+def test_the_weights_of_a_router_that_are_made_to_add_up_to_1_keep_gradients_finite() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router = nn.Linear(64, 8)
+            self.experts = nn.ModuleList(nn.Linear(64, 64) for _ in range(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen, indices = torch.topk(torch.softmax(self.router(x), -1), 2)
+            chosen = chosen / chosen.sum(-1, keepdim=True)
+            made = torch.stack([expert(x) for expert in self.experts], 1)
+            found = torch.gather(made, 1, indices[:, :, None].expand(-1, -1, 64))
+            return (chosen[:, :, None] * found).sum(1)
+
+    torch.manual_seed(0)
+    report = initialize_(Experts(), torch.randn(512, 64))
+    router = report.weights[0]
+    assert router.name == "router.weight"
+    assert router.measured_gradient_rms is not None
+    assert router.gradient_rms == pytest.approx(router.measured_gradient_rms, rel=1.0)
