@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from gainreg import document
@@ -110,6 +110,40 @@ class Plan:
             document.write(path, self.to_yaml())
         except TableError as error:
             raise PlanError(str(error)) from error
+
+    def renamed(self, names: Callable[[str], str], shapes: Mapping[str, Sequence[int]]) -> Plan:
+        """The plan of the same model in another framework, which names and stores its parameters in
+        another way.
+
+        A std belongs to a weight however its axes are stored, so all that changes are names and
+        shapes.
+
+        Args:
+            names: the other framework's name for each of the plan's.
+            shapes: the other model's, by those names.
+
+        Raises:
+            PlanError: two parameters get one name, or one is not in ``shapes`` or has another
+                number of elements there, naming it.
+        """
+        new: dict[str, str] = {name: names(name) for name in self.listed}
+        listed: dict[str, PlannedParameter] = {}
+        for old, name in new.items():
+            if name in listed:
+                raise PlanError(f"two parameters, one of them {old!r}, get the name {name!r}")
+            if name not in shapes:
+                raise PlanError(
+                    f"{old!r} gets the name {name!r}, which the other model does not have"
+                )
+            item, shape = self.listed[old], tuple(shapes[name])
+            if math.prod(shape) != math.prod(item.shape):
+                raise PlanError(
+                    f"{old!r} has the shape {item.shape} and {name!r} has {shape}: they cannot be "
+                    "the same weight"
+                )
+            listed[name] = replace(item, shape=shape)
+        weights = tuple(replace(weight, name=new[weight.name]) for weight in self.weights)
+        return replace(self, weights=weights, listed=listed)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare names and shapes with a model's.

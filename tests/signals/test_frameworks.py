@@ -298,3 +298,41 @@ def test_what_is_no_model(framework: type[Framework]) -> None:
     for model in (None, "resnet18", 3):
         with pytest.raises(ParameterError, match="a model is a"):
             framework().plan(model, rows(32))
+
+
+def test_a_plan_written_by_one_framework_is_applied_by_another(tmp_path: Path) -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    from gainreg.adapters import jax as in_jax
+    from gainreg.adapters import torch as in_torch
+
+    def mlp(params: Any, x: Any) -> Any:
+        x = jax.nn.gelu(x @ params["0"]["kernel"] + params["0"]["bias"], approximate=False)
+        return x @ params["2"]["kernel"] + params["2"]["bias"]
+
+    def zeros(a: int, b: int) -> Any:
+        return {"kernel": jax.numpy.zeros((a, b)), "bias": jax.numpy.zeros(b)}
+
+    params = {"0": zeros(64, 512), "2": zeros(512, 32)}
+    shapes = {f"{i}/{name}": x.shape for i, layer in params.items() for name, x in layer.items()}
+    model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.GELU(), torch.nn.Linear(512, 32))
+    x = rows(64)
+    in_torch.plan(model, torch.as_tensor(x)).write(tmp_path / "plan.yaml")
+    plan = gainreg.load_plan(tmp_path / "plan.yaml")
+
+    def name_in_jax(name: str) -> str:
+        return name.replace(".weight", "/kernel").replace(".bias", "/bias")
+
+    own = in_jax.plan((mlp, params), x)
+    renamed = plan.renamed(name_in_jax, shapes)
+    assert [w.name for w in renamed.weights] == [w.name for w in own.weights]
+    assert [w.std for w in renamed.weights] == pytest.approx([w.std for w in own.weights], rel=1e-9)
+    new = in_jax.apply((mlp, params), renamed, key=jax.random.key(0))
+    for weight in own.weights:
+        layer, name = weight.name.split("/")
+        assert rms(new[layer][name]) == pytest.approx(weight.std, rel=0.05)
+    with pytest.raises(PlanError, match="which the other model does not have"):
+        plan.renamed(str, shapes)
+    with pytest.raises(PlanError, match="two parameters"):
+        plan.renamed(lambda name: "0/kernel", shapes)
+    with pytest.raises(PlanError, match="cannot be the same weight"):
+        plan.renamed(name_in_jax, {**shapes, "2/kernel": (2, 2)})
