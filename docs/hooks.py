@@ -1,14 +1,17 @@
 """What mkdocs adds to the site as it is built: the gallery, the command line, texts of the root.
 
 The gallery comes from the registry and the shipped table, the command line's page from its parser.
+The reference is read from the source, where the signature of a decorated function is not its own.
 """
 
 import argparse
 import html
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import griffe
 import numpy as np
 from mkdocs.structure.files import File, Files
 
@@ -41,6 +44,25 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links between files of the repository, as they are on the site."""
     markdown = markdown.replace("](../CONTRIBUTING.md)", "](contributing.md)")
     return markdown.replace("](docs/design.md)", "](design.md)")
+
+
+class Signatures(griffe.Extension):
+    """Gives each function that is decorated by ``scaling.takes(f)`` the parameters of ``f``."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        for module in _modules(pkg):
+            for function in module.functions.values():
+                for decorator in [] if function.is_alias else function.decorators:
+                    found = re.fullmatch(r"scaling\.takes\((\w+)\)", str(decorator.value))
+                    if found:
+                        function.parameters = module[found[1]].parameters
+
+
+def _modules(module: griffe.Module) -> Iterator[griffe.Module]:
+    yield module
+    for inner in module.modules.values():
+        if not inner.is_alias:
+            yield from _modules(inner)
 
 
 def gallery() -> str:

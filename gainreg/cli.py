@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__
-from gainreg.entry import to_dict
+from gainreg.entry import MODES, to_dict
 from gainreg.errors import (
     GainregError,
     MomentError,
@@ -81,6 +81,8 @@ def _complete(parser: argparse.ArgumentParser) -> None:
     from argcomplete.completers import FilesCompleter
 
     def candidates(prefix: str, action: argparse.Action, **_: Any) -> Any:
+        if action.dest == "mode":
+            return MODES
         if action.dest not in ("name", "names"):
             return FilesCompleter()(prefix)
         known = _host().activations()

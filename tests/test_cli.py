@@ -418,6 +418,7 @@ def test_the_shell_completes_commands_options_names_and_files(tmp_path: Path) ->
     asked = {
         "gainreg cr": "critical",
         "gainreg gain gelu --mo": "--mode",
+        "gainreg gain gelu --mode bac": "backward",
         "gainreg show hardsw": "hardswish",
         "gainreg list self": "self_gated",
         "gainreg check mi": "mine.yaml",

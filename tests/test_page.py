@@ -254,6 +254,18 @@ def test_all_is_done_by_keys_alone(page: Page, gains: Path) -> None:
     assert page.run(outline) == "solid"
 
 
+def test_what_has_the_focus_is_not_hidden_by_the_head(page: Page, gains: Path) -> None:
+    page.open(gains, "#gelu")
+    below = """
+        const head = document.querySelector(".rows > thead").getBoundingClientRect();
+        return document.activeElement.getBoundingClientRect().top >= head.bottom;"""
+    page.run("document.querySelector('#gelu .open').focus()")
+    assert page.run(below)
+    for key in [Keys.ARROW_UP] * 12 + [Keys.SHIFT + Keys.TAB] * 8:
+        page.press(key)
+        assert page.run(below), page.run("return document.activeElement.textContent")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_light_or_dark_and_fits_a_narrow_screen(page: Page, gains: Path, scheme: str) -> None:
     page.look(390, scheme)

@@ -24,6 +24,13 @@ def test_the_set_up_command_ends_in_a_table(tmp_path: Path) -> None:
     assert len(gainreg.load_table(tmp_path / "gains.yaml")) == len(gainreg.load_table())
 
 
+def test_it_is_in_the_order_in_which_it_is_needed() -> None:
+    text = README.read_text()
+    parts = ["](docs/images/signal.png)", "```sh\npip install .", "\n## "]
+    assert sorted(parts, key=text.index) == parts
+    assert re.findall("^## (.*)", text, re.MULTILINE) == ["A whole model", "Three jobs", "All else"]
+
+
 def test_what_it_links_to_is_there() -> None:
     for link in re.findall(r"\]\(([^)#]+)", README.read_text()):
         assert (ROOT / link).is_file()

@@ -59,7 +59,7 @@ def plan(
         ParameterError: an option, the model or its inputs are not what they must be, the model
             decides by values in Python, or a pair's params do not fit.
         MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
-        The model's own errors, with a note.
+        Exception: the model's own errors, with a note.
     """
     asked = options(residual, output_std, criterion)
     run = read(open_model(model), args, kwargs)
@@ -106,7 +106,7 @@ def measure(
         backward: measure gradients too.
 
     Raises:
-        As ``plan``.
+        GainregError: as ``plan``.
     """
     run = read(open_model(model), args, kwargs, with_values=True)
     found = measured(run, backward)
@@ -137,7 +137,7 @@ def initialize(
         The module, or of a pair the params, as ``apply`` gives it; and the report.
 
     Raises:
-        As ``plan`` and ``apply``.
+        GainregError: as ``plan`` and ``apply``.
     """
     check_distribution(distribution)
     asked = options(residual, output_std, criterion)

@@ -55,7 +55,7 @@ def plan(
     Raises:
         ParameterError: an option, the model, the backend or the inputs are not what they must be.
         MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
-        The model's own errors, with a note.
+        Exception: the model's own errors, with a note.
     """
     run, variables = _opened(model)
     args, kwargs = _arguments(args, kwargs)
@@ -116,7 +116,7 @@ def measure(
         backward: measure gradients too.
 
     Raises:
-        As ``plan``.
+        GainregError: as ``plan``.
     """
     run, variables = _opened(model)
     args, kwargs = _arguments(args, kwargs, values=True)
@@ -144,7 +144,7 @@ def initialize_(
             predicted one, in one pass.
 
     Raises:
-        As ``plan`` and ``apply_``; nothing was set then.
+        GainregError: as ``plan`` and ``apply_``; nothing was set then.
     """
     run, variables = _opened(model)
     _check_seed(seed)

@@ -52,7 +52,7 @@ def plan(
     Raises:
         ParameterError: an option, the model or its inputs are not what they must be.
         MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
-        The model's own errors, with a note.
+        Exception: the model's own errors, with a note.
     """
     asked = options(residual, output_std, criterion)
     tape = _run(model, args, kwargs)
@@ -123,7 +123,7 @@ def measure(
         backward: measure gradients too.
 
     Raises:
-        As ``plan``.
+        GainregError: as ``plan``.
     """
     probe = _Probe(backward)
     tape = _run(model, args, kwargs, probe)
@@ -151,7 +151,7 @@ def initialize_(
             predicted one, just before its first use, in one pass.
 
     Raises:
-        As ``plan`` and ``apply_``; nothing was set then.
+        GainregError: as ``plan`` and ``apply_``; nothing was set then.
     """
     check_distribution(distribution)
     asked = options(residual, output_std, criterion)
