@@ -172,6 +172,11 @@ def _outcomes(
     Raises:
         TableError: the executor failed.
     """
+    if executor is not None and not isinstance(executor, Executor):
+        raise ParameterError(
+            "an executor is one of concurrent.futures, such as a ProcessPoolExecutor, or what a "
+            f"library makes of one, got {type(executor).__name__}"
+        )
     if executor is None:
         for task in progress(tasks):
             yield _entries(*task[1:])

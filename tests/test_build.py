@@ -206,3 +206,8 @@ def test_jobs_of_the_command_line_make_the_same_bytes(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"{jobs}: 12 entries of 2 activations\n"
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_what_is_no_executor_is_refused_before_any_work() -> None:
+    with pytest.raises(gainreg.ParameterError, match="an executor is one of concurrent"):
+        gainreg.build_table(["relu"], executor=3)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from frameworks import FRAMEWORKS, Framework, each_framework, images, rows, toke
 
 import gainreg
 from gainreg import MomentError, ParameterError, PlanError
+from gainreg.signals import Plan
 
 MODELS = {
     "an MLP": lambda of: (of.mlp((32, 128, 128, 8), "gelu"), rows(32)),
@@ -37,6 +39,15 @@ def same(before: Any, after: Any) -> bool:
 
 def rms(x: Any) -> float:
     return math.sqrt(float(np.mean(np.square(x, dtype=np.float64))))
+
+
+def shrinking(plan: Plan) -> Plan:
+    """The plan with a tenth of each std."""
+    listed = {
+        name: item if item.std is None else replace(item, std=item.std / 10)
+        for name, item in plan.listed.items()
+    }
+    return replace(plan, listed=listed)
 
 
 # --- the same everywhere ---
@@ -336,3 +347,15 @@ def test_a_plan_written_by_one_framework_is_applied_by_another(tmp_path: Path) -
         plan.renamed(lambda name: "0/kernel", shapes)
     with pytest.raises(PlanError, match="cannot be the same weight"):
         plan.renamed(name_in_jax, {**shapes, "2/kernel": (2, 2)})
+
+
+@each_framework
+def test_a_gradient_that_dies_out_is_measured_as_far_as_single_precision_goes(
+    framework: type[Framework],
+) -> None:
+    of = framework()
+    model = of.mlp((32,) * 25, "relu")
+    shrunk = of.apply(model, shrinking(of.plan(model, rows(32))))
+    gradients = [weight.measured_gradient_rms for weight in of.measure(shrunk, rows(32)).weights]
+    assert all(gradients)
+    assert gradients[0] < 1e-23

@@ -202,12 +202,12 @@ def measured(run: Run, backward: bool) -> dict[Node, Measured]:
     source = np.random.default_rng(0)
     loss = [source.standard_normal(y.shape).astype(np.float32) for y in run.outputs]
 
-    def squares(values: Any) -> Any:
+    def sizes_of(values: Any) -> Any:
         def forward(shifts: list[Any]) -> Any:
             found: list[tuple[Any, Any]] = [(0.0, 0.0)] * len(run.taps)
 
             def watch(i: int, x: Any, y: Any) -> Any:
-                found[i] = _square(x), _square(y)
+                found[i] = _rms(x), _rms(y)
                 return y + shifts[i]
 
             outputs = _program(run, values, watch)
@@ -218,10 +218,10 @@ def measured(run: Run, backward: bool) -> dict[Node, Measured]:
             return forward(shifts)[1], None
         outputs, pull, found = jax.vjp(forward, shifts, has_aux=True)
         ends = [jnp.asarray(g, y.dtype) for g, y in zip(loss, outputs, strict=True)]
-        return found, [_square(g) for g in pull(ends)[0]]
+        return found, [_rms(g) for g in pull(ends)[0]]
 
     try:
-        found, gradients = jax.jit(squares)(_values(run))
+        found, gradients = jax.jit(sizes_of)(_values(run))
     except Exception as error:
         if not backward:
             raise
@@ -230,8 +230,8 @@ def measured(run: Run, backward: bool) -> dict[Node, Measured]:
     sizes = {}
     for i, (node, (x, _, size)) in enumerate(run.taps.items()):
         fed, out = (float(part) for part in found[i])
-        gradient = None if gradients is None else math.sqrt(float(gradients[i]))
-        sizes[node] = Measured(math.sqrt(fed * x.size / size), math.sqrt(out), gradient)
+        gradient = None if gradients is None else float(gradients[i])
+        sizes[node] = Measured(fed * math.sqrt(x.size / size), out, gradient)
     return sizes
 
 
@@ -265,8 +265,12 @@ def _program(run: Run, values: Any, watch: Callable[[int, Any, Any], Any]) -> li
     return [look_up(y) for y in run.outputs]
 
 
-def _square(x: Any) -> Any:
-    return jnp.mean(jnp.square(jnp.abs(x).astype(jnp.promote_types(x.dtype, jnp.float32))))
+def _rms(x: Any) -> Any:
+    """Root mean square, of what is as small or large as single precision holds, too."""
+    size = jnp.abs(x).astype(jnp.promote_types(x.real.dtype, jnp.float32))
+    largest = jnp.max(size)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return unit * jnp.sqrt(jnp.mean(jnp.square(size / unit)))
 
 
 def calibrated(opened: Opened, run: Run, flow: Flow) -> Opened:
@@ -285,8 +289,8 @@ def calibrated(opened: Opened, run: Run, flow: Flow) -> Opened:
                 return y
             if name not in found:
                 gain = node.facts["fan_in"] * node.facts["taps"]
-                own = _square(layer_of(name, values[0]).of(values[0]))
-                factor = jnp.sqrt(targets[name] / (gain * own * _square(x) * x.size / size))
+                own = _rms(layer_of(name, values[0]).of(values[0]))
+                factor = math.sqrt(targets[name] / (gain * x.size / size)) / (own * _rms(x))
                 found[name] = jnp.where(jnp.isfinite(factor), factor, 1.0)
             # wherever else the weight is used, its output is off by the same factor
             return y * found[name].astype(y.dtype)

@@ -197,8 +197,8 @@ class _Probe:
 
     def weighed(self, node: Node, x: Tensor, y: Tensor, size: int) -> None:
         """Called when a weight was used; ``size`` of x's elements are no padding."""
-        fed = math.sqrt(_square(x) * x.numel() / size)
-        self.found[node] = Measured(fed, math.sqrt(_square(y)), None)
+        fed = _rms(x) * math.sqrt(x.numel() / size)
+        self.found[node] = Measured(fed, _rms(y), None)
         self._waiting.append((node, y))
 
     def between(self) -> None:
@@ -210,7 +210,7 @@ class _Probe:
 
     def _hook(self, node: Node) -> Callable[[Tensor], None]:
         def keep(gradient: Tensor) -> None:
-            self._gradients[node] = _square(gradient)
+            self._gradients[node] = _rms(gradient)
 
         return keep
 
@@ -233,8 +233,8 @@ class _Probe:
             self.warnings.append(
                 "gradients were not measured: reentrant checkpointing does not allow it"
             )
-        for node, square in self._gradients.items():
-            self.found[node] = self.found[node]._replace(gradient_rms=math.sqrt(square))
+        for node, rms in self._gradients.items():
+            self.found[node] = self.found[node]._replace(gradient_rms=rms)
 
 
 class _Calibration(_Probe):
@@ -248,12 +248,12 @@ class _Calibration(_Probe):
     def weighed(self, node: Node, x: Tensor, y: Tensor, size: int) -> None:
         """Called when a weight was used; biases are added later or are 0, so that its output scales
         with it."""
-        target, square = self.targets.pop(node.weight, None), _square(x) * x.numel() / size
-        if target is None or not square:
+        target, fed = self.targets.pop(node.weight, None), _rms(x) * math.sqrt(x.numel() / size)
+        if target is None or not fed:
             return
         weight = self.parameters[node.weight]
-        gain = node.facts["fan_in"] * node.facts["taps"] * _square(weight)
-        factor = math.sqrt(target / (gain * square))
+        inputs = node.facts["fan_in"] * node.facts["taps"]
+        factor = math.sqrt(target / inputs) / (_rms(weight) * fed)
         weight.mul_(factor)
         y.mul_(factor)
 
@@ -429,9 +429,14 @@ def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
             handle.remove()
 
 
-def _square(tensor: Tensor) -> float:
+def _rms(tensor: Tensor) -> float:
+    """Root mean square, of what is as small or large as single precision holds, too."""
     x = tensor.detach()
-    return float(x.to(torch.promote_types(x.dtype, torch.float32)).square().mean())
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    largest = float(x.abs().max())
+    if not 0 < largest < math.inf:
+        return largest
+    return largest * math.sqrt(float((x / largest).square().mean()))
 
 
 # --- what may be asked ---
