@@ -64,10 +64,12 @@ class Trace(neutral.Trace):
 
     Attributes:
         upsampled: of transposed convolutions, how their taps lie along each axis.
+        conditions: of comparisons of signals, the function that each is.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.upsampled: dict[Node, list[Any]] = {}
+        self.conditions: Any = WeakIdKeyDictionary()
         entries: Any = WeakIdKeyDictionary()
         super().__init__(model.named_parameters(remove_duplicate=False), entries)
 
@@ -203,7 +205,8 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 # --- operations ---
 
 # Operations that make something of nothing that a trace knows of.
-_SOURCES: set[Any] = {torch.ops.aten.bernoulli, torch.ops.aten.cos, torch.ops.aten.sin,
+_SOURCES: set[Any] = {torch.ops.aten.bernoulli, torch.ops.aten.cos, torch.ops.aten.normal,
+                      torch.ops.aten.randn, torch.ops.aten.randn_like, torch.ops.aten.sin,
                       torch.ops.aten.tril}  # fmt: skip
 
 
