@@ -205,8 +205,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 # --- operations ---
 
 # Operations that make something of nothing that a trace knows of.
-_SOURCES: set[Any] = {torch.ops.aten.bernoulli, torch.ops.aten.cos, torch.ops.aten.normal,
-                      torch.ops.aten.randn, torch.ops.aten.randn_like, torch.ops.aten.sin,
+_SOURCES: set[Any] = {torch.ops.aten.bernoulli, torch.ops.aten.cos, torch.ops.aten.sin,
                       torch.ops.aten.tril}  # fmt: skip
 
 

@@ -69,16 +69,6 @@ def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: An
     return Mask(float(p)) if isinstance(p, (int, float)) else None
 
 
-@rule(aten.randn, aten.randn_like, aten.normal, alone=True)
-def _normal(trace: Trace, *rest: Any, mean: float = 0.0, std: float = 1.0, **_: Any) -> Any:
-    """Noise, whose numbers are none that a plan may depend on."""
-    if "Tensor" in trace.operation._overloadname:  # as many means or sizes as numbers
-        return None
-    given = [float(x) for x in rest if isinstance(x, (int, float))]
-    mean, std = [*given, *[mean, std][len(given) :]]
-    return Constant(mean, mean**2 + std**2)
-
-
 @rule(aten.native_dropout)
 def _native_dropout(trace: Trace, x: Tensor, p: float, train: bool | None) -> Any:
     if train is False or not p:

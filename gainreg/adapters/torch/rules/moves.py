@@ -145,9 +145,9 @@ def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -
     return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before)
 
 
-@rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like,
+@rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like, aten.randn_like,
       aten.full_like, aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full,
-      aten.new_empty_strided, aten.fill, aten.zero, aten.uniform,
+      aten.new_empty_strided, aten.fill, aten.zero, aten.uniform, aten.normal,
       alone=True)  # fmt: skip
 def _new(trace: Trace, *rest: Any, **more: Any) -> Any:
     return None
