@@ -467,6 +467,11 @@ def test_a_function_that_decides_by_values_in_python(decide: Callable[[Any], Any
             call(model, x)
 
 
+def test_params_that_are_one_array() -> None:
+    found = plan((lambda w, x: x @ w, normal(*LAST)), rows())
+    assert [weight.name for weight in found.weights] == ["params"]
+
+
 def test_a_call_inside_of_jit() -> None:
     model, x = of(lambda p, x: x @ p["a"], SQUARE)
     for call in (plan, measure, lambda *args: initialize(*args, key=KEY)):
