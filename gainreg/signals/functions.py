@@ -258,8 +258,12 @@ def of_gaussian(f: Function, mean: float, std: float) -> Profile:
 @functools.lru_cache(4096)
 def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
     x = mean + (-std if mirrored else std) * NODES
-    here = of_values(Function(core=core), x)
     known = named(core) if not mean else None
+    if known:  # its function too: a chain may hold constants in single precision
+        bound = host().bind(*known)
+        if bound.activation.forward is not None:
+            core = Core(Operation(known, bound.forward), (IDENTITY,))
+    here = of_values(Function(core=core), x)
     try:
         if known:
             entry = gainreg.resolve(known[0], std, **known[1])  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 
 from gainreg.errors import ParameterError
 from gainreg.params import check_choice
+from gainreg.signals.plan import Plan
 
 DISTRIBUTIONS = ("normal", "truncated_normal", "uniform", "orthogonal")
 CRITERIA = ("forward", "critical")
@@ -45,6 +46,18 @@ def check_distribution(distribution: Any) -> None:
         ParameterError: it is none of those known.
     """
     check_choice(distribution, "distribution", DISTRIBUTIONS)
+
+
+def check_plan(plan: Any) -> None:
+    """Refuse what is no plan, as the path of one.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    if not isinstance(plan, Plan):
+        raise ParameterError(
+            f"plan is what plan() or gainreg.load_plan(path) gives, got {type(plan).__name__}"
+        )
 
 
 def check_calibration(calibrate: bool, criterion: str) -> None:

@@ -71,6 +71,32 @@ def test_the_same_model_gives_the_same_plan(name: str, other: type[Framework]) -
     assert first.warnings == second.warnings
 
 
+def test_a_gelu_whose_constants_are_in_single_precision_is_the_same_behind_a_mean() -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    from gainreg.adapters.jax import plan
+    from gainreg.adapters.torch import plan as plan_in_torch
+
+    nn, x = torch.nn, np.random.default_rng(0).normal(size=(8, 12, 32)).astype(np.float32)
+
+    class Averaged(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(32, 64, bias=False), nn.Linear(64, 8, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.b(nn.functional.gelu(self.a(x)).mean(1))
+
+    def averaged(p: Any, x: Any) -> Any:
+        return jax.nn.gelu(x @ p["a"], approximate=False).mean(1) @ p["b"]
+
+    shapes = {"a": jax.ShapeDtypeStruct((32, 64), "float32")}
+    shapes["b"] = jax.ShapeDtypeStruct((64, 8), "float32")
+    first = plan_in_torch(Averaged(), torch.from_numpy(x))
+    second = plan((averaged, shapes), x)
+    for here, there in zip(first.weights, second.weights, strict=True):
+        assert there.std == pytest.approx(here.std, rel=1e-10)
+
+
 # --- prediction beside measurement ---
 
 

@@ -467,6 +467,18 @@ def test_a_function_that_decides_by_values_in_python(decide: Callable[[Any], Any
             call(model, x)
 
 
+def test_params_that_are_one_array() -> None:
+    found = plan((lambda w, x: x @ w, normal(*LAST)), rows())
+    assert [weight.name for weight in found.weights] == ["params"]
+
+
+def test_a_call_inside_of_jit() -> None:
+    model, x = of(lambda p, x: x @ p["a"], SQUARE)
+    for call in (plan, measure, lambda *args: initialize(*args, key=KEY)):
+        with pytest.raises(ParameterError, match=r"outside of jax\.jit and other transformations"):
+            jax.jit(lambda x, call=call: call(model, x) and x)(x)
+
+
 def test_params_that_do_not_fit() -> None:
     module = linen.Dense(8)
     other = jax.eval_shape(module.init, KEY, normal(4, 9))
@@ -485,6 +497,11 @@ def test_what_is_no_model_of_jax() -> None:
         plan((lambda p, x: jnp.tanh(x), params(SQUARE)), rows())
     with pytest.raises(ParameterError, match=r"key is one of jax\.random\.key"):
         initialize(*of(lambda p, x: x @ p["a"], SQUARE), key=0)
+    for several in (jax.random.split(KEY, 3), jnp.zeros(3, jnp.uint32)):
+        with pytest.raises(ParameterError, match=r"key is one of .* an array of shape \(3,\)"):
+            initialize(*of(lambda p, x: x @ p["a"], SQUARE), key=several)
+    with pytest.raises(ParameterError, match=r"load_plan\(path\) gives, got str"):
+        apply(of(lambda p, x: x @ p["a"], SQUARE)[0], "plan.yaml", key=KEY)
     with pytest.raises(TypeError) as caught:
         plan(eqx.nn.Linear(*LAST, key=KEY), rows())
     assert any("jax.vmap(model)" in note for note in caught.value.__notes__)

@@ -22,6 +22,8 @@ ELEMENTWISE = {
     "x + relu": (lambda h: h + torch.relu(h), 2.5),
     "2x − x": (lambda h: 2 * h - h, 1.0),
     "a relu": (torch.relu, 0.5),
+    "leaky ReLU by where": (lambda h: torch.where(h > 0, h, 0.1 * h), 0.505),
+    "a shelf by where": (lambda h: torch.where(h <= -1, torch.zeros_like(h), h), 0.59937),
     "in place": (lambda h: (h * 3).relu_() / 3, 0.5),
     "a gate of halves": (lambda h: h[..., : WIDE // 2] * torch.relu(h[..., WIDE // 2 :]), 0.5),
     "a gate of itself": (lambda h: h * torch.relu(h), 1.5),

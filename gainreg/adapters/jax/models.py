@@ -19,7 +19,7 @@ from gainreg.adapters.jax.tracer import sliced_name
 from gainreg.adapters.jax.weights import draw
 from gainreg.errors import ParameterError
 from gainreg.signals.flow import Aims, Flow
-from gainreg.signals.options import check_calibration, check_distribution, options
+from gainreg.signals.options import check_calibration, check_distribution, check_plan, options
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 from gainreg.signals.summary import accounts, plan_of, report_of
@@ -86,6 +86,7 @@ def apply(model: Any, plan: Plan, *, key: Any, distribution: str = "normal") -> 
         ParameterError: the model, the key or the distribution is not what it must be.
     """
     check_distribution(distribution)
+    check_plan(plan)
     return _applied(open_model(model), plan, key, distribution).value
 
 
@@ -218,14 +219,14 @@ def _kind(shape: tuple[int, ...], fan_in: float) -> scaling.Kind:
 
 
 def _check_key(key: Any) -> None:
-    is_key = isinstance(key, (jax.Array, np.ndarray)) and (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        or (key.dtype == jnp.uint32 and key.ndim == 1)
-    )
-    if not is_key:
+    try:
+        jax.random.fold_in(key, 0)
+    except (TypeError, ValueError) as error:  # also an array of several
+        is_array = isinstance(key, (jax.Array, np.ndarray))
+        got = f"an array of shape {key.shape}" if is_array else f"{key!r:.60}"
         raise ParameterError(
-            f"key is one of jax.random.key, as in key=jax.random.key(0), got {key!r:.60}"
-        )
+            f"key is one of jax.random.key, as in key=jax.random.key(0), got {got}"
+        ) from error
 
 
 def _check_type(opened: Opened, name: str) -> None:

@@ -167,7 +167,7 @@ def _name(path: Any) -> str:
             if hasattr(entry, attribute):
                 parts.append(str(getattr(entry, attribute)))
                 break
-    return "/".join(parts)
+    return "/".join(parts) or "params"  # of a tree that is one array
 
 
 def is_array(x: Any) -> bool:

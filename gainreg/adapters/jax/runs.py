@@ -57,6 +57,12 @@ def read(
             has only a shape, and values are wanted.
         The model's own errors, with a note.
     """
+    everything = jnp.zeros(()), *opened.leaves.values(), *jax.tree_util.tree_leaves((args, kwargs))
+    if any(isinstance(x, jax.core.Tracer) for x in everything):
+        raise ParameterError(
+            "a model is read outside of jax.jit and other transformations, and here it is inside "
+            "of one; make the plan before it"
+        )
     held, structure, data = _arguments(args, kwargs)
     if with_values:
         check_values(opened, [held[i] for i in data])
@@ -71,8 +77,8 @@ def read(
         result = opened.run(named, others, own_args, own_kwargs)
         return [y for y in _outputs(result, opened.is_pair) if is_parameter(y)]
 
-    everything = list(opened.leaves.values()), opened.others, [held[i] for i in arrays]
-    closed = _jaxpr(flat, everything, opened)
+    given = list(opened.leaves.values()), opened.others, [held[i] for i in arrays]
+    closed = _jaxpr(flat, given, opened)
     variables = iter(closed.jaxpr.invars)
 
     def known(leaf: Any) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from gainreg.errors import ParameterError
+from gainreg.signals.options import check_plan
 from gainreg.signals.plan import Plan, PlannedParameter
 from gainreg.signals.report import SignalReport
 
@@ -92,6 +93,7 @@ def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | 
     """
     run, variables = _opened(model)
     _check_seed(seed)
+    check_plan(plan)
     plan.check({name: tuple(variable.shape) for name, variable in _named(model).items()})
     listed = {name: item for name, item in plan.listed.items() if name in variables}
     run.apply_(model, variables, replace(plan, listed=listed), distribution=distribution, seed=seed)

@@ -18,7 +18,7 @@ from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
 from gainreg.adapters.torch.weights import fill
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals.flow import Aims, Flow
-from gainreg.signals.options import check_calibration, check_distribution, options
+from gainreg.signals.options import check_calibration, check_distribution, check_plan, options
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 from gainreg.signals.signal import Signal
@@ -81,6 +81,7 @@ def apply_(
         ParameterError: the model or the distribution is not what it must be.
     """
     check_distribution(distribution)
+    check_plan(plan)
     parameters = _settable(model)
     plan.check({name: tuple(parameter.shape) for name, parameter in parameters.items()})
     _check_values(model)

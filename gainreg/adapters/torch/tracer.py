@@ -64,10 +64,12 @@ class Trace(neutral.Trace):
 
     Attributes:
         upsampled: of transposed convolutions, how their taps lie along each axis.
+        conditions: of comparisons of signals, the function that each is.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.upsampled: dict[Node, list[Any]] = {}
+        self.conditions: Any = WeakIdKeyDictionary()
         entries: Any = WeakIdKeyDictionary()
         super().__init__(model.named_parameters(remove_duplicate=False), entries)
 

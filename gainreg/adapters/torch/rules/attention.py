@@ -23,10 +23,36 @@ def _masked_fill(trace: Trace, x: Tensor, mask: Tensor, value: Any) -> Any:
     return operations.kept_where(trace, x, mask, float(value), keep=False)
 
 
+@rule(aten.gt, aten.ge, aten.lt, aten.le)
+def _compared(trace: Trace, a: Any, b: Any) -> Any:
+    """No signal by itself, but what ``where`` may choose by."""
+    if all(trace.is_signal(x) for x in (a, b) if isinstance(x, Tensor)):
+        trace.conditions[trace.outputs[0]] = trace.elementwise(trace.operation.overloadpacket, a, b)
+
+
+def _chosen(condition: Tensor, a: Any, b: Any) -> Tensor:
+    return torch.where(condition != 0, a, b)
+
+
+def _one_number(trace: Trace, x: Any) -> Any:
+    """A tensor that is one number throughout as that; any other as it is."""
+    if not isinstance(x, Tensor) or trace.entry(x) is not None or x.device.type == "meta":
+        return x
+    first = x.flatten()[0]
+    return float(first) if bool((x == first).all()) else x
+
+
 @rule(aten.where, alone=True)
 def _where(trace: Trace, condition: Tensor, a: Any = None, b: Any = None) -> Any:
     if trace.is_signal(condition) or b is None:
         raise NotUnderstoodError
+    if condition in trace.conditions:
+        cases = _one_number(trace, a), _one_number(trace, b)
+        if all(trace.is_signal(x) for x in cases if isinstance(x, Tensor)):
+            trace.set(condition, trace.conditions[condition])
+            made = trace.elementwise(_chosen, condition, *cases)
+            trace.set(condition, None)
+            return made
     if not trace.is_signal(a) and not trace.is_signal(b):
         tokens = [t for t in (a, b) if isinstance(trace.entry(t), Tokens)]
         return trace.entry(tokens[0]) if tokens else trace.without_signal(condition)
