@@ -184,7 +184,7 @@ class Trace(ABC):
         own = aligned(tensor.shape, like)
         moments, note = self._moments(tensor, entry, own)
         key = (moments, own, note)
-        if key not in self._numbers or isinstance(entry, (Weight, Computed)):
+        if key not in self._numbers or isinstance(entry, (Weight, Computed, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else "a constant"
             node = self.tape.record(
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
@@ -192,7 +192,10 @@ class Trace(ABC):
             self._numbers[key] = node
         for name in names(entry):
             self.tape.keep(name, "a parameter that signals meet: kept as it is")
-        return Signal(self._numbers[key], own)
+        made = Signal(self._numbers[key], own)
+        if isinstance(entry, Constant):
+            self.set(tensor, made)
+        return made
 
     def _moments(self, tensor: Any, entry: Entry, own: Layout) -> tuple[Moments, str]:
         if isinstance(entry, Constant):
