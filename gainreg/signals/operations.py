@@ -88,6 +88,11 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
     if not trace.is_tensor(b):
         return line(trace, a, j, k * float(b))
     if not any(trace.is_signal(t) for t in (a, b)):
+        left, right = trace.entry(a), trace.entry(b)
+        if isinstance(left, Constant) and isinstance(right, Constant):  # two draws
+            mixed = 2 * j * k * left.mean * right.mean
+            square = j**2 * left.square + k**2 * right.square + mixed
+            return Constant(j * left.mean + k * right.mean, square)
         return trace.without_signal(a, b)
     if j == k == 1.0:
         biased = trace.biased(a, b) or trace.biased(b, a)

@@ -538,12 +538,13 @@ def test_an_operation_gets_a_rule_by_its_name() -> None:
     assert made.weights[-1].std == pytest.approx((WIDTH * (WIDTH + 1) / 2) ** -0.5)
 
 
-def test_two_noises_of_one_size_are_two() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_two_noises_of_one_size_are_two(together: bool) -> None:
     def noisy(params: Any, x: Any, key: Any) -> Any:
-        first, second = jax.random.split(key)
-        drawn = jax.random.normal(first, x.shape) + jax.random.normal(second, x.shape)
-        return (x + drawn) @ params["w"]
+        first, second = (jax.random.normal(k, x.shape) for k in jax.random.split(key))
+        x = x + (first + second) if together else x + first + second
+        return x @ params["w"]
 
     x = jax.random.normal(jax.random.key(0), (256, 32))
     weight = plan((noisy, {"w": jnp.ones((32, 8))}), (x, jax.random.key(1))).weights[0]
-    assert weight.std == pytest.approx(1 / (3 * 32) ** 0.5, rel=0.01)
+    assert weight.std == pytest.approx(1 / (3 * 32) ** 0.5, rel=0.02)
