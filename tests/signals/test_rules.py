@@ -15,6 +15,17 @@ from gainreg.adapters.torch import initialize_, measure, plan  # noqa: E402
 
 WIDE = 2048
 
+
+def window(h: torch.Tensor) -> torch.Tensor:
+    return h.masked_fill((h < -1) | (h > 1), 0.0)
+
+
+def assigned(h: torch.Tensor, where: torch.Tensor, value: float) -> torch.Tensor:
+    h = h.clone()
+    h[where] = value
+    return h
+
+
 # what stands between two layers, what its second moment is, and the part of it that a network of
 # this width may be off by
 ELEMENTWISE = {
@@ -24,6 +35,12 @@ ELEMENTWISE = {
     "a relu": (torch.relu, 0.5),
     "leaky ReLU by where": (lambda h: torch.where(h > 0, h, 0.1 * h), 0.505),
     "a shelf by where": (lambda h: torch.where(h <= -1, torch.zeros_like(h), h), 0.59937),
+    "ReLU by masked_fill": (lambda h: h.masked_fill(h < 0, 0.0), 0.5),
+    "a window by two conditions": (
+        lambda h: torch.where((h > -1) & ~(h > 1), h, torch.zeros_like(h)),
+        0.19874804,
+    ),
+    "assigned by a condition": (lambda h: assigned(h, (h < -1) | (h > 1), 0.5), 0.27807585),
     "in place": (lambda h: (h * 3).relu_() / 3, 0.5),
     "a gate of halves": (lambda h: h[..., : WIDE // 2] * torch.relu(h[..., WIDE // 2 :]), 0.5),
     "a gate of itself": (lambda h: h * torch.relu(h), 1.5),
@@ -61,6 +78,21 @@ def test_what_stands_between_two_layers_is_one_function(name: str) -> None:
     exact = plan_again(model)
     assert exact == pytest.approx(math.sqrt(expected), rel=1e-3)
     assert math.log(after.input_rms / after.measured_input_rms) == pytest.approx(0, abs=tolerance)
+
+
+def test_where_a_function_jumps_gradients_are_those_beside_the_jumps() -> None:
+    torch.manual_seed(0)
+    model = Of(
+        lambda m, x: m.after(window(m.before(x))),
+        before=nn.Linear(256, WIDE),
+        after=nn.Linear(WIDE, 128),
+    )
+    first, last = initialize_(model, torch.randn(32, 256)).weights
+    assert plan_again(model) == pytest.approx(math.sqrt(0.19874804), rel=1e-6)
+    # E[φ′²] = P(|x| ≤ 1) beside the jumps; what was drawn strays by a few thousandths
+    assert first.measured_gradient_rms is not None
+    factor = math.sqrt(128 * last.weight_std**2 * 0.68268949)
+    assert first.gradient_rms / last.gradient_rms == pytest.approx(factor, rel=5e-3)
 
 
 def plan_again(model: nn.Module) -> float:

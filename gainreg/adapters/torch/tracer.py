@@ -204,9 +204,13 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 # --- operations ---
 
-# Operations that make something of nothing that a trace knows of.
-_SOURCES: set[Any] = {torch.ops.aten.bernoulli, torch.ops.aten.cos, torch.ops.aten.sin,
-                      torch.ops.aten.tril}  # fmt: skip
+# Operations that make something of nothing that a trace knows of, or of conditions.
+_aten = torch.ops.aten
+_SOURCES: set[Any] = {
+    *(_aten.bernoulli, _aten.cos, _aten.sin, _aten.tril),
+    *(_aten.logical_and, _aten.logical_or, _aten.logical_not),
+    *(_aten.bitwise_and, _aten.bitwise_or, _aten.bitwise_not),
+}
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import operations
+from gainreg.signals.signal import Signal
 from gainreg.signals.softmax import causal
 from gainreg.signals.trace import MASKED, Constant, Mask, NotUnderstoodError, Tokens
 
@@ -20,7 +23,8 @@ aten = torch.ops.aten
 def _masked_fill(trace: Trace, x: Tensor, mask: Tensor, value: Any) -> Any:
     if not trace.is_signal(x):
         return trace.entry(x) if isinstance(trace.entry(x), (Tokens, Constant)) else None
-    return operations.kept_where(trace, x, mask, float(value), keep=False)
+    chosen = by_condition(trace, mask, value, x)
+    return chosen or operations.kept_where(trace, x, mask, float(value), keep=False)
 
 
 @rule(aten.gt, aten.ge, aten.lt, aten.le)
@@ -28,6 +32,38 @@ def _compared(trace: Trace, a: Any, b: Any) -> Any:
     """No signal by itself, but what ``where`` may choose by."""
     if all(trace.is_signal(x) for x in (a, b) if isinstance(x, Tensor)):
         trace.conditions[trace.outputs[0]] = trace.elementwise(trace.operation.overloadpacket, a, b)
+
+
+@rule(aten.logical_and, aten.logical_or, aten.logical_not, alone=True)
+@rule(aten.bitwise_and, aten.bitwise_or, aten.bitwise_not, alone=True)
+def _joined(trace: Trace, *conditions: Tensor) -> Any:
+    if all(condition in trace.conditions for condition in conditions):
+        name = str(trace.operation.overloadpacket).partition(".")[2].replace("bitwise", "logical")
+        with _seen(trace, *conditions):
+            made = trace.elementwise(getattr(aten, name), *conditions)
+        trace.conditions[trace.outputs[0]] = made
+
+
+@contextlib.contextmanager
+def _seen(trace: Trace, *conditions: Tensor) -> Iterator[None]:
+    """Conditions are signals for as long as they are composed."""
+    for condition in conditions:
+        trace.set(condition, trace.conditions[condition])
+    try:
+        yield
+    finally:
+        for condition in conditions:
+            trace.set(condition, None)
+
+
+def by_condition(trace: Trace, condition: Tensor, a: Any, b: Any) -> Signal | None:
+    """a where a comparison of signals holds, else b: one function of these; None if it is not."""
+    cases = _one_number(trace, a), _one_number(trace, b)
+    known = all(trace.is_signal(x) for x in cases if isinstance(x, Tensor))
+    if condition not in trace.conditions or not known:
+        return None
+    with _seen(trace, condition):
+        return trace.elementwise(_chosen, condition, *cases)
 
 
 def _chosen(condition: Tensor, a: Any, b: Any) -> Tensor:
@@ -46,13 +82,9 @@ def _one_number(trace: Trace, x: Any) -> Any:
 def _where(trace: Trace, condition: Tensor, a: Any = None, b: Any = None) -> Any:
     if trace.is_signal(condition) or b is None:
         raise NotUnderstoodError
-    if condition in trace.conditions:
-        cases = _one_number(trace, a), _one_number(trace, b)
-        if all(trace.is_signal(x) for x in cases if isinstance(x, Tensor)):
-            trace.set(condition, trace.conditions[condition])
-            made = trace.elementwise(_chosen, condition, *cases)
-            trace.set(condition, None)
-            return made
+    chosen = by_condition(trace, condition, a, b)
+    if chosen is not None:
+        return chosen
     if not trace.is_signal(a) and not trace.is_signal(b):
         tokens = [t for t in (a, b) if isinstance(trace.entry(t), Tokens)]
         return trace.entry(tokens[0]) if tokens else trace.without_signal(condition)

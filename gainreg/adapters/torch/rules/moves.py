@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gainreg.adapters.torch.rules.attention import by_condition
 from gainreg.adapters.torch.rules.linear import cropped
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
@@ -127,6 +128,11 @@ def _put(
         return operations.moved(trace, entry, y.shape) if isinstance(entry, Signal) else None
     if accumulate:
         raise NotUnderstoodError
+    mask = indices[0] if len(indices) == 1 else None
+    if mask is not None and mask.dtype == torch.bool and mask.shape == x.shape:
+        chosen = by_condition(trace, mask, values, x)
+        if chosen is not None:
+            return chosen
     signals = [trace.signal(x).whole, trace.signal(values).whole]
     return trace.record("concatenate", signals, signals[0].layout)
 
