@@ -120,7 +120,7 @@ def attend(
     v = value.moments
     if units:
         v = replace(v, across_positions=v.mean**2)
-    moments, a = _attend(weights.moments, v, size, spread, alike, common)
+    moments, a, same = _attend(weights.moments, v, size, spread, alike, common)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
@@ -128,7 +128,7 @@ def attend(
     state = replace(state, counted=None if units else value.q)
     width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
     queries = node.size / node.input_sizes[1] * size
-    return Step(state, (back(_beyond(v) * width), _to_values(a, queries, size), back(0.0)))
+    return Step(state, (back(_beyond(v) * width), _to_values(a, same, queries, size), back(0.0)))
 
 
 def _spread(scored: Moments) -> tuple[float, float]:
@@ -139,7 +139,8 @@ def _spread(scored: Moments) -> tuple[float, float]:
 
 def _attend(
     p: Moments, v: Moments, size: int, spread: float, alike: float, common: int | None
-) -> tuple[Moments, float]:
+) -> tuple[Moments, float, float]:
+    """The moments of what is attended to, and Σp² and Σp·p′ of the weights of two queries."""
     a = min(1.0, p.second_moment * size)
     same = min(a, p.across_samples * size)
     found = spread * (1 - a) / common if common else 0.0
@@ -151,14 +152,19 @@ def _attend(
         c + (q - c) * min(1.0, same + alike * found),
         both + (s - both) * same,
     )
-    return m, a
+    return m, a, same
 
 
-def _to_values(a: float, queries: float, keys: int) -> Back:
-    """Through the weights to the values: Σ over queries of p²·g, and of what they share."""
-    each, both = queries / keys, (queries / keys) ** 2
-    apart = each / keys
-    return Back(a * each, both - a * each, apart, both - apart)
+def _to_values(a: float, same: float, queries: float, keys: int) -> Back:
+    """Through the weights to the values: a key's gradient is Σ over queries of p·g. Of a query
+    with itself Σp² = a, of two Σp·p′ = ``same``; all keys together get 1 of each query."""
+    pairs, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
+    return Back(
+        a * queries / keys,
+        same * pairs / keys,
+        (1 - a) * queries / others,
+        (1 - same) * pairs / others,
+    )
 
 
 def attention(
@@ -176,7 +182,7 @@ def attention(
     """Scores, softmax and attend in one operation."""
     scored = _scores(query.moments, key.moments, width, factor, False)
     weights, through = _softmax(scored, size, rows)
-    moments, a = _attend(weights, value.moments, size, *_spread(scored), common)
+    moments, a, same = _attend(weights, value.moments, size, *_spread(scored), common)
     note = joined(
         query.note, key.note, value.note, "attention weights, from scores taken for independent"
     )
@@ -189,6 +195,6 @@ def attention(
         (
             back(down * factor**2 * size * _beyond(key.moments), 0.0),
             back(down * factor**2 * query.q * queries * size * width / node.input_sizes[1], 0.0),
-            _to_values(a, node.size / node.input_sizes[2] * size, size),
+            _to_values(a, same, node.size / node.input_sizes[2] * size, size),
         ),
     )
