@@ -22,4 +22,28 @@ Raises:
         gradients die out.
     TableError: ``table`` lacks the entry.
     UnknownActivationError, PluginError: as ``gainreg.resolve``.
+
+Whole models, too, are planned, set and measured by the same functions in each framework that has
+models: ``plan``, ``apply``, ``measure`` and ``initialize``, with an underscore where they work in
+place.
+
+Args:
+    kwargs: the model's keyword arguments.
+    residual: what all branches of a residual stream together add to it, as a share of its second
+        moment where it begins; None to let each branch add a second moment of 1.
+    output_std: standard deviation of the model's output.
+    criterion: "forward", or "critical" where the activations have a critical point.
+    plan: made by ``plan``, here or elsewhere.
+    distribution: "normal", "truncated_normal" (at twice its std, which is widened), "uniform" or
+        "orthogonal"; all have the same mean square.
+    calibrate: set each weight from the measured second moment of what feeds it instead of the
+        predicted one, just before its first use.
+    backward: measure gradients too: those of a random loss, the sum of the outputs times
+        independent standard normal numbers.
+
+Raises:
+    ParameterError: an option, the model or its inputs are not what they must be.
+    PlanError: the plan is of another model.
+    MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
+    Exception: the model's own errors, with a note.
 """

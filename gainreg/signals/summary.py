@@ -17,12 +17,9 @@ from gainreg.signals.tape import Node, Tape
 class Measured(NamedTuple):
     """What was measured of an operation with a weight: root mean squares."""
 
-    input_rms: float | None
-    output_rms: float | None
-    gradient_rms: float | None
-
-
-NOTHING = Measured(None, None, None)
+    input_rms: float | None = None
+    output_rms: float | None = None
+    gradient_rms: float | None = None
 
 
 def plan_of(flow: Flow, options: Mapping[str, Any]) -> Plan:
@@ -41,29 +38,22 @@ def plan_of(flow: Flow, options: Mapping[str, Any]) -> Plan:
     )
     stds = {weight.name: weight.std for weight in weights}
     stds |= {name: math.sqrt(variance) for name, variance in flow.biases.items()}
+    shapes = {name: parameter.shape for name, parameter in tape.parameters.items()}
     listed = {
-        name: PlannedParameter(parameter.shape, status, reason, stds.get(name))
-        for (name, parameter), (status, reason) in zip(
-            tape.parameters.items(), _accounts(flow).values(), strict=True
-        )
+        name: PlannedParameter(shapes[tape.aliases.get(name, name)], status, reason, stds.get(name))
+        for name, (status, reason) in _accounts(flow).items()
     }
-    listed.update(
-        (alias, PlannedParameter(tape.parameters[name].shape, "tied", f"the same as {name}"))
-        for alias, name in tape.aliases.items()
-    )
     return Plan(weights, listed, dict(options), tuple(_warnings(flow)))
 
 
-def report_of(
-    flow: Flow, parameters: Mapping[str, tuple[str, str]], measured: Mapping[Node, Measured]
-) -> SignalReport:
+def report_of(flow: Flow, measured: Mapping[Node, Measured]) -> SignalReport:
     """The report of a flow, with what was measured by node."""
     weights = tuple(
-        replace(_weight(flow, node, measured.get(node, NOTHING)), stream=stream, stream_rms=rms)
+        replace(_weight(flow, node, measured.get(node, Measured())), stream=stream, stream_rms=rms)
         for node, (stream, rms) in _streams(flow).items()
     )
     warnings = tuple(dict.fromkeys([*_warnings(flow), *tendencies(weights)]))
-    return SignalReport(weights, dict(parameters), warnings)
+    return SignalReport(weights, _accounts(flow), warnings)
 
 
 def first_uses(tape: Tape) -> list[Node]:
@@ -142,22 +132,8 @@ def _fed_by(flow: Flow, node: Node) -> str:
     return flow.states[node.inputs[0]].phrase if node.inputs else "tokens"
 
 
-def accounts(tape: Tape) -> dict[str, tuple[str, str]]:
-    """Status and reason of every parameter of a model that is measured as it is."""
-    used = {node.weight for node in tape.nodes if node.weight}
-    used |= {node.bias for node in tape.nodes if node.bias}
-    found = {}
-    for name in tape.parameters:
-        if name in used or name in tape.kept:
-            found[name] = ("kept", tape.kept.get(name, "measured as it is"))
-        else:
-            found[name] = ("unreached", "no signal met it on the way to the output")
-    for alias, name in tape.aliases.items():
-        found[alias] = ("tied", f"the same as {name}")
-    return found
-
-
 def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
+    """Status and reason of every parameter."""
     tape = flow.tape
     firsts = {node.weight: node for node in first_uses(tape)}
     tables = {node.weight for node in tape.nodes if node.rule == "embedding"}
@@ -167,7 +143,9 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for name in tape.parameters:
         node = firsts.get(name)
-        if name in heads:
+        if flow.aims is None and (node is not None or name in biases):
+            found[name] = "kept", tape.kept.get(name, "measured as it is")
+        elif name in heads:
             found[name] = "set", "a table that is also the output's weight: what the output needs"
         elif node is not None and node.rule == "embedding":
             found[name] = "set", "embedding table: std 1"
@@ -200,6 +178,8 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
             found[name] = "kept", tape.kept[name]
         else:
             found[name] = "unreached", "no signal met it on the way to the output"
+    for alias, name in tape.aliases.items():
+        found[alias] = "tied", f"the same as {name}"
     return found
 
 

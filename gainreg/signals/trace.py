@@ -404,6 +404,8 @@ class Trace(ABC):
             return
         own = layouts.of_input(tensor.shape) if own is None else own
         numbers = self.values(tensor)
+        if numbers is not None and not np.isfinite(numbers).all():
+            raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
         moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
         signal = self.record("given", (), own, moments=moments, phrase="data")
         self.inputs[signal.node] = tensor

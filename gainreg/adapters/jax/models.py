@@ -3,9 +3,8 @@ pairs of a function and its params."""
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gainreg import scaling
-from gainreg.adapters.jax.opened import Opened, layer_of, open_model, put
-from gainreg.adapters.jax.runs import calibrated, check_values, measured, read
-from gainreg.adapters.jax.tracer import sliced_name
+from gainreg.adapters.jax.opened import Opened, has_values, like, open_model
+from gainreg.adapters.jax.runs import factors, measured, read
 from gainreg.adapters.jax.weights import draw
 from gainreg.errors import ParameterError
-from gainreg.signals.flow import Aims, Flow
-from gainreg.signals.options import check_calibration, check_distribution, check_plan, options
+from gainreg.signals import models
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
-from gainreg.signals.summary import accounts, plan_of, report_of
+from gainreg.signals.summary import Measured
+from gainreg.signals.tape import Node, Tape
 
 
 def plan(
@@ -46,25 +44,15 @@ def plan(
             linen does with mutable collections, the dict is no output.
         args: an array or a tuple of example inputs; their moments are measured, and count as those
             of standard normal numbers where they have only a shape. Numbers and None are passed on.
-        kwargs: the model's keyword arguments.
-        residual: what all branches of a residual stream together add to it, as a share of its
-            second moment where it begins; None to let each branch add a second moment of 1.
-        output_std: standard deviation of the model's output.
-        criterion: "forward", or "critical" where the activations have a critical point.
+        kwargs, residual, output_std, criterion: as for all adapters; see
+            ``help(gainreg.adapters)``, which says what is raised too.
 
     Parameters are named by their path, "layers/0/kernel"; those that a scan goes along layer by
     layer as NumPy would index them, "layers/kernel[0]".
-
-    Raises:
-        ParameterError: an option, the model or its inputs are not what they must be, the model
-            decides by values in Python, or a pair's params do not fit.
-        MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
-        Exception: the model's own errors, with a note.
     """
-    asked = options(residual, output_std, criterion)
-    run = read(open_model(model), args, kwargs)
-    flow = Flow(run.tape, Aims(residual, output_std, criterion == "critical"))
-    return plan_of(flow, asked)
+    return Model(open_model(model)).plan(
+        args, kwargs, residual=residual, output_std=output_std, criterion=criterion
+    )
 
 
 def apply(model: Any, plan: Plan, *, key: Any, distribution: str = "normal") -> Any:
@@ -72,22 +60,17 @@ def apply(model: Any, plan: Plan, *, key: Any, distribution: str = "normal") -> 
 
     Args:
         model: the model that the plan is of, or another with the same names and shapes.
-        plan: made by ``plan``, here or elsewhere.
+        plan, distribution: as for all adapters; see ``help(gainreg.adapters)``, which says what is
+            raised too.
         key: of the random numbers; each parameter draws from it and from its name.
-        distribution: "normal", "truncated_normal" (at twice its std, which is widened), "uniform"
-            or "orthogonal"; all have the same mean square.
 
     Returns:
         A module of the same kind, or of a pair the params; dtypes, shardings and what is shared
         are as they were.
-
-    Raises:
-        PlanError: the plan is of another model.
-        ParameterError: the model, the key or the distribution is not what it must be.
     """
-    check_distribution(distribution)
-    check_plan(plan)
-    return _applied(open_model(model), plan, key, distribution).value
+    made = Model(open_model(model))
+    made.apply(plan, distribution, key)
+    return made.finish()
 
 
 def measure(
@@ -99,19 +82,11 @@ def measure(
 ) -> SignalReport:
     """The model as it is: its signals predicted and measured, in one pass forward and one back.
 
-    Gradients are those of a random loss: the sum of the outputs times independent standard normal
-    numbers.
-
     Args:
         model, args, kwargs: as for ``plan``, with values.
-        backward: measure gradients too.
-
-    Raises:
-        GainregError: as ``plan``.
+        backward: as for all adapters; see ``help(gainreg.adapters)``.
     """
-    run = read(open_model(model), args, kwargs, with_values=True)
-    found = measured(run, backward)
-    return report_of(Flow(run.tape, None), accounts(run.tape), found)
+    return Model(open_model(model)).measure(args, kwargs, backward)
 
 
 def initialize(
@@ -131,67 +106,80 @@ def initialize(
     Args:
         model, args, kwargs, residual, output_std, criterion: as for ``plan``.
         key, distribution: as for ``apply``.
-        calibrate: set each weight from the measured second moment of what feeds it instead of the
-            predicted one, in one pass.
+        calibrate: as for all adapters; see ``help(gainreg.adapters)``.
 
     Returns:
         The module, or of a pair the params, as ``apply`` gives it; and the report.
-
-    Raises:
-        GainregError: as ``plan`` and ``apply``.
     """
-    check_distribution(distribution)
-    asked = options(residual, output_std, criterion)
-    check_calibration(calibrate, criterion)
-    opened = open_model(model)
-    run = read(opened, args, kwargs, with_values=True)
-    flow = Flow(run.tape, Aims(residual, output_std, criterion == "critical"))
-    planned = plan_of(flow, asked)
-    opened = _applied(opened, planned, key, distribution)
-    if calibrate:
-        opened = calibrated(opened, run, flow)
-    run = read(opened, args, kwargs, with_values=True)
-    report = report_of(Flow(run.tape, None), planned.parameters, measured(run, True))
-    return opened.value, report
+    made = Model(open_model(model))
+    report = made.initialize(
+        args, kwargs, key, distribution, calibrate,
+        residual=residual, output_std=output_std, criterion=criterion,
+    )  # fmt: skip
+    return made.finish(), report
 
 
-# --- weights ---
+class Model(models.Model):
+    """A model of JAX, which is taken apart: what is set is the parts."""
 
+    shape_only = "has only a shape"
 
-def _applied(opened: Opened, plan: Plan, key: Any, distribution: str) -> Opened:
-    """The model with what the plan says."""
-    _check_key(key)
-    plan.check(_shapes(opened, plan))
-    check_values(opened, [])
-    fans = {weight.name: weight.fan_in for weight in plan.weights}
-    new: dict[str, Any] = {}
-    for name, item in plan.listed.items():
-        if item.status == "zeroed":
-            new[name] = jnp.zeros(item.shape)
-        elif item.status == "set" and item.std is not None:
-            _check_type(opened, name)
-            own = jax.random.fold_in(key, opened.draws.get(name, zlib.crc32(name.encode())))
-            new[name] = _drawn(own, item.shape, item.std, distribution, fans.get(name, 1.0))
-    return opened.having(put(opened.leaves, new))
+    def __init__(self, opened: Opened) -> None:
+        self.opened, self.kind = opened, opened.kind
 
+    def finish(self) -> Any:
+        """The model with its parameters as they are now; of a pair the params."""
+        return self.opened.rebuild(self.opened.whole())
 
-def _shapes(opened: Opened, plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Of each parameter, or of each layer of one that the plan has layer by layer."""
-    along = {
-        layer.parameter: layer.axis
-        for layer in (layer_of(name, opened.leaves) for name in plan.listed)
-        if layer.axis is not None
-    }
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, leaf in opened.leaves.items():
-        axis = along.get(name)
-        if axis is None or axis >= len(leaf.shape) or name in plan.listed:
-            shapes[name] = tuple(leaf.shape)
-            continue
-        rest = (*leaf.shape[:axis], *leaf.shape[axis + 1 :])
-        shapes.update((sliced_name(name, axis, i), rest) for i in range(leaf.shape[axis]))
-    shapes.update((alias, shapes[name]) for alias, name in opened.aliases.items() if name in shapes)
-    return shapes
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, by every name that they have."""
+        leaves = self.opened.leaves
+        aliases = self.opened.aliases.items()
+        return {**leaves, **{alias: leaves[name] for alias, name in aliases if name in leaves}}
+
+    def has_values(self, parameter: Any) -> bool:
+        """Whether it is an array."""
+        return has_values(parameter)
+
+    def is_floating(self, parameter: Any) -> bool:
+        """Whether it holds real floating-point numbers."""
+        return bool(jnp.issubdtype(parameter.dtype, jnp.floating))
+
+    def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
+        """The tape of the model's jaxpr."""
+        if values:
+            self.check_values()
+        return read(self.opened, args, kwargs, values).tape
+
+    def probe(self, args: Any, kwargs: Any, backward: bool) -> tuple[Tape, dict[Node, Measured]]:
+        """The tape of the model's jaxpr, and what was measured when that was run."""
+        run = read(self.opened, args, kwargs, with_values=True)
+        return run.tape, measured(run, backward)
+
+    def calibrate(self, args: Any, kwargs: Any, targets: Mapping[str, float]) -> None:
+        """Rescale each weight by what feeds it where it is first used."""
+        leaves = self.opened.leaves
+        run = read(self.opened, args, kwargs, with_values=True)
+        own = {name: leaves[name] for name in targets}
+        for name, factor in factors(run, own, targets).items():
+            leaves[name] = like(leaves[name], factor * leaves[name])
+
+    def divide(self, names: Sequence[str]) -> None:
+        """Take the layers of a scan for parameters."""
+        self.opened.divide(names)
+
+    def write(
+        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
+    ) -> None:
+        """Put new numbers in a parameter's place."""
+        _check_key(source)
+        leaf = self.opened.leaves[name]
+        numbers = jnp.zeros(leaf.shape)
+        if std is not None:
+            own = self.opened.draws.get(name, zlib.crc32(name.encode()))
+            key = jax.random.fold_in(source, own)
+            numbers = _drawn(key, leaf.shape, std, distribution, fan_in)
+        self.opened.leaves[name] = like(leaf, numbers)
 
 
 def _drawn(
@@ -201,21 +189,9 @@ def _drawn(
     if len(shape) < 2:
         distribution = "normal" if distribution == "orthogonal" else distribution
         return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
-    drawn_as = jnp.result_type(float)
-    return draw(key, shape, std, distribution, scaling.fans(shape, _kind(shape, fan_in)), drawn_as)
-
-
-def _kind(shape: tuple[int, ...], fan_in: float) -> scaling.Kind:
-    """Which axes of a weight are its inputs: the first ones or the last, whose sizes come nearest
-    to the fan-in, as frameworks store weights either way."""
-    axes = range(len(shape))
-    sides = [side for i in axes[1:] for side in (axes[:i], axes[i:])]
-    off = [abs(math.log(math.prod(shape[i] for i in side) / fan_in)) for side in sides]
-    inputs = sides[off.index(min(off))]
-    return scaling.Kind(tuple(inputs), tuple(i for i in axes if i not in inputs))
-
-
-# --- what may be asked ---
+    inputs = models.inputs_of(shape, fan_in)
+    kind = scaling.Kind(tuple(inputs), tuple(i for i in range(len(shape)) if i not in inputs))
+    return draw(key, shape, std, distribution, scaling.fans(shape, kind), jnp.result_type(float))
 
 
 def _check_key(key: Any) -> None:
@@ -227,13 +203,3 @@ def _check_key(key: Any) -> None:
         raise ParameterError(
             f"key is one of jax.random.key, as in key=jax.random.key(0), got {got}"
         ) from error
-
-
-def _check_type(opened: Opened, name: str) -> None:
-    parameter = layer_of(name, opened.leaves).parameter
-    kind = opened.leaves[parameter].dtype
-    if not jnp.issubdtype(kind, jnp.floating):
-        raise ParameterError(
-            f"the weight {parameter!r} has the type {kind}; only real floating-point weights can "
-            "be set"
-        )

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gainreg.adapters.jax.tracer import sliced_name
 from gainreg.errors import ParameterError
 
 
@@ -25,9 +26,9 @@ class Opened:
         leaves: the parameters: arrays, or their shapes.
         others: arrays that are no parameters, as running means or the states of random numbers.
         run: ``run(leaves, others, args, kwargs)`` is the model's output.
-        rebuild: the model with other leaves.
+        rebuild: the model with other leaves, or the params of a pair.
         aliases: other names of leaves.
-        value: the model itself, or the params of a pair.
+        divided: of what was divided into its layers along an axis: itself, the axis, their names.
         draws: what tells each parameter's random numbers apart, where that is not its name.
         is_pair, is_single: whether it is a pair, or a module of Equinox, made for one sample.
     """
@@ -37,19 +38,43 @@ class Opened:
     others: list[Any]
     run: Callable[..., Any]
     rebuild: Callable[[Mapping[str, Any]], Any]
-    value: Any
     aliases: dict[str, str] = field(default_factory=dict)
+    divided: dict[str, tuple[Any, int, list[str]]] = field(default_factory=dict)
     draws: Mapping[str, int] = field(default_factory=dict)
     is_pair: bool = False
     is_single: bool = False
 
-    def having(self, leaves: dict[str, Any]) -> Opened:
-        """The model with other parameters, each where the old one is."""
-        for name, old in self.leaves.items():
-            new = leaves[name]
-            if isinstance(old, jax.Array) and new is not old and old.sharding != new.sharding:
-                leaves[name] = jax.device_put(new, old.sharding)
-        return replace(self, leaves=leaves, value=self.rebuild(leaves))
+    def divide(self, names: Sequence[str]) -> None:
+        """Let layers that a plan names, as "w[:, 3]", be leaves of their own."""
+        for name in names:
+            found = _LAYER.match(name)
+            if name in self.leaves or found is None or found[1] not in self.leaves:
+                continue
+            leaf, axis = self.leaves[found[1]], found[2].count(":")
+            if axis < len(leaf.shape):
+                parts = [sliced_name(found[1], axis, i) for i in range(leaf.shape[axis])]
+                self.divided[found[1]] = leaf, axis, parts
+                del self.leaves[found[1]]
+                self.leaves.update((part, leaf.take(i, axis)) for i, part in enumerate(parts))
+
+    def whole(self) -> dict[str, Any]:
+        """The leaves as the model has them, put together from their layers."""
+        found = dict(self.leaves)
+        for name, (leaf, axis, parts) in self.divided.items():
+            module: Any = jnp if isinstance(leaf, jax.Array) else np
+            found[name] = like(leaf, module.stack([found.pop(part) for part in parts], axis))
+        return found
+
+
+_LAYER = re.compile(r"^(.*)\[((?::, )*)(\d+)\]$")
+
+
+def like(leaf: Any, numbers: Any) -> Any:
+    """Numbers as an array of a leaf's kind and type, where that is."""
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(numbers).astype(leaf.dtype)
+    numbers = jnp.asarray(numbers).astype(leaf.dtype)
+    return jax.device_put(numbers, leaf.sharding) if numbers.sharding != leaf.sharding else numbers
 
 
 def open_model(model: Any) -> Opened:
@@ -61,8 +86,6 @@ def open_model(model: Any) -> Opened:
     nnx: Any = sys.modules.get("flax.nnx")
     equinox: Any = sys.modules.get("equinox")
     linen: Any = sys.modules.get("flax.linen")
-    if isinstance(model, Opened):
-        return model
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
         opened = _of_tree(model[1], getattr(model[0], "__name__", "the pair's function"), model[0])
         opened.is_pair = True
@@ -109,7 +132,7 @@ def _of_tree(tree: Any, kind: str, apply: Callable[..., Any]) -> Opened:
         return apply(jax.tree_util.tree_unflatten(structure, found), *args, **kwargs)
 
     leaves = {name: leaf for name, leaf in zip(names, held, strict=True) if name is not None}
-    return Opened(kind, leaves, [held[i] for i in kept], run, rebuild, tree)
+    return Opened(kind, leaves, [held[i] for i in kept], run, rebuild)
 
 
 def _of_nnx(model: Any, nnx: Any) -> Opened:
@@ -126,9 +149,8 @@ def _of_nnx(model: Any, nnx: Any) -> Opened:
         return merged(leaves, others)(*args, **kwargs)
 
     leaves = {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
-    opened = Opened(
-        type(model).__name__, leaves, others, run, lambda leaves: merged(leaves, others), model
-    )
+    name = type(model).__name__
+    opened = Opened(name, leaves, others, run, lambda leaves: merged(leaves, others))
     found: dict[int, list[str]] = {}
     for path, variable in _variables(model, nnx, (), ()):
         found.setdefault(id(variable), []).append("/".join(map(str, path)))
@@ -180,55 +202,3 @@ def is_parameter(x: Any) -> bool:
 
 def has_values(x: Any) -> bool:
     return not isinstance(x, jax.ShapeDtypeStruct)
-
-
-# --- layers of a parameter ---
-
-_LAYER = re.compile(r"^(.*)\[((?::, )*)(\d+)\]$")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A parameter, or layer i of it along an axis."""
-
-    parameter: str
-    axis: int | None = None
-    i: int = 0
-
-    def of(self, leaves: Mapping[str, Any]) -> Any:
-        """Its numbers."""
-        leaf = leaves[self.parameter]
-        return leaf if self.axis is None else jnp.take(leaf, self.i, self.axis)
-
-
-def layer_of(name: str, leaves: Mapping[str, Any]) -> Layer:
-    """What a name of a plan stands for: "w", or "w[:, 3]" as NumPy would index it."""
-    found = _LAYER.match(name)
-    if name in leaves or found is None:
-        return Layer(name)
-    return Layer(found[1], found[2].count(":"), int(found[3]))
-
-
-def put(leaves: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of which some, or layers of some, are new; each of its own kind and type."""
-    found, layers = dict(leaves), dict[str, dict[Layer, Any]]()
-    for name, numbers in new.items():
-        layer = layer_of(name, leaves)
-        if layer.axis is None:
-            found[name] = _like(leaves[name], numbers)
-        else:
-            layers.setdefault(layer.parameter, {})[layer] = numbers
-    for name, some in layers.items():
-        leaf, axis = leaves[name], next(iter(some)).axis
-        assert axis is not None
-        parts = [Layer(name, axis, i) for i in range(leaf.shape[axis])]
-        stacked = [_like(leaf, some.get(part, part.of(leaves))) for part in parts]
-        module: Any = jnp if isinstance(leaf, jax.Array) else np
-        found[name] = module.stack(stacked, axis)
-    return found
-
-
-def _like(leaf: Any, numbers: Any) -> Any:
-    if not isinstance(leaf, jax.Array):
-        numbers = np.asarray(numbers)
-    return numbers.astype(leaf.dtype)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
-from gainreg.adapters.jax.opened import Opened, has_values, is_array, is_parameter, layer_of, put
+from gainreg.adapters.jax.opened import Opened, has_values, is_array, is_parameter
 from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import layout as layouts
-from gainreg.signals.flow import Flow
+from gainreg.signals import models
 from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured
 from gainreg.signals.tape import Node, Tape
@@ -53,38 +53,41 @@ def read(
 
     Raises:
         ParameterError: the inputs are not what they must be, the model decides by values in Python,
-            meets no signal with a weight, or is a pair whose params do not fit; or it or an input
-            has only a shape, and values are wanted.
+            or is a pair whose params do not fit; or an input has only a shape, and values are
+            wanted.
         The model's own errors, with a note.
     """
-    everything = jnp.zeros(()), *opened.leaves.values(), *jax.tree_util.tree_leaves((args, kwargs))
+    leaves = opened.whole()
+    everything = jnp.zeros(()), *leaves.values(), *jax.tree_util.tree_leaves((args, kwargs))
     if any(isinstance(x, jax.core.Tracer) for x in everything):
         raise ParameterError(
             "a model is read outside of jax.jit and other transformations, and here it is inside "
             "of one; make the plan before it"
         )
     held, structure, data = _arguments(args, kwargs)
-    if with_values:
-        check_values(opened, [held[i] for i in data])
+    if with_values and not all(map(has_values, (*(held[i] for i in data), *opened.others))):
+        raise ParameterError(
+            "an example input has only a shape, so that nothing can be measured; give numbers"
+        )
     arrays = [i for i, leaf in enumerate(held) if is_array(leaf)]
 
-    def flat(leaves: list[Any], others: list[Any], given: list[Any]) -> Any:
+    def flat(own: list[Any], others: list[Any], given: list[Any]) -> Any:
         found = list(held)
         for i, array in zip(arrays, given, strict=True):
             found[i] = array
         own_args, own_kwargs = jax.tree_util.tree_unflatten(structure, found)
-        named = dict(zip(opened.leaves, leaves, strict=True))
+        named = dict(zip(leaves, own, strict=True))
         result = opened.run(named, others, own_args, own_kwargs)
         return [y for y in _outputs(result, opened.is_pair) if is_parameter(y)]
 
-    given = list(opened.leaves.values()), opened.others, [held[i] for i in arrays]
+    given = list(leaves.values()), opened.others, [held[i] for i in arrays]
     closed = _jaxpr(flat, given, opened)
     variables = iter(closed.jaxpr.invars)
 
     def known(leaf: Any) -> Array:
         return array_of(next(variables), leaf if has_values(leaf) else None)
 
-    parameters = {name: known(leaf) for name, leaf in opened.leaves.items()}
+    parameters = {name: known(leaf) for name, leaf in leaves.items()}
     others = [known(leaf) for leaf in opened.others]
     inputs = [known(held[i]) for i in arrays]
     taps: dict[Node, tuple[Array, Array, int]] = {}
@@ -100,10 +103,6 @@ def read(
     outputs = trace.read(closed.jaxpr, consts, [*parameters.values(), *others, *inputs])
     entries = [trace.entry(y) for y in outputs]
     trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
-    if not any(node.weighs for node in trace.tape.nodes):
-        raise ParameterError(
-            f"{opened.kind} has no weights that a signal meets: there is nothing to set"
-        )
     trace.tape.prune()
     taps = {node: taps[node] for node in trace.tape.nodes if node in taps}
     return Run(trace, parameters, inputs, outputs, taps)
@@ -145,13 +144,7 @@ def _first_line(error: Exception) -> str:
 
 def _arguments(args: Any, kwargs: Any) -> tuple[list[Any], Any, set[int]]:
     """The leaves of the example inputs, their structure, and which are data."""
-    args = (args,) if is_array(args) else args
-    if not isinstance(args, (tuple, list)) or not (kwargs is None or isinstance(kwargs, Mapping)):
-        raise ParameterError(
-            "args is an array or a tuple of example inputs, and kwargs a dict, got "
-            f"{type(args).__name__} and {type(kwargs).__name__}"
-        )
-    everything = (tuple(args), dict(kwargs or {}))
+    everything = models.arguments(args, kwargs, is_array, "an array")
     leaves, structure = jax.tree_util.tree_flatten(everything)
     data: set[int] = set()
     at = 0
@@ -163,10 +156,6 @@ def _arguments(args: Any, kwargs: Any) -> tuple[list[Any], Any, set[int]]:
         at += count
     if not data:
         raise ParameterError("no array is among the example inputs; give the model's arguments")
-    for i in data:
-        x = leaves[i]
-        if has_values(x) and is_parameter(x) and not bool(jnp.isfinite(x).all()):
-            raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
     return leaves, structure, data
 
 
@@ -279,13 +268,19 @@ def _rms(x: Any) -> Any:
     return unit * jnp.sqrt(jnp.mean(jnp.square(size / unit)))
 
 
-def calibrated(opened: Opened, run: Run, flow: Flow) -> Opened:
-    """The model with each weight rescaled at its first use, and its output with it, by what feeds
-    it in fact."""
-    targets = {node.weight: flow.states[node].q for node in flow.targets}
-    taps = [(node, size) for node, (*_, size) in run.taps.items()]
+def factors(run: Run, own: Mapping[str, Any], targets: Mapping[str, float]) -> dict[str, Any]:
+    """What to multiply each weight by, at its first use and its output with it, so that by what
+    feeds it in fact that has the second moment that it aims at.
 
-    def factors(values: Any) -> dict[str, Any]:
+    Args:
+        run: of the model with these weights.
+        own: the weights, by name.
+        targets: the second moments.
+    """
+    taps = [(node, size) for node, (*_, size) in run.taps.items()]
+    sizes = {name: _rms(weight) for name, weight in own.items()}
+
+    def found(values: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
         def watch(i: int, x: Any, y: Any) -> Any:
@@ -294,9 +289,8 @@ def calibrated(opened: Opened, run: Run, flow: Flow) -> Opened:
             if name not in targets:
                 return y
             if name not in found:
-                gain = node.facts["fan_in"] * node.facts["taps"]
-                own = _rms(layer_of(name, values[0]).of(values[0]))
-                factor = math.sqrt(targets[name] / (gain * x.size / size)) / (own * _rms(x))
+                gain = node.facts["fan_in"] * node.facts["taps"] * x.size / size
+                factor = math.sqrt(targets[name] / gain) / (sizes[name] * _rms(x))
                 found[name] = jnp.where(jnp.isfinite(factor), factor, 1.0)
             # wherever else the weight is used, its output is off by the same factor
             return y * found[name].astype(y.dtype)
@@ -304,25 +298,5 @@ def calibrated(opened: Opened, run: Run, flow: Flow) -> Opened:
         _program(run, values, watch)
         return found
 
-    found = jax.jit(factors)((opened.leaves, [x.known for x in run.inputs]))
-    own = opened.leaves
-    new = {name: factor * layer_of(name, own).of(own) for name, factor in found.items()}
-    return opened.having(put(own, new))
-
-
-def check_values(opened: Opened, inputs: list[Any]) -> None:
-    """Refuse what has only a shape.
-
-    Raises:
-        ParameterError: a parameter or an input has.
-    """
-    for name, leaf in opened.leaves.items():
-        if not has_values(leaf):
-            raise ParameterError(
-                f"the parameter {name!r} has only a shape, so that nothing can be set or measured; "
-                "make a plan of it, and apply that to the real model"
-            )
-    if not all(map(has_values, (*inputs, *opened.others))):
-        raise ParameterError(
-            "an example input has only a shape, so that nothing can be measured; give numbers"
-        )
+    made: dict[str, Any] = jax.jit(found)(_values(run))
+    return made

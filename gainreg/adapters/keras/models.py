@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
 
 from gainreg.errors import ParameterError
-from gainreg.signals.options import check_plan
-from gainreg.signals.plan import Plan, PlannedParameter
+from gainreg.signals import models
+from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 
 BACKENDS = ("torch", "jax")
@@ -44,32 +43,15 @@ def plan(
         args: an example input: an array, or a list or dict of them for a model that takes such; or
             a tuple of the model's arguments. Their moments are measured, and count as those of
             standard normal numbers where they are a ``keras.KerasTensor`` with a whole shape.
-        kwargs: the model's keyword arguments.
-        residual: what all branches of a residual stream together add to it, as a share of its
-            second moment where it begins; None to let each branch add a second moment of 1.
-        output_std: standard deviation of the model's output.
-        criterion: "forward", or "critical" where the activations have a critical point.
+        kwargs, residual, output_std, criterion: as for all adapters; see
+            ``help(gainreg.adapters)``, which says what is raised too.
 
     Weights are named by their variables' paths, "dense/kernel". Those of frozen layers are kept and
     counted as they are; likewise those of recurrent layers, whose output counts as it was measured.
-
-    Raises:
-        ParameterError: an option, the model, the backend or the inputs are not what they must be.
-        MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
-        Exception: the model's own errors, with a note.
     """
-    run, variables = _opened(model)
-    args, kwargs = _arguments(args, kwargs)
-    made: Plan = run.plan(
-        model, variables, args, kwargs,
-        residual=residual, output_std=output_std, criterion=criterion,
-    )  # fmt: skip
-    named = _named(model)
-    kept = {
-        name: PlannedParameter(tuple(named[name].shape), "kept", reason)
-        for name, reason in _kept(model).items()
-    }
-    return replace(made, listed={**made.listed, **kept})
+    return _opened(model).plan(
+        *_arguments(args, kwargs), residual=residual, output_std=output_std, criterion=criterion
+    )
 
 
 def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | None = None) -> Any:
@@ -81,22 +63,14 @@ def apply_(model: Any, plan: Plan, *, distribution: str = "normal", seed: int | 
 
     Args:
         model: the model that the plan is of, or another with the same names and shapes.
-        plan: made by ``plan``, here or elsewhere.
-        distribution: "normal", "truncated_normal" (at twice its std, which is widened), "uniform"
-            or "orthogonal"; all have the same mean square.
+        plan, distribution: as for all adapters; see ``help(gainreg.adapters)``, which says what is
+            raised too. Nothing was set then.
         seed: a whole number, for the same weights each time on the same backend; None for what
             ``keras.utils.set_random_seed`` sets.
-
-    Raises:
-        PlanError: the plan is of another model; nothing was set.
-        ParameterError: the model, the backend, the seed or the distribution is not what it must be.
     """
-    run, variables = _opened(model)
-    _check_seed(seed)
-    check_plan(plan)
-    plan.check({name: tuple(variable.shape) for name, variable in _named(model).items()})
-    listed = {name: item for name, item in plan.listed.items() if name in variables}
-    run.apply_(model, variables, replace(plan, listed=listed), distribution=distribution, seed=seed)
+    opened = _opened(model)
+    opened.apply(plan, distribution, _source(seed))
+    opened.finish()
     return model
 
 
@@ -110,19 +84,12 @@ def measure(
     """The model as it is: its signals predicted and measured, in one pass forward and one back.
 
     Weights, moving statistics and the states of seed generators stay bit for bit as they were.
-    Gradients are those of a random loss: the sum of the outputs times independent standard normal
-    numbers.
 
     Args:
         model, args, kwargs: as for ``plan``, with values.
-        backward: measure gradients too.
-
-    Raises:
-        GainregError: as ``plan``.
+        backward: as for all adapters; see ``help(gainreg.adapters)``.
     """
-    run, variables = _opened(model)
-    args, kwargs = _arguments(args, kwargs, values=True)
-    return _whole(model, run.measure(model, variables, args, kwargs, backward=backward))
+    return _opened(model).measure(*_arguments(args, kwargs, values=True), backward)
 
 
 def initialize_(
@@ -142,39 +109,34 @@ def initialize_(
     Args:
         model, args, kwargs, residual, output_std, criterion: as for ``plan``.
         distribution, seed: as for ``apply_``.
-        calibrate: set each weight from the measured second moment of what feeds it instead of the
-            predicted one, in one pass.
-
-    Raises:
-        GainregError: as ``plan`` and ``apply_``; nothing was set then.
+        calibrate: as for all adapters; see ``help(gainreg.adapters)``.
     """
-    run, variables = _opened(model)
-    _check_seed(seed)
-    args, kwargs = _arguments(args, kwargs, values=True)
-    report = run.initialize_(
-        model, variables, args, kwargs, residual=residual, output_std=output_std,
-        criterion=criterion, distribution=distribution, calibrate=calibrate, seed=seed,
+    opened = _opened(model)
+    report = opened.initialize(
+        *_arguments(args, kwargs, values=True), _source(seed), distribution, calibrate,
+        residual=residual, output_std=output_std, criterion=criterion,
     )  # fmt: skip
-    return _whole(model, report)
-
-
-def _whole(model: Any, report: SignalReport) -> SignalReport:
-    """A report that accounts for all weights of a model."""
-    kept = {name: ("kept", reason) for name, reason in _kept(model).items()}
-    return replace(report, parameters={**report.parameters, **kept})
+    opened.finish()
+    return report
 
 
 # --- what may be asked ---
 
 
-def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
-    """The functions of the backend, and a model's trainable variables by name."""
+def _backend() -> Any:
+    """What the backend makes of models, example inputs and seeds."""
     backend = keras.backend.backend()
     if backend not in BACKENDS:
         raise ParameterError(
             f"whole models are followed on Keras's backends torch and jax, and this is {backend}; "
             "set KERAS_BACKEND to one of them for this step: saved weights load on any"
         )
+    return importlib.import_module(f"gainreg.adapters.keras.on_{backend}")
+
+
+def _opened(model: Any) -> models.Model:
+    """A model as its backend takes it apart."""
+    backend = _backend()
     if not isinstance(model, keras.Layer):
         raise ParameterError(f"a model is a keras.Model or a layer, got {type(model).__name__}")
     if not model.built:
@@ -182,14 +144,16 @@ def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
             f"{type(model).__name__} {model.name!r} was not built yet and has no weights; call it "
             "once on an example input, or its build with the shape of one"
         )
-    kept = _kept(model)
-    variables = {name: v for name, v in _named(model).items() if name not in kept}
+    named, kept = _named(model), _kept(model)
+    variables = {name: variable for name, variable in named.items() if name not in kept}
     if not variables:
         raise ParameterError(
             f"{type(model).__name__} has no trainable weights but those of recurrent layers: there "
             "is nothing to set"
         )
-    return importlib.import_module(f"gainreg.adapters.keras.on_{backend}"), variables
+    opened: models.Model = backend.opened(model, variables)
+    opened.kept = {name: (tuple(named[name].shape), reason) for name, reason in kept.items()}
+    return opened
 
 
 def recurrent(model: Any) -> list[Any]:
@@ -260,9 +224,14 @@ def _arguments(args: Any, kwargs: Any, values: bool = False) -> tuple[tuple[Any,
                     f"an example input has the shape {leaf.shape}; give a whole one, with the "
                     "number of samples"
                 )
-    return args, kwargs
+    found: tuple[tuple[Any, ...], Any] = keras.tree.map_structure(
+        _backend().example, (args, kwargs)
+    )
+    return found
 
 
-def _check_seed(seed: Any) -> None:
+def _source(seed: Any) -> Any:
+    """The backend's random numbers."""
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ParameterError(f"seed is a whole number from 0 on, or None, got {seed!r}")
+    return _backend().source(seed)

@@ -11,60 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from gainreg.adapters.keras.models import recurrent, replaced
-from gainreg.adapters.torch import models
-from gainreg.adapters.torch.models import Opaque
+from gainreg.adapters.torch.models import Model, Opaque
 from gainreg.adapters.torch.tracer import Trace
 from gainreg.signals import layout as layouts
-from gainreg.signals.plan import Plan
-from gainreg.signals.report import SignalReport
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
 
-def plan(model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any) -> Plan:
-    """As ``gainreg.adapters.torch.plan``, of a Keras model and its trainable variables by name."""
-    return models.plan(_module(model, variables), _tensors(args), _tensors(kwargs), **options)
+def opened(model: Any, variables: Mapping[str, Any]) -> Model:
+    """A Keras model with its trainable variables by name."""
+    return Model(_named(_Module, model)(model, variables))
 
 
-def apply_(model: Any, variables: Mapping[str, Any], plan: Plan, *, seed: Any, **how: Any) -> None:
-    """As ``gainreg.adapters.torch.apply_``."""
-    models.apply_(_module(model, variables), plan, generator=_generator(seed), **how)
-
-
-def measure(
-    model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, **options: Any
-) -> SignalReport:
-    """As ``gainreg.adapters.torch.measure``."""
-    return models.measure(_module(model, variables), _tensors(args), _tensors(kwargs), **options)
-
-
-def initialize_(
-    model: Any, variables: Mapping[str, Any], args: Any, kwargs: Any, *, seed: Any, **options: Any
-) -> SignalReport:
-    """As ``gainreg.adapters.torch.initialize_``."""
-    module, source = _module(model, variables), _generator(seed)
-    return models.initialize_(module, _tensors(args), _tensors(kwargs), generator=source, **options)
-
-
-def _generator(seed: int | None) -> torch.Generator | None:
+def source(seed: int | None) -> torch.Generator | None:
     """A source of random numbers; None for torch's own, which ``keras.utils.set_random_seed``
     sets."""
     return None if seed is None else torch.Generator().manual_seed(seed)
 
 
-def _tensors(value: Any) -> Any:
-    """Tensors for the arrays of an example input; for its symbolic tensors, ones without values."""
-    return keras.tree.map_structure(_tensor, value)
-
-
-def _tensor(x: Any) -> Any:
+def example(x: Any) -> Any:
+    """A tensor for an array of an example input; for a symbolic tensor, one without values."""
     if isinstance(x, keras.KerasTensor):
         return torch.empty(x.shape, dtype=keras.ops.zeros((), x.dtype).dtype, device="meta")
     return keras.ops.convert_to_tensor(x) if hasattr(x, "shape") else x
-
-
-def _module(model: Any, variables: Mapping[str, Any]) -> nn.Module:
-    return _named(_Model, model)(model, variables)
 
 
 def _named(kind: type[Kind], layer: Any) -> type[Kind]:
@@ -72,7 +41,7 @@ def _named(kind: type[Kind], layer: Any) -> type[Kind]:
     return type(type(layer).__name__, (kind,), {})
 
 
-class _Model(nn.Module):
+class _Module(nn.Module):
     """A Keras model, its trainable variables as parameters; it runs in a scope in which no variable
     changes."""
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -17,12 +18,11 @@ from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
 from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
 from gainreg.adapters.torch.weights import fill
 from gainreg.errors import MomentError, ParameterError
-from gainreg.signals.flow import Aims, Flow
-from gainreg.signals.options import check_calibration, check_distribution, check_plan, options
+from gainreg.signals import models
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
 from gainreg.signals.signal import Signal
-from gainreg.signals.summary import Measured, accounts, plan_of, report_of
+from gainreg.signals.summary import Measured
 from gainreg.signals.tape import Node, Tape
 
 
@@ -43,21 +43,12 @@ def plan(
         model: any module that runs eagerly.
         args: a tensor or a tuple of example inputs; their moments are measured, and count as
             those of standard normal numbers on the meta device.
-        kwargs: the model's keyword arguments.
-        residual: what all branches of a residual stream together add to it, as a share of its
-            second moment where it begins; None to let each branch add a second moment of 1.
-        output_std: standard deviation of the model's output.
-        criterion: "forward", or "critical" where the activations have a critical point.
-
-    Raises:
-        ParameterError: an option, the model or its inputs are not what they must be.
-        MomentError: a signal dies or explodes on the way, naming the weight that it feeds.
-        Exception: the model's own errors, with a note.
+        kwargs, residual, output_std, criterion: as for all adapters; see
+            ``help(gainreg.adapters)``, which says what is raised too.
     """
-    asked = options(residual, output_std, criterion)
-    tape = _run(model, args, kwargs)
-    flow = Flow(tape, Aims(residual, output_std, criterion == "critical"))
-    return plan_of(flow, asked)
+    return Model(model).plan(
+        args, kwargs, residual=residual, output_std=output_std, criterion=criterion
+    )
 
 
 def apply_(
@@ -71,40 +62,12 @@ def apply_(
 
     Args:
         model: the model that the plan is of, or another with the same names and shapes.
-        plan: made by ``plan``, here or elsewhere.
-        distribution: "normal", "truncated_normal" (at twice its std, which is widened), "uniform"
-            or "orthogonal"; all have the same mean square.
+        plan, distribution: as for all adapters; see ``help(gainreg.adapters)``, which says what is
+            raised too. Nothing was set then.
         generator: the random numbers' source.
-
-    Raises:
-        PlanError: the plan is of another model; nothing was set.
-        ParameterError: the model or the distribution is not what it must be.
     """
-    check_distribution(distribution)
-    check_plan(plan)
-    parameters = _settable(model)
-    plan.check({name: tuple(parameter.shape) for name, parameter in parameters.items()})
-    _check_values(model)
-    for name, item in plan.listed.items():
-        if item.status == "set" and item.std is not None:
-            _check_type(name, parameters[name])
-    fans = {weight.name: weight.fan_in for weight in plan.weights}
-    with torch.no_grad():
-        for name, item in plan.listed.items():
-            weight: Tensor = parameters[name]
-            if item.status == "zeroed":
-                weight.zero_()
-            elif item.status == "set" and item.std is not None:
-                if distribution == "orthogonal" and weight.dim() > 1 and weight.is_contiguous():
-                    weight = weight.view(_matrix(item.shape, fans.get(name, 1.0)))
-                fill(weight, item.std, distribution, generator)
+    Model(model).apply(plan, distribution, generator)
     return model
-
-
-def _matrix(shape: tuple[int, ...], fan_in: float) -> tuple[int, int]:
-    """The shape of a weight as a matrix, one side of which are its inputs, wherever they stand."""
-    sides = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
-    return min(sides, key=lambda side: min(abs(math.log(n / fan_in)) for n in side))
 
 
 def measure(
@@ -116,19 +79,13 @@ def measure(
 ) -> SignalReport:
     """The model as it is: its signals predicted and measured, in one pass forward and one back.
 
-    Weights, gradients, buffers, mode and random state stay bit for bit as they were. Gradients are
-    those of a random loss: the sum of the outputs times independent standard normal numbers.
+    Weights, gradients, buffers, mode and random state stay bit for bit as they were.
 
     Args:
         model, args, kwargs: as for ``plan``, with values.
-        backward: measure gradients too.
-
-    Raises:
-        GainregError: as ``plan``.
+        backward: as for all adapters; see ``help(gainreg.adapters)``.
     """
-    probe = _Probe(backward)
-    tape = _run(model, args, kwargs, probe)
-    return report_of(Flow(tape, None), accounts(tape), probe.found)
+    return Model(model).measure(args, kwargs, backward)
 
 
 def initialize_(
@@ -148,39 +105,109 @@ def initialize_(
     Args:
         model, args, kwargs, residual, output_std, criterion: as for ``plan``.
         distribution, generator: as for ``apply_``.
-        calibrate: set each weight from the measured second moment of what feeds it instead of the
-            predicted one, just before its first use, in one pass.
+        calibrate: as for all adapters; see ``help(gainreg.adapters)``.
+    """
+    return Model(model).initialize(
+        args, kwargs, generator, distribution, calibrate,
+        residual=residual, output_std=output_std, criterion=criterion,
+    )  # fmt: skip
+
+
+class Model(models.Model):
+    """A module of PyTorch.
 
     Raises:
-        GainregError: as ``plan`` and ``apply_``; nothing was set then.
+        ParameterError: it is none, or is nothing that can be followed and set.
     """
-    check_distribution(distribution)
-    asked = options(residual, output_std, criterion)
-    check_calibration(calibrate, criterion)
-    _check_model(model)
-    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
-        _shape(model, args, kwargs)
-    _settable(model)
-    _check_values(model)
-    tape = _run(model, args, kwargs)
-    flow = Flow(tape, Aims(residual, output_std, criterion == "critical"))
-    planned = plan_of(flow, asked)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    source = generator or torch.default_generator
-    state = source.get_state()
-    try:
-        apply_(model, planned, distribution=distribution, generator=generator)
-        if calibrate:
-            _run(model, args, kwargs, _Calibration(model, flow))
-        probe = _Probe(True)
-        tape = _run(model, args, kwargs, probe)
-    except BaseException:
+
+    shape_only = "is on the meta device"
+
+    def __init__(self, module: Any) -> None:
+        if hasattr(module, "_orig_mod"):
+            raise ParameterError("the model is wrapped by torch.compile; give the original model")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ParameterError("the model is scripted; give the original model")
+        if not isinstance(module, nn.Module):
+            raise ParameterError(f"a model is a torch.nn.Module, got {type(module).__name__}")
+        self.module, self.kind = module, type(module).__name__
+        if next(module.parameters(), None) is None:
+            raise ParameterError(f"{self.kind} has no parameters: there is nothing to set")
+        for name, parameter in module.named_parameters():
+            if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
+                raise ParameterError(
+                    f"the weight {name!r} was made in inference mode and cannot be set; make the "
+                    "model outside of torch.inference_mode"
+                )
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Its parameters, by every name that they have."""
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        for name, parameter in parameters.items():
+            if nn.parameter.is_lazy(parameter):
+                raise ParameterError(
+                    f"the parameter {name!r} is lazy and has no shape yet; run the model once, or "
+                    "call initialize_"
+                )
+        return parameters
+
+    def has_values(self, parameter: Tensor) -> bool:
+        """Whether it is not on the meta device."""
+        return not parameter.is_meta
+
+    def is_floating(self, parameter: Tensor) -> bool:
+        """Whether it holds real floating-point numbers."""
+        return parameter.is_floating_point()
+
+    def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
+        """The tape of one run. Lazy parameters get their shapes: in a copy, or if the model is to
+        be set in the model itself."""
+        module = self.module
+        if any(nn.parameter.is_lazy(p) for p in module.parameters()):
+            module = module if values else copy.deepcopy(module)
+            args, kwargs = _arguments(args, kwargs)
+            with _unchanged(module), torch.no_grad():
+                module(*args, **kwargs)
+        if values:
+            self.check_values()
+        return _run(module, args, kwargs)
+
+    def probe(self, args: Any, kwargs: Any, backward: bool) -> tuple[Tape, dict[Node, Measured]]:
+        """The tape of one run, and what was measured on it."""
+        probe = _Probe(backward)
+        return _run(self.module, args, kwargs, probe), probe.found
+
+    def calibrate(self, args: Any, kwargs: Any, targets: Mapping[str, float]) -> None:
+        """Rescale each weight at its first use."""
+        _run(self.module, args, kwargs, _Calibration(self.module, targets))
+
+    def write(
+        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
+    ) -> None:
+        """Fill a parameter in place."""
+        weight: Tensor = self.parameters()[name]
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(before[name])
-        source.set_state(state)
-        raise
-    return report_of(Flow(tape, None), planned.parameters, probe.found)
+            if std is None:
+                weight.zero_()
+                return
+            if distribution == "orthogonal" and weight.dim() > 1 and weight.is_contiguous():
+                inputs = models.inputs_of(weight.shape, fan_in)
+                weight = weight.flatten(0, (inputs.start or inputs.stop) - 1).flatten(1)
+            fill(weight, std, distribution, source)
+
+    @contextlib.contextmanager
+    def attempt(self, source: torch.Generator | None) -> Iterator[None]:
+        """Whatever is raised leaves the parameters and the generator as they were."""
+        source = source or torch.default_generator
+        state = source.get_state()
+        before = [(p, p.detach().clone()) for p in self.module.parameters()]
+        try:
+            yield
+        except BaseException:
+            with torch.no_grad():
+                for parameter, numbers in before:
+                    parameter.copy_(numbers)
+            source.set_state(state)
+            raise
 
 
 # --- one run ---
@@ -241,9 +268,9 @@ class _Probe:
 class _Calibration(_Probe):
     """Rescales each weight at its first use, and its output with it, by what feeds it in fact."""
 
-    def __init__(self, model: nn.Module, flow: Flow) -> None:
+    def __init__(self, model: nn.Module, targets: Mapping[str, float]) -> None:
         super().__init__(False)
-        self.targets = {node.weight: flow.states[node].q for node in flow.targets}
+        self.targets = dict(targets)
         self.parameters = dict(model.named_parameters())
 
     def weighed(self, node: Node, x: Tensor, y: Tensor, size: int) -> None:
@@ -259,73 +286,41 @@ class _Calibration(_Probe):
         y.mul_(factor)
 
 
-class _Pass(Tracing):  # type: ignore[no-untyped-call]
-    """The tracing mode, with a probe."""
-
-    def __init__(self, trace: Trace, probe: _Probe | None) -> None:
-        super().__init__(trace)
-        self.probe = probe
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.probe is not None:
-            self.probe.between()
-        return super().__torch_dispatch__(func, types, args, kwargs)
-
-
 def _run(
     model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, probe: _Probe | None = None
 ) -> Tape:
     """The tape of one run of a model, on which it leaves no other mark."""
-    _check_model(model)
     args, kwargs = _arguments(args, kwargs)
-    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
-        if probe is not None:
-            raise ParameterError(
-                "the model has lazy parameters without a shape; run it once, or call initialize_"
-            )
-        model = copy.deepcopy(model)
-        _shape(model, args, kwargs)
     trace = Trace(model)
+    mode = Tracing(trace)
     if probe is not None:
-        _check_values(model)
-        trace.weighed = probe.weighed
+        trace.weighed, mode.before = probe.weighed, probe.between
     describe = getattr(model, "describe_input", Trace.describe_input)
     for tensor in tensors_in((args, kwargs)):
         describe(trace, tensor)
     backward = probe is not None and probe.backward
-    with _unchanged(model), _differentiable(model, backward) as parameters:
-        mode = _Pass(trace, probe)
-        with (
-            torch.inference_mode(False),
-            torch.set_grad_enabled(backward),
-            _opaque(model, mode),
-        ):
-            try:
-                with mode:
-                    result = model(*args, **kwargs)
-            except (ParameterError, MomentError):
-                raise
-            except Exception as error:
-                _explain(error, model)
-                raise
-            outputs = [y for y in _outputs(result) if y.is_floating_point()]
-            entries = [trace.entry(y) for y in outputs]
-            trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
-            if probe is not None:
-                probe.finish(outputs, parameters)
-                trace.tape.warnings += probe.warnings
-    if not any(node.weighs for node in trace.tape.nodes):
-        raise ParameterError(
-            f"{type(model).__name__} has no weights that a signal meets: there is nothing to set"
-        )
+    with (
+        _unchanged(model),
+        _differentiable(model, backward) as parameters,
+        torch.inference_mode(False),
+        torch.set_grad_enabled(backward),
+        _opaque(model, mode),
+    ):
+        try:
+            with mode:
+                result = model(*args, **kwargs)
+        except (ParameterError, MomentError):
+            raise
+        except Exception as error:
+            _explain(error, model)
+            raise
+        outputs = [y for y in _outputs(result) if y.is_floating_point()]
+        entries = [trace.entry(y) for y in outputs]
+        trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
+        if probe is not None:
+            probe.finish(outputs, parameters)
+            trace.tape.warnings += probe.warnings
     return trace.tape
-
-
-def _shape(model: nn.Module, args: Any, kwargs: Any) -> None:
-    """Run a model with lazy parameters, so that they get their shapes."""
-    args, kwargs = _arguments(args, kwargs)
-    with _unchanged(model), torch.no_grad():
-        model(*args, **kwargs)
 
 
 def _outputs(result: Any) -> Iterator[Tensor]:
@@ -344,33 +339,24 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         if not nn.parameter.is_lazy(buffer)
     }
     modes = {module: module.training for module in model.modules()}
-    states = random.getstate(), torch.get_rng_state()
-    import numpy as np
-
-    numpy_state = np.random.get_state()  # noqa: NPY002  models draw from it
-    on_devices = torch.cuda.get_rng_state_all() if _on_cuda() else None
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  models draw from it
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
     fast = torch.backends.mha.get_fastpath_enabled()
     # the encoder's fused form is one operation of many weights; the plain one is the same model
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         random.setstate(states[0])
-        torch.set_rng_state(states[1])
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        if on_devices is not None:
-            torch.cuda.set_rng_state_all(on_devices)
+        np.random.set_state(states[1])  # noqa: NPY002
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in kept and not _same_bits(buffer, kept[name]):
                     buffer.copy_(kept[name])
-
-
-def _on_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
@@ -440,74 +426,16 @@ def _rms(tensor: Tensor) -> float:
     return largest * math.sqrt(float((x / largest).square().mean()))
 
 
-# --- what may be asked ---
-
-
-def _check_model(model: Any) -> None:
-    if hasattr(model, "_orig_mod"):
-        raise ParameterError("the model is wrapped by torch.compile; give the original model")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ParameterError("the model is scripted; give the original model")
-    if not isinstance(model, nn.Module):
-        raise ParameterError(f"a model is a torch.nn.Module, got {type(model).__name__}")
-    if next(model.parameters(), None) is None:
-        raise ParameterError(
-            f"{model.__class__.__name__} has no parameters: there is nothing to set"
-        )
-    for name, parameter in model.named_parameters():
-        if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
-            raise ParameterError(
-                f"the weight {name!r} was made in inference mode and cannot be set; make the model "
-                "outside of torch.inference_mode"
-            )
-
-
-def _check_values(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise ParameterError(
-                f"the parameter {name!r} is on the meta device, where nothing can be set or "
-                "measured; make a plan there, and apply it to the real model"
-            )
-
-
-def _check_type(name: str, parameter: Tensor) -> None:
-    if not parameter.is_floating_point():
-        raise ParameterError(
-            f"the weight {name!r} has the type {parameter.dtype}; only real floating-point "
-            "weights can be set"
-        )
-
-
-def _settable(model: nn.Module) -> dict[str, nn.Parameter]:
-    _check_model(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, parameter in parameters.items():
-        if nn.parameter.is_lazy(parameter):
-            raise ParameterError(
-                f"the parameter {name!r} is lazy and has no shape yet; run the model once"
-            )
-    return parameters
+# --- arguments and errors ---
 
 
 def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args = (args,) if isinstance(args, Tensor) else args
-    if not isinstance(args, (tuple, list)) or not (kwargs is None or isinstance(kwargs, Mapping)):
-        raise ParameterError(
-            "args is a tensor or a tuple of example inputs, and kwargs a dict, got "
-            f"{type(args).__name__} and {type(kwargs).__name__}"
-        )
+    given = models.arguments(args, kwargs, lambda x: isinstance(x, Tensor), "a tensor")
     # clones, as a model may work in place on what it is given; and no inference tensors
     with torch.inference_mode(False), torch.no_grad():
-        args, kwargs = tree_map_only(Tensor, torch.clone, (tuple(args), dict(kwargs or {})))
-    tensors = list(tensors_in((args, kwargs)))
-    if not tensors:
+        args, kwargs = tree_map_only(Tensor, torch.clone, given)
+    if next(tensors_in((args, kwargs)), None) is None:
         raise ParameterError("no tensor is among the example inputs; give the model's arguments")
-    for tensor in tensors:
-        if not tensor.is_floating_point() or tensor.device.type == "meta":
-            continue
-        if not bool(torch.isfinite(tensor).all()):
-            raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
     return args, kwargs
 
 

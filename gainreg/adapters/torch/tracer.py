@@ -173,14 +173,17 @@ class Trace(neutral.Trace):
 
 
 class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The mode in which a trace follows all that is done."""
+    """The mode in which a trace follows all that is done; ``before`` is called ahead of each
+    operation."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.paused = 0
+        self.before: Callable[[], None] = lambda: None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.before()
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self.paused:
