@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.polynomial.hermite_e import hermevander
 from numpy.typing import NDArray
+from scipy.special import factorial
 
 import gainreg
 from gainreg.errors import GainregError
@@ -41,15 +43,8 @@ ORDERS = 64
 UNDEFINED = 0.3
 
 
-def _hermite_rows() -> FloatArray:
-    """The orthonormal Hermite polynomials at the nodes, times the weights."""
-    rows = [np.ones_like(NODES), NODES]
-    for k in range(1, ORDERS - 1):
-        rows.append((NODES * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
-    return np.array(rows) * WEIGHTS
-
-
-_HERMITE = _hermite_rows()
+# The orthonormal Hermite polynomials at the nodes, times the weights.
+_HERMITE = (hermevander(NODES, ORDERS - 1) / np.sqrt(factorial(np.arange(ORDERS)))).T * WEIGHTS
 
 
 class Operation(NamedTuple):

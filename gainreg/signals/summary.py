@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gainreg.signals.flow import Flow
+from gainreg.signals.layout import UNIT, count
 from gainreg.signals.plan import Plan, PlannedParameter, PlannedWeight
 from gainreg.signals.report import SignalReport, WeightReport, tendencies
 from gainreg.signals.state import joined
@@ -25,16 +26,11 @@ class Measured(NamedTuple):
 def plan_of(flow: Flow, options: Mapping[str, Any]) -> Plan:
     """The plan that a flow with aims amounts to."""
     tape = flow.tape
+    rows = (_weight(flow, node, Measured()) for node in first_uses(tape))
     weights = tuple(
-        PlannedWeight(
-            node.weight,
-            _operation(node),
-            _fan_in(node),
-            math.sqrt(flow.variances[node.weight]),
-            _fed_by(flow, node),
-        )
-        for node in first_uses(tape)
-        if node.weight in flow.variances
+        PlannedWeight(row.name, row.operation, row.fan_in, row.weight_std, row.fed_by)
+        for row in rows
+        if row.name in flow.variances
     )
     stds = {weight.name: weight.std for weight in weights}
     stds |= {name: math.sqrt(variance) for name, variance in flow.biases.items()}
@@ -92,13 +88,13 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
     if variance is None:
         variance = flow.tape.parameters[node.weight].square or 0.0
     m = state.moments
-    stray = state.noise + 2 / flow_units(node)
+    stray = state.noise + 2 / max(1, count(node.layout)[UNIT])
     return WeightReport(
         name=node.weight,
-        operation=_operation(node),
-        fan_in=_fan_in(node),
+        operation=str(node.facts.get("operation", node.rule)),
+        fan_in=float(node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0)),
         weight_std=math.sqrt(variance),
-        fed_by=_fed_by(flow, node),
+        fed_by=fed.phrase if node.inputs else "tokens",
         input_rms=math.sqrt(fed.q),
         output_rms=math.sqrt(state.q),
         gradient_rms=math.sqrt(flow.gradients[node]),
@@ -111,25 +107,6 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
         measured_output_rms=measured.output_rms,
         measured_gradient_rms=measured.gradient_rms,
     )
-
-
-def flow_units(node: Node) -> float:
-    """Width of an operation's output: its numbers that do not repeat over samples, positions."""
-    from gainreg.signals.layout import UNIT, count
-
-    return max(1, count(node.layout)[UNIT])
-
-
-def _operation(node: Node) -> str:
-    return str(node.facts.get("operation", node.rule))
-
-
-def _fan_in(node: Node) -> float:
-    return float(node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0))
-
-
-def _fed_by(flow: Flow, node: Node) -> str:
-    return flow.states[node.inputs[0]].phrase if node.inputs else "tokens"
 
 
 def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:

@@ -94,6 +94,8 @@ class Recipe:
 
 Entry = Signal | Weight | Computed | Tokens | Mask | Constant | None
 
+Rule = Callable[..., Any]
+
 
 class NotUnderstoodError(Exception):
     """Raised by a rule for a form of its operation that it has no answer to."""
@@ -103,13 +105,19 @@ class Trace(ABC):
     """The tape of one run, and what each tensor is: what rules work with.
 
     Attributes:
+        rules: the framework's, by operation, and whether they are asked alone: also where no signal
+            is among the operands, but a parameter or the like.
         tape: what was recorded.
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
+        shifted: called where a bias comes after a weight, with the weight's node and what its
+            output is then.
     """
+
+    rules: dict[Any, tuple[Rule, bool]]
 
     def __init__(
         self, parameters: Iterable[tuple[str, Any]], entries: MutableMapping[Any, Entry]
@@ -118,6 +126,7 @@ class Trace(ABC):
         self.outputs: list[Any] = []
         self.operation: Any = None
         self.weighed: Callable[[Node, Any, Any, int], None] = lambda *_: None
+        self.shifted: Callable[[Node, Any], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
         self.inputs: dict[Node, Any] = {}
         self._entries = entries
@@ -131,6 +140,16 @@ class Trace(ABC):
             shape = tuple(parameter.shape)
             self.tape.parameters[name] = Parameter(name, shape, mean, square)
             self._entries[parameter] = Weight(name)
+
+    @classmethod
+    def ruled(cls, operations: Sequence[Any], alone: bool) -> Callable[[Rule], Rule]:
+        """A decorator of the rule for some operations."""
+
+        def register(function: Rule) -> Rule:
+            cls.rules.update(dict.fromkeys(operations, (function, alone)))
+            return function
+
+        return register
 
     # --- what the framework knows of its tensors ---
 
@@ -149,6 +168,14 @@ class Trace(ABC):
     @abstractmethod
     def statistic(self, tensor: Any) -> tuple[float, float] | tuple[None, None]:
         """Mean and mean square of a tensor's numbers; None where it has none."""
+
+    @abstractmethod
+    def unruled(self, key: Any, tensors: Sequence[Any], args: Any, kwargs: Any) -> Entry:
+        """What the output is of an operation that has no rule, where it is elementwise.
+
+        Raises:
+            NotUnderstoodError: it is not.
+        """
 
     # --- what a tensor is ---
 
@@ -223,6 +250,32 @@ class Trace(ABC):
         return mean, square
 
     # --- what an operation does ---
+
+    def answer(
+        self, key: Any, name: str, tensors: Sequence[Any], args: Any, kwargs: Any
+    ) -> tuple[Entry, ...]:
+        """What the outputs of the operation at hand are, from what its inputs were.
+
+        Args:
+            key, name: what its rule is found by, and what sentences call it.
+            tensors: its inputs.
+            args, kwargs: what its rule takes.
+        """
+        if not self.outputs:
+            return ()
+        found: Any
+        rule, alone = self.rules.get(key, (None, False))
+        try:
+            if not alone and not any(map(self.is_signal, tensors)):
+                found = self.without_signal(*tensors)
+            elif rule is None:
+                found = self.unruled(key, tensors, args, kwargs)
+            else:
+                found = rule(self, *args, **kwargs)
+        except NotUnderstoodError:
+            found = self.not_understood(name, tensors)
+        found = found if isinstance(found, tuple) else (found,)
+        return (*found, *(None,) * (len(self.outputs) - len(found)))
 
     def record(
         self,
@@ -337,6 +390,7 @@ class Trace(ABC):
             later.id = i
         node.inputs = (*node.inputs, given)
         self._zero(node, entry.name)
+        self.shifted(node, self.outputs[0])
         return signal
 
     def is_bias(self, bias: Any, signal: Signal) -> bool:

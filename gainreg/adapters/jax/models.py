@@ -149,12 +149,12 @@ class Model(models.Model):
         """The tape of the model's jaxpr."""
         if values:
             self.check_values()
-        return read(self.opened, args, kwargs, values).tape
+        return read(self.opened, args, kwargs, values).trace.tape
 
     def probe(self, args: Any, kwargs: Any, backward: bool) -> tuple[Tape, dict[Node, Measured]]:
         """The tape of the model's jaxpr, and what was measured when that was run."""
         run = read(self.opened, args, kwargs, with_values=True)
-        return run.tape, measured(run, backward)
+        return run.trace.tape, measured(run, backward)
 
     def calibrate(self, args: Any, kwargs: Any, targets: Mapping[str, float]) -> None:
         """Rescale each weight by what feeds it where it is first used."""

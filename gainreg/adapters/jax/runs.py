@@ -6,8 +6,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,29 +20,22 @@ from gainreg.signals import layout as layouts
 from gainreg.signals import models
 from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured
-from gainreg.signals.tape import Node, Tape
+from gainreg.signals.tape import Node
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """What a model was found to do.
 
     Attributes:
-        parameters, inputs, outputs: the values that stand for them.
+        inputs, outputs: the values that stand for them.
         taps: of each step with a weight: what goes in and comes out, and how many elements what
             goes in has without padding.
     """
 
     trace: JaxTrace
-    parameters: dict[str, Array]
     inputs: list[Array]
     outputs: list[Array]
     taps: dict[Node, tuple[Array, Array, int]]
-
-    @property
-    def tape(self) -> Tape:
-        """What was recorded."""
-        return self.trace.tape
 
 
 def read(
@@ -93,7 +85,7 @@ def read(
     taps: dict[Node, tuple[Array, Array, int]] = {}
     trace = JaxTrace(parameters, opened.aliases)
     trace.weighed = lambda node, x, y, size: taps.update({node: (x, y, size)})
-    trace.biased_output = lambda node, y: taps.update({node: (taps[node][0], y, taps[node][2])})
+    trace.shifted = lambda node, y: taps.update({node: (taps[node][0], y, taps[node][2])})
     units = _unit_axis(closed.jaxpr)
     for i, tensor in zip(arrays, inputs, strict=True):
         if i in data and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
@@ -105,7 +97,7 @@ def read(
     trace.tape.outputs = [e.node for e in entries if isinstance(e, Signal)]
     trace.tape.prune()
     taps = {node: taps[node] for node in trace.tape.nodes if node in taps}
-    return Run(trace, parameters, inputs, outputs, taps)
+    return Run(trace, inputs, outputs, taps)
 
 
 def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Opened) -> Any:
@@ -216,11 +208,11 @@ def measured(run: Run, backward: bool) -> dict[Node, Measured]:
         return found, [_rms(g) for g in pull(ends)[0]]
 
     try:
-        found, gradients = jax.jit(sizes_of)(_values(run))
+        found, gradients = jax.jit(sizes_of)([x.known for x in _given(run)])
     except Exception as error:
         if not backward:
             raise
-        run.tape.warn(f"gradients were not measured: {_first_line(error)}")
+        run.trace.tape.warn(f"gradients were not measured: {_first_line(error)}")
         return measured(run, False)
     sizes = {}
     for i, (node, (x, _, size)) in enumerate(run.taps.items()):
@@ -230,19 +222,14 @@ def measured(run: Run, backward: bool) -> dict[Node, Measured]:
     return sizes
 
 
-def _values(run: Run) -> tuple[dict[str, Any], list[Any]]:
+def _given(run: Run) -> list[Array]:
     """What the model computes with: its parameters, and its inputs."""
-    return (
-        {name: x.known for name, x in run.parameters.items()},
-        [x.known for x in run.inputs],
-    )
+    return [*run.trace.parameters.values(), *run.inputs]
 
 
 def _program(run: Run, values: Any, watch: Callable[[int, Any, Any], Any]) -> list[Any]:
     """The model again, step by step; ``watch`` gives what goes on in place of a weight's output."""
-    parameters, inputs = values
-    here: dict[Array, Any] = {run.parameters[name]: value for name, value in parameters.items()}
-    here.update(zip(run.inputs, inputs, strict=True))
+    here: dict[Array, Any] = dict(zip(_given(run), values, strict=True))
     watched: dict[Array, list[tuple[int, Array]]] = {}
     for i, (x, y, _) in enumerate(run.taps.values()):
         watched.setdefault(y, []).append((i, x))
@@ -298,5 +285,5 @@ def factors(run: Run, own: Mapping[str, Any], targets: Mapping[str, float]) -> d
         _program(run, values, watch)
         return found
 
-    made: dict[str, Any] = jax.jit(found)(_values(run))
+    made: dict[str, Any] = jax.jit(found)([x.known for x in _given(run)])
     return made

@@ -9,6 +9,7 @@ and the steps together are the model again, which runs.py runs to measure it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,9 @@ import numpy as np
 
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal
-from gainreg.signals.tape import Node, Parameter
-from gainreg.signals.trace import Computed, Entry, NotUnderstoodError, Tokens, Trace, Weight
+from gainreg.signals.tape import Parameter
+from gainreg.signals.trace import Computed, Entry, NotUnderstoodError, Rule, Tokens, Trace, Weight
 
-Rule = Callable[..., Any]
-
-_RULES: dict[str, Rule] = {}
-_ALONE: set[str] = set()
 _CALLS: dict[str, Rule] = {}
 
 # The primitives that do the same to each element, as functions on arrays of doubles.
@@ -48,14 +45,7 @@ def rule(*primitives: str, alone: bool = False) -> Callable[[Rule], Rule]:
             return trace.record("scale", [trace.signal(x)], mean=0.0, square=2.0)
     """
 
-    def register(function: Rule) -> Rule:
-        for name in primitives:
-            _RULES[name] = function
-            if alone:
-                _ALONE.add(name)
-        return function
-
-    return register
+    return JaxTrace.ruled(primitives, alone)
 
 
 def call(*primitives: str) -> Callable[[Rule], Rule]:
@@ -127,19 +117,19 @@ class JaxTrace(Trace):
     """The tape of a jaxpr, and what each of its values is: what rules work with.
 
     Attributes:
+        parameters: the values that stand for them.
         steps: what was followed, in order.
         slices: of a parameter that a scan went along, the names of its layers.
-        biased_output: called where a bias comes after a weight, with the weight's node and what
-            its output is then.
     """
+
+    rules = {}  # noqa: RUF012  filled by ``rule``
 
     def __init__(self, parameters: Mapping[str, Array], aliases: Mapping[str, str]) -> None:
         self.slices: dict[str, tuple[str, ...]] = {}
         self.steps: list[Step] = []
-        self.biased_output: Callable[[Node, Array], None] = lambda *_: None
         super().__init__(parameters.items(), {})
         self.tape.aliases.update(aliases)
-        self._parameters = dict(parameters)
+        self.parameters = dict(parameters)
 
     # --- what is known of values ---
 
@@ -184,7 +174,10 @@ class JaxTrace(Trace):
         known = self.value(tensor)
         if known is None or not tensor.size:
             return None, None
-        return _mean_and_square(np.asarray(known))
+        x = np.asarray(known)
+        # in single precision, where parameters are large, but summed in double
+        x = np.abs(x) if x.dtype.kind == "c" else x.astype(np.promote_types(x.dtype, np.float32))
+        return float(x.mean(dtype=np.float64)), float(np.square(x).mean(dtype=np.float64))
 
     def number(self, x: Array) -> Any:
         """A value that is one number as a float; any other as it is."""
@@ -203,16 +196,6 @@ class JaxTrace(Trace):
         found = super().entry(tensor)
         if isinstance(found, Weight) and found.name in self.slices:
             return Computed(self.slices[found.name])
-        return found
-
-    def biased(self, x: Any, bias: Any) -> Signal | None:
-        """The output of a weight with a bias that is added in a step of its own."""
-        found = super().biased(x, bias)
-        if found is not None:
-            node = found.node
-            while node.rule == "view":
-                node = node.inputs[0]
-            self.biased_output(node, self.outputs[0])
         return found
 
     def without_signal(self, *tensors: Any) -> Entry:
@@ -250,19 +233,16 @@ class JaxTrace(Trace):
         return Weight(self.slices[base][i])
 
     def _split(self, base: str, stacked: Array) -> None:
-        whole = self._parameters[base]
+        whole = self.parameters[base]
         axis = whole.shape.index(stacked.shape[0])
         if whole.shape == stacked.shape:
             axis = 0
-        values = self.value(whole)
+        shape = (*whole.shape[:axis], *whole.shape[axis + 1 :])
         found = {}
         for i in range(whole.shape[axis]):
             name = sliced_name(base, axis, i)
-            mean = square = None
-            if values is not None:
-                mean, square = _mean_and_square(np.take(np.asarray(values), i, axis))
-            shape = (*whole.shape[:axis], *whole.shape[axis + 1 :])
-            found[name] = Parameter(name, shape, mean, square)
+            part = derived(functools.partial(jnp.take, indices=i, axis=axis), whole, shape)
+            found[name] = Parameter(name, shape, *self.statistic(part))
         self.slices[base] = tuple(found)
         listed = self.tape.parameters
         self.tape.parameters = {}
@@ -289,7 +269,7 @@ class JaxTrace(Trace):
         """Say what an equation's outputs are, from what its inputs were."""
         name = equation.primitive.name
         jitted = f"jit {equation.params['name']}" if name in ("jit", "pjit") else ""
-        if jitted in _RULES:
+        if jitted in self.rules:
             name = jitted
         elif name in _CALLS:
             start = len(self.steps), len(self.tape.nodes)
@@ -316,33 +296,20 @@ class JaxTrace(Trace):
             Array(output.aval.shape, output.aval.dtype, step=step) for output in outputs
         ]
         self.steps.append(step)
-        entries = [self.entry(x) for x in inputs]
-        nothing = all(entry is None for entry in entries) and name not in _ALWAYS
+        nothing = name not in _ALWAYS and all(self.entry(x) is None for x in inputs)
         if nothing or not any(output.size for output in step.outputs):
             return step.outputs
         self.operation, self.outputs = name, step.outputs
-        found: Any
-        if name not in _ALONE and not any(isinstance(entry, Signal) for entry in entries):
-            found = self.without_signal(*inputs)
-        else:
-            found = self._apply(name, inputs, params)
-        if not isinstance(found, tuple):
-            found = (found,) + (None,) * (len(step.outputs) - 1)
+        found = self.answer(name, name, inputs, inputs, params)
         for output, entry in zip(step.outputs, found, strict=False):
             self.set(output, entry)
         return step.outputs
 
-    def _apply(self, name: str, inputs: list[Array], params: Mapping[str, Any]) -> Any:
-        if not self.outputs:
-            return None
-        if name in _RULES:
-            try:
-                return _RULES[name](self, *inputs, **params)
-            except NotUnderstoodError:
-                return self.not_understood(name, inputs)
-        if name in ELEMENTWISE:
-            return self.elementwise(ELEMENTWISE[name], *map(self.operand, inputs))
-        return self.not_understood(name, inputs)
+    def unruled(self, key: Any, tensors: Sequence[Any], args: Any, kwargs: Any) -> Entry:
+        """A primitive of NumPy's or SciPy's functions is elementwise."""
+        if key not in ELEMENTWISE:
+            raise NotUnderstoodError
+        return self.elementwise(ELEMENTWISE[key], *map(self.operand, tensors))
 
     def _weighs_since(self, start: int) -> bool:
         return any(node.weighs for node in self.tape.nodes[start:])
@@ -372,12 +339,6 @@ def _bound(equation: Any) -> Callable[..., Sequence[Any]]:
         return list(found) if primitive.multiple_results else [found]
 
     return compute
-
-
-def _mean_and_square(x: Any) -> tuple[float, float]:
-    """In single precision, where parameters are large, but summed in double."""
-    x = np.abs(x) if x.dtype.kind == "c" else x.astype(np.promote_types(x.dtype, np.float32))
-    return float(x.mean(dtype=np.float64)), float(np.square(x).mean(dtype=np.float64))
 
 
 def _decimal(value: Any) -> float:

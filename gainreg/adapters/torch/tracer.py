@@ -8,7 +8,7 @@ with, stands in gainreg.signals.trace.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,7 @@ from gainreg.signals.trace import Entry, NotUnderstoodError
 TENSOR = ...
 
 
-Rule = Callable[..., Any]
-
-_RULES: dict[Any, Rule] = {}
-_ALONE: set[Any] = set()
-
-
-def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
+def rule(*operations: Any, alone: bool = False) -> Callable[[neutral.Rule], neutral.Rule]:
     """Register a rule for operations, as a user does for a kernel of their own.
 
     The decorated function takes the ``Trace`` and the operation's own arguments, and returns what
@@ -48,15 +42,8 @@ def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
             return trace.elementwise(torch.ops.mylib.scaled_tanh, x, scale)
     """
 
-    def register(function: Rule) -> Rule:
-        for operation in operations:
-            packet = getattr(operation, "overloadpacket", operation)
-            _RULES[packet] = function
-            if alone:
-                _ALONE.add(packet)
-        return function
-
-    return register
+    packets = [getattr(operation, "overloadpacket", operation) for operation in operations]
+    return Trace.ruled(packets, alone)
 
 
 class Trace(neutral.Trace):
@@ -66,6 +53,8 @@ class Trace(neutral.Trace):
         upsampled: of transposed convolutions, how their taps lie along each axis.
         conditions: of comparisons of signals, the function that each is.
     """
+
+    rules = {}  # noqa: RUF012  filled by ``rule``
 
     def __init__(self, model: nn.Module) -> None:
         self.upsampled: dict[Node, list[Any]] = {}
@@ -117,43 +106,26 @@ class Trace(neutral.Trace):
         """Say what an operation's outputs are, from what its inputs were."""
         tensors = list(tensors_in((args, kwargs)))
         out = list(tensors_in(result))
-        known = [self.entry(tensor) for tensor in tensors]
         packet, mutates = _functional(operation)
-        ruled = _RULES.get(packet)
-        if not any(entry is not None for entry in known) and packet not in _SOURCES:
+        if packet not in _SOURCES and all(self.entry(tensor) is None for tensor in tensors):
             for tensor in out if mutates else ():
                 self.set(tensor, None)
             return
         self.operation, self.outputs = operation, out
-        entries: Any
-        has_signal = any(isinstance(entry, Signal) for entry in known)
-        if not has_signal and packet not in _ALONE:
-            entries = self.without_signal(*tensors)
-        else:
-            entries = self._apply(packet, operation, ruled, args, kwargs, tensors)
-        if not isinstance(entries, tuple):
-            entries = (entries,) * min(1, len(out)) + (None,) * (len(out) - 1)
-        for tensor, entry in zip(out, entries, strict=False):
-            self._write(tensor, entry) if mutates else self.set(tensor, entry)
-
-    def _apply(
-        self, packet: Any, operation: Any, ruled: Rule | None, args: Any, kwargs: Any,
-        tensors: list[Tensor],
-    ) -> Any:  # fmt: skip
         name = str(packet).removeprefix("aten.")
         kwargs = {key: value for key, value in kwargs.items() if key != "out"}
-        if not self.outputs:
-            return None
-        if ruled is not None:
-            try:
-                return ruled(self, *args, **kwargs)
-            except NotUnderstoodError:
-                return self.not_understood(name, tensors)
+        for tensor, entry in zip(
+            out, self.answer(packet, name, tensors, args, kwargs), strict=False
+        ):
+            self._write(tensor, entry) if mutates else self.set(tensor, entry)
+
+    def unruled(self, key: Any, tensors: Sequence[Any], args: Any, kwargs: Any) -> Entry:
+        """What ATen tags as pointwise, or is so as far as can be seen, is elementwise."""
         if not self.is_real(self.outputs[0]):
             return None
-        if torch.Tag.pointwise in operation.tags or _is_elementwise(packet, args, self):
-            return self.elementwise(packet, *args, **kwargs)
-        return self.not_understood(name, tensors)
+        if torch.Tag.pointwise in self.operation.tags or _is_elementwise(key, args, self):
+            return self.elementwise(key, *args, **kwargs)
+        raise NotUnderstoodError
 
     def _write(self, tensor: Tensor, entry: Entry) -> None:
         """An operation in place: what a view shares with its base changes there too."""
