@@ -8,7 +8,7 @@ numbers: an ancestor's bit is set.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gainreg.signals.tape import Node, Tape
 
@@ -27,7 +27,6 @@ class Residual:
         skip, branch: its two sides.
         last: the weights that the branch ends with.
         tail: what comes between them and the sum, in order.
-        previous: the residual sum before it in its stream.
         start: where its stream begins.
         length: how many sums its stream has.
         normed: whether a norm stands between the last weights and the sum.
@@ -41,12 +40,8 @@ class Residual:
     tail: list[Node]
     normed: bool
     inside: int
-    previous: Residual | None = None
-    start: Node = field(init=False)
-    length: int = 1
-
-    def __post_init__(self) -> None:
-        self.start = self.skip
+    start: Node
+    length: int
 
 
 def signals(node: Node) -> tuple[Node, ...]:
@@ -78,13 +73,16 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
             if not last:
                 continue
             inside = _between(skip, branch, before)
-            residual = Residual(node, skip, branch, last, tail, normed, inside)
-            previous = next((found[point] for point in carried if point in found), None)
-            if previous is not None:
-                residual.previous, residual.start = previous, previous.start
-            found[node] = residual
+            before_it = [found[point] for point in carried if point in found][:1]
+            start = before_it[0].start if before_it else skip
+            length = 1 + max((residual.length for residual in before_it), default=0)
+            found[node] = Residual(node, skip, branch, last, tail, normed, inside, start, length)
             break
-    _measure_streams(found)
+    longest = {residual.start: 0 for residual in found.values()}
+    for residual in found.values():
+        longest[residual.start] = max(longest[residual.start], residual.length)
+    for residual in found.values():
+        residual.length = longest[residual.start]
     return found
 
 
@@ -167,16 +165,6 @@ def _ending(branch: Node, outside: int) -> tuple[list[Node], list[Node], bool]:
                 seen.add(parent)
                 open_nodes.append(parent)
     return last, sorted(tail, key=lambda node: node.id), normed
-
-
-def _measure_streams(found: dict[Node, Residual]) -> None:
-    depth: dict[Node, int] = {}
-    longest: dict[Node, int] = {}
-    for node, residual in found.items():
-        depth[node] = 1 + (depth[residual.previous.node] if residual.previous else 0)
-        longest[residual.start] = max(longest.get(residual.start, 0), depth[node])
-    for residual in found.values():
-        residual.length = longest[residual.start]
 
 
 def endings(tape: Tape) -> set[Node]:

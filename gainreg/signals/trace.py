@@ -304,13 +304,9 @@ class Trace(ABC):
 
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
-        like = self.broadcast_layout(tensors)
+        known = [entry.layout for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
+        like = layouts.broadcast(known, self.outputs[0].shape)
         return like, [self.signal(tensor, like) for tensor in tensors]
-
-    def broadcast_layout(self, arguments: Sequence[Any]) -> Layout:
-        """The layout of the output, of tensors and numbers that broadcast to it."""
-        known = [entry.layout for entry in map(self.entry, arguments) if isinstance(entry, Signal)]
-        return layouts.broadcast(known, self.outputs[0].shape)
 
     def linear(
         self,

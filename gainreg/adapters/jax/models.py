@@ -3,24 +3,12 @@ pairs of a function and its params."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from gainreg import scaling
-from gainreg.adapters.jax.opened import Opened, has_values, like, open_model
-from gainreg.adapters.jax.runs import factors, measured, read
-from gainreg.adapters.jax.weights import draw
-from gainreg.errors import ParameterError
-from gainreg.signals import models
+from gainreg.adapters.jax.opened import open_model
 from gainreg.signals.plan import Plan
 from gainreg.signals.report import SignalReport
-from gainreg.signals.summary import Measured
-from gainreg.signals.tape import Node, Tape
 
 
 def plan(
@@ -50,7 +38,7 @@ def plan(
     Parameters are named by their path, "layers/0/kernel"; those that a scan goes along layer by
     layer as NumPy would index them, "layers/kernel[0]".
     """
-    return Model(open_model(model)).plan(
+    return open_model(model).plan(
         args, kwargs, residual=residual, output_std=output_std, criterion=criterion
     )
 
@@ -68,7 +56,7 @@ def apply(model: Any, plan: Plan, *, key: Any, distribution: str = "normal") -> 
         A module of the same kind, or of a pair the params; dtypes, shardings and what is shared
         are as they were.
     """
-    made = Model(open_model(model))
+    made = open_model(model)
     made.apply(plan, distribution, key)
     return made.finish()
 
@@ -86,7 +74,7 @@ def measure(
         model, args, kwargs: as for ``plan``, with values.
         backward: as for all adapters; see ``help(gainreg.adapters)``.
     """
-    return Model(open_model(model)).measure(args, kwargs, backward)
+    return open_model(model).measure(args, kwargs, backward)
 
 
 def initialize(
@@ -111,95 +99,9 @@ def initialize(
     Returns:
         The module, or of a pair the params, as ``apply`` gives it; and the report.
     """
-    made = Model(open_model(model))
+    made = open_model(model)
     report = made.initialize(
         args, kwargs, key, distribution, calibrate,
         residual=residual, output_std=output_std, criterion=criterion,
     )  # fmt: skip
     return made.finish(), report
-
-
-class Model(models.Model):
-    """A model of JAX, which is taken apart: what is set is the parts."""
-
-    shape_only = "has only a shape"
-
-    def __init__(self, opened: Opened) -> None:
-        self.opened, self.kind = opened, opened.kind
-
-    def finish(self) -> Any:
-        """The model with its parameters as they are now; of a pair the params."""
-        return self.opened.rebuild(self.opened.whole())
-
-    def parameters(self) -> dict[str, Any]:
-        """Its parameters, by every name that they have."""
-        leaves = self.opened.leaves
-        aliases = self.opened.aliases.items()
-        return {**leaves, **{alias: leaves[name] for alias, name in aliases if name in leaves}}
-
-    def has_values(self, parameter: Any) -> bool:
-        """Whether it is an array."""
-        return has_values(parameter)
-
-    def is_floating(self, parameter: Any) -> bool:
-        """Whether it holds real floating-point numbers."""
-        return bool(jnp.issubdtype(parameter.dtype, jnp.floating))
-
-    def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
-        """The tape of the model's jaxpr."""
-        if values:
-            self.check_values()
-        return read(self.opened, args, kwargs, values).trace.tape
-
-    def probe(self, args: Any, kwargs: Any, backward: bool) -> tuple[Tape, dict[Node, Measured]]:
-        """The tape of the model's jaxpr, and what was measured when that was run."""
-        run = read(self.opened, args, kwargs, with_values=True)
-        return run.trace.tape, measured(run, backward)
-
-    def calibrate(self, args: Any, kwargs: Any, targets: Mapping[str, float]) -> None:
-        """Rescale each weight by what feeds it where it is first used."""
-        leaves = self.opened.leaves
-        run = read(self.opened, args, kwargs, with_values=True)
-        own = {name: leaves[name] for name in targets}
-        for name, factor in factors(run, own, targets).items():
-            leaves[name] = like(leaves[name], factor * leaves[name])
-
-    def divide(self, names: Sequence[str]) -> None:
-        """Take the layers of a scan for parameters."""
-        self.opened.divide(names)
-
-    def write(
-        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
-    ) -> None:
-        """Put new numbers in a parameter's place."""
-        _check_key(source)
-        leaf = self.opened.leaves[name]
-        numbers = jnp.zeros(leaf.shape)
-        if std is not None:
-            own = self.opened.draws.get(name, zlib.crc32(name.encode()))
-            key = jax.random.fold_in(source, own)
-            numbers = _drawn(key, leaf.shape, std, distribution, fan_in)
-        self.opened.leaves[name] = like(leaf, numbers)
-
-
-def _drawn(
-    key: Any, shape: tuple[int, ...], std: float, distribution: str, fan_in: float
-) -> jax.Array:
-    """Numbers of mean 0 and that standard deviation."""
-    if len(shape) < 2:
-        distribution = "normal" if distribution == "orthogonal" else distribution
-        return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
-    inputs = models.inputs_of(shape, fan_in)
-    kind = scaling.Kind(tuple(inputs), tuple(i for i in range(len(shape)) if i not in inputs))
-    return draw(key, shape, std, distribution, scaling.fans(shape, kind), jnp.result_type(float))
-
-
-def _check_key(key: Any) -> None:
-    try:
-        jax.random.fold_in(key, 0)
-    except (TypeError, ValueError) as error:  # also an array of several
-        is_array = isinstance(key, (jax.Array, np.ndarray))
-        got = f"an array of shape {key.shape}" if is_array else f"{key!r:.60}"
-        raise ParameterError(
-            f"key is one of jax.random.key, as in key=jax.random.key(0), got {got}"
-        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,19 +14,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gainreg import scaling
+from gainreg.adapters.jax.runs import factors, has_values, is_array, is_parameter, measured, read
 from gainreg.adapters.jax.tracer import sliced_name
+from gainreg.adapters.jax.weights import draw
 from gainreg.errors import ParameterError
+from gainreg.signals import models
+from gainreg.signals.summary import Measured
+from gainreg.signals.tape import Node, Tape
 
 
 @dataclass
-class Opened:
-    """A model taken apart: its parameters by name, what else it holds, and how it is run.
+class Opened(models.Model):
+    """A model taken apart: its parameters by name, what else it holds, and how it is run. What is
+    set is the parts.
 
     Attributes:
         kind: what it is called.
         leaves: the parameters: arrays, or their shapes.
         others: arrays that are no parameters, as running means or the states of random numbers.
-        run: ``run(leaves, others, args, kwargs)`` is the model's output.
+        call: ``call(leaves, others, args, kwargs)`` is the model's output.
         rebuild: the model with other leaves, or the params of a pair.
         aliases: other names of leaves.
         divided: of what was divided into its layers along an axis: itself, the axis, their names.
@@ -36,7 +44,7 @@ class Opened:
     kind: str
     leaves: dict[str, Any]
     others: list[Any]
-    run: Callable[..., Any]
+    call: Callable[..., Any]
     rebuild: Callable[[Mapping[str, Any]], Any]
     aliases: dict[str, str] = field(default_factory=dict)
     divided: dict[str, tuple[Any, int, list[str]]] = field(default_factory=dict)
@@ -44,8 +52,57 @@ class Opened:
     is_pair: bool = False
     is_single: bool = False
 
+    shape_only = "has only a shape"
+
+    def finish(self) -> Any:
+        """The model with its parameters as they are now; of a pair the params."""
+        return self.rebuild(self.whole())
+
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, by every name that they have."""
+        leaves, others = self.leaves, self.aliases.items()
+        return {**leaves, **{alias: leaves[name] for alias, name in others if name in leaves}}
+
+    def has_values(self, parameter: Any) -> bool:
+        """Whether it is an array."""
+        return has_values(parameter)
+
+    def is_floating(self, parameter: Any) -> bool:
+        """Whether it holds real floating-point numbers."""
+        return bool(jnp.issubdtype(parameter.dtype, jnp.floating))
+
+    def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
+        """The tape of the model's jaxpr."""
+        if values:
+            self.check_values()
+        return read(self, args, kwargs, values).trace.tape
+
+    def probe(self, args: Any, kwargs: Any, backward: bool) -> tuple[Tape, dict[Node, Measured]]:
+        """The tape of the model's jaxpr, and what was measured when that was run."""
+        run = read(self, args, kwargs, with_values=True)
+        return run.trace.tape, measured(run, backward)
+
+    def calibrate(self, args: Any, kwargs: Any, targets: Mapping[str, float]) -> None:
+        """Rescale each weight by what feeds it where it is first used."""
+        run = read(self, args, kwargs, with_values=True)
+        for name, factor in factors(run, self.leaves, targets).items():
+            self.leaves[name] = like(self.leaves[name], factor * self.leaves[name])
+
+    def write(
+        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
+    ) -> None:
+        """Put new numbers in a parameter's place."""
+        _check_key(source)
+        leaf = self.leaves[name]
+        numbers = jnp.zeros(leaf.shape)
+        if std is not None:
+            own = self.draws.get(name, zlib.crc32(name.encode()))
+            key = jax.random.fold_in(source, own)
+            numbers = _drawn(key, leaf.shape, std, distribution, fan_in)
+        self.leaves[name] = like(leaf, numbers)
+
     def divide(self, names: Sequence[str]) -> None:
-        """Let layers that a plan names, as "w[:, 3]", be leaves of their own."""
+        """Let layers of a scan that a plan names, as "w[:, 3]", be leaves of their own."""
         for name in names:
             found = _LAYER.match(name)
             if name in self.leaves or found is None or found[1] not in self.leaves:
@@ -75,6 +132,29 @@ def like(leaf: Any, numbers: Any) -> Any:
         return np.asarray(numbers).astype(leaf.dtype)
     numbers = jnp.asarray(numbers).astype(leaf.dtype)
     return jax.device_put(numbers, leaf.sharding) if numbers.sharding != leaf.sharding else numbers
+
+
+def _drawn(
+    key: Any, shape: tuple[int, ...], std: float, distribution: str, fan_in: float
+) -> jax.Array:
+    """Numbers of mean 0 and that standard deviation."""
+    if len(shape) < 2:
+        distribution = "normal" if distribution == "orthogonal" else distribution
+        return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
+    inputs = models.inputs_of(shape, fan_in)
+    kind = scaling.Kind(tuple(inputs), tuple(i for i in range(len(shape)) if i not in inputs))
+    return draw(key, shape, std, distribution, scaling.fans(shape, kind), jnp.result_type(float))
+
+
+def _check_key(key: Any) -> None:
+    try:
+        jax.random.fold_in(key, 0)
+    except (TypeError, ValueError) as error:  # also an array of several
+        is_array = isinstance(key, (jax.Array, np.ndarray))
+        got = f"an array of shape {key.shape}" if is_array else f"{key!r:.60}"
+        raise ParameterError(
+            f"key is one of jax.random.key, as in key=jax.random.key(0), got {got}"
+        ) from error
 
 
 def open_model(model: Any) -> Opened:
@@ -190,15 +270,3 @@ def _name(path: Any) -> str:
                 parts.append(str(getattr(entry, attribute)))
                 break
     return "/".join(parts) or "params"  # of a tree that is one array
-
-
-def is_array(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
-
-
-def is_parameter(x: Any) -> bool:
-    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def has_values(x: Any) -> bool:
-    return not isinstance(x, jax.ShapeDtypeStruct)

@@ -6,14 +6,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
-from gainreg.adapters.jax.opened import Opened, has_values, is_array, is_parameter
 from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import layout as layouts
@@ -21,6 +20,9 @@ from gainreg.signals import models
 from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured
 from gainreg.signals.tape import Node
+
+if TYPE_CHECKING:
+    from gainreg.adapters.jax.opened import Opened
 
 
 class Run(NamedTuple):
@@ -69,7 +71,7 @@ def read(
             found[i] = array
         own_args, own_kwargs = jax.tree_util.tree_unflatten(structure, found)
         named = dict(zip(leaves, own, strict=True))
-        result = opened.run(named, others, own_args, own_kwargs)
+        result = opened.call(named, others, own_args, own_kwargs)
         return [y for y in _outputs(result, opened.is_pair) if is_parameter(y)]
 
     given = list(leaves.values()), opened.others, [held[i] for i in arrays]
@@ -98,6 +100,18 @@ def read(
     trace.tape.prune()
     taps = {node: taps[node] for node in trace.tape.nodes if node in taps}
     return Run(trace, inputs, outputs, taps)
+
+
+def is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+
+
+def is_parameter(x: Any) -> bool:
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def has_values(x: Any) -> bool:
+    return not isinstance(x, jax.ShapeDtypeStruct)
 
 
 def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Opened) -> Any:
@@ -261,11 +275,11 @@ def factors(run: Run, own: Mapping[str, Any], targets: Mapping[str, float]) -> d
 
     Args:
         run: of the model with these weights.
-        own: the weights, by name.
+        own: all weights, by name.
         targets: the second moments.
     """
     taps = [(node, size) for node, (*_, size) in run.taps.items()]
-    sizes = {name: _rms(weight) for name, weight in own.items()}
+    sizes = {name: _rms(own[name]) for name in targets}
 
     def found(values: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}

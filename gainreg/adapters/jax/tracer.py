@@ -91,9 +91,9 @@ class Array:
         return math.prod(self.shape)
 
 
-def array_of(variable: Any, known: Any = _UNKNOWN) -> Array:
+def array_of(variable: Any, known: Any = _UNKNOWN, step: Step | None = None) -> Array:
     """The value that a variable of a jaxpr stands for."""
-    return Array(variable.aval.shape, variable.aval.dtype, known)
+    return Array(variable.aval.shape, variable.aval.dtype, known, step)
 
 
 @dataclass(eq=False)
@@ -275,32 +275,20 @@ class JaxTrace(Trace):
             start = len(self.steps), len(self.tape.nodes)
             followed: list[Array] | None = _CALLS[name](self, equation.params, inputs)
             if followed is not None:
-                if name.startswith("custom") and not self._weighs_since(start[1]):
+                weighs = any(node.weighs for node in self.tape.nodes[start[1] :])
+                if name.startswith("custom") and not weighs:
                     # nothing is measured inside: it keeps the derivative that its author gave it
                     del self.steps[start[0] :]
                     self.steps.append(Step(_bound(equation), inputs, followed))
                 return followed
-        return self.operate(name, _bound(equation), inputs, equation.outvars, equation.params)
-
-    def operate(
-        self,
-        name: str,
-        compute: Callable[..., Sequence[Any]],
-        inputs: list[Array],
-        outputs: Sequence[Any],
-        params: Mapping[str, Any],
-    ) -> list[Array]:
-        """One operation: its step, and what a rule says that its outputs are."""
-        step = Step(compute, inputs)
-        step.outputs = [
-            Array(output.aval.shape, output.aval.dtype, step=step) for output in outputs
-        ]
+        step = Step(_bound(equation), inputs)
+        step.outputs = [array_of(variable, step=step) for variable in equation.outvars]
         self.steps.append(step)
         nothing = name not in _ALWAYS and all(self.entry(x) is None for x in inputs)
         if nothing or not any(output.size for output in step.outputs):
             return step.outputs
         self.operation, self.outputs = name, step.outputs
-        found = self.answer(name, name, inputs, inputs, params)
+        found = self.answer(name, name, inputs, inputs, equation.params)
         for output, entry in zip(step.outputs, found, strict=False):
             self.set(output, entry)
         return step.outputs
@@ -310,9 +298,6 @@ class JaxTrace(Trace):
         if key not in ELEMENTWISE:
             raise NotUnderstoodError
         return self.elementwise(ELEMENTWISE[key], *map(self.operand, tensors))
-
-    def _weighs_since(self, start: int) -> bool:
-        return any(node.weighs for node in self.tape.nodes[start:])
 
 
 # Asked also of constants: of what is drawn, whose values are none that a plan may depend on, and

@@ -11,14 +11,13 @@ from typing import Any
 import jax
 import keras
 
-from gainreg.adapters.jax.models import Model
 from gainreg.adapters.jax.opened import Opened
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.signals.signal import Signal
 
 
-def opened(model: Any, variables: Mapping[str, Any]) -> Model:
+def opened(model: Any, variables: Mapping[str, Any]) -> Opened:
     """A Keras model with its trainable variables by name. What was created later has other names in
     it, so numbers are drawn by its variables' order."""
     values = {name: variable.value for name, variable in variables.items()}
@@ -36,7 +35,7 @@ def opened(model: Any, variables: Mapping[str, Any]) -> Model:
             variable.assign(values[name])
 
     draws = {name: i for i, name in enumerate(variables)}
-    return Model(Opened(type(model).__name__, values, [], run, assigned, draws=draws))
+    return Opened(type(model).__name__, values, [], run, assigned, draws=draws)
 
 
 def _unseen(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:

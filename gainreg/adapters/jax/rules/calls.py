@@ -9,15 +9,7 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from gainreg.adapters.jax.tracer import (
-    Array,
-    JaxTrace,
-    Step,
-    array_of,
-    call,
-    derived,
-    rule,
-)
+from gainreg.adapters.jax.tracer import Array, JaxTrace, Step, array_of, call, derived, rule
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION
 from gainreg.signals.signal import Signal

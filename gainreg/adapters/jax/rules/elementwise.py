@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from gainreg.adapters.jax.tracer import (
-    ELEMENTWISE,
-    Array,
-    JaxTrace,
-    derived,
-    rule,
-)
+from gainreg.adapters.jax.tracer import ELEMENTWISE, Array, JaxTrace, derived, rule
 from gainreg.signals import operations
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import Constant, Mask, names
@@ -22,19 +16,12 @@ from gainreg.signals.trace import Constant, Mask, names
 
 @rule("add", "add_any", alone=True)
 def _add(trace: JaxTrace, a: Array, b: Array, **_: Any) -> Any:
-    return _summed(trace, a, b, 1.0)
+    return operations.summed(trace, trace.operand(a), trace.operand(b), 1.0, 1.0)
 
 
 @rule("sub", alone=True)
 def _subtract(trace: JaxTrace, a: Array, b: Array, **_: Any) -> Any:
-    return _summed(trace, a, b, -1.0)
-
-
-def _summed(trace: JaxTrace, a: Array, b: Array, k: float) -> Any:
-    left, right = trace.operand(a), trace.operand(b)
-    if not trace.is_tensor(left) and not trace.is_tensor(right):
-        return trace.without_signal(a, b)
-    return operations.summed(trace, left, right, 1.0, k)
+    return operations.summed(trace, trace.operand(a), trace.operand(b), 1.0, -1.0)
 
 
 @rule("neg", alone=True)
@@ -44,10 +31,7 @@ def _negative(trace: JaxTrace, x: Array, **_: Any) -> Any:
 
 @rule("mul", alone=True)
 def _multiply(trace: JaxTrace, a: Array, b: Array, **_: Any) -> Any:
-    left, right = trace.operand(a), trace.operand(b)
-    if not trace.is_tensor(left) and not trace.is_tensor(right):
-        return trace.without_signal(a, b)
-    return operations.multiplied(trace, left, right)
+    return operations.multiplied(trace, trace.operand(a), trace.operand(b))
 
 
 @rule("div", alone=True)

@@ -6,12 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gainreg.adapters.jax.tracer import (
-    Array,
-    JaxTrace,
-    derived,
-    rule,
-)
+from gainreg.adapters.jax.tracer import Array, JaxTrace, derived, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
@@ -57,7 +52,7 @@ def _weighed(
     if any(role == SAMPLE for axis in batch for role, _ in axis):
         for name in names(trace.entry(weight)):
             trace.tape.keep(name, "each sample has one of its own: it is kept as it is")
-        weight = _anonymous(trace, weight)
+        weight = derived(lambda v: v, weight, weight.shape)
     return trace.linear(
         x,
         weight,
@@ -68,11 +63,6 @@ def _weighed(
         units=fan_in,
         mixes=any(name == POSITION for name, _ in summed_over),
     )
-
-
-def _anonymous(trace: JaxTrace, x: Array) -> Array:
-    """The same value, which is no parameter."""
-    return derived(lambda v: v, x, x.shape)
 
 
 @rule("conv_general_dilated", alone=True)

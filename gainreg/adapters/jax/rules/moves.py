@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gainreg.adapters.jax.tracer import (
-    Array,
-    JaxTrace,
-    derived,
-    rule,
-)
+from gainreg.adapters.jax.tracer import Array, JaxTrace, derived, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, SAMPLE

@@ -6,11 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gainreg.adapters.jax.tracer import (
-    Array,
-    JaxTrace,
-    rule,
-)
+from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
@@ -31,13 +27,12 @@ def _sum(trace: JaxTrace, x: Array, *, axes: Sequence[Any], **_: Any) -> Any:
 
 @rule("reduce_max", "reduce_min")
 def _largest(trace: JaxTrace, x: Array, *, axes: Sequence[int], **_: Any) -> Any:
-    return _turned(trace, x, lambda signal: _maximum(trace, signal, [int(axis) for axis in axes]))
+    def largest(signal: Signal) -> Signal:
+        layout, counts = layouts.reduced(signal.layout, [int(axis) for axis in axes], False)
+        positions = counts[POSITION] * counts[SAMPLE]
+        return trace.record("maximum", [signal], layout, positions=positions, units=counts[UNIT])
 
-
-def _maximum(trace: JaxTrace, signal: Signal, axes: list[int]) -> Signal:
-    layout, counts = layouts.reduced(signal.layout, axes, False)
-    positions = counts[POSITION] * counts[SAMPLE]
-    return trace.record("maximum", [signal], layout, positions=positions, units=counts[UNIT])
+    return _turned(trace, x, largest)
 
 
 def _turned(trace: JaxTrace, x: Array, largest: Any) -> Signal:
