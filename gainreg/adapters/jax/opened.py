@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gainreg import scaling
-from gainreg.adapters.jax.runs import factors, has_values, is_array, is_parameter, measured, read
+from gainreg.adapters.jax.runs import (
+    factors,
+    has_values,
+    is_array,
+    is_parameter,
+    measured,
+    parted,
+    read,
+)
 from gainreg.adapters.jax.tracer import sliced_name
 from gainreg.adapters.jax.weights import draw
 from gainreg.errors import ParameterError
@@ -33,8 +41,8 @@ class Opened(models.Model):
         kind: what it is called.
         leaves: the parameters: arrays, or their shapes.
         others: arrays that are no parameters, as running means or the states of random numbers.
-        call: ``call(leaves, others, args, kwargs)`` is the model's output.
-        rebuild: the model with other leaves, or the params of a pair.
+        merged: ``merged(leaves, others)`` is the model with these, or the params of a pair.
+        output: ``output(merged, *args, **kwargs)`` is its output.
         aliases: other names of leaves.
         divided: of what was divided into its layers along an axis: itself, the axis, their names.
         draws: what tells each parameter's random numbers apart, where that is not its name.
@@ -44,8 +52,8 @@ class Opened(models.Model):
     kind: str
     leaves: dict[str, Any]
     others: list[Any]
-    call: Callable[..., Any]
-    rebuild: Callable[[Mapping[str, Any]], Any]
+    merged: Callable[[Mapping[str, Any], Sequence[Any]], Any]
+    output: Callable[..., Any]
     aliases: dict[str, str] = field(default_factory=dict)
     divided: dict[str, tuple[Any, int, list[str]]] = field(default_factory=dict)
     draws: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +64,7 @@ class Opened(models.Model):
 
     def finish(self) -> Any:
         """The model with its parameters as they are now; of a pair the params."""
-        return self.rebuild(self.whole())
+        return self.merged(self.whole(), self.others)
 
     def parameters(self) -> dict[str, Any]:
         """Its parameters, by every name that they have."""
@@ -173,7 +181,7 @@ def open_model(model: Any) -> Opened:
         opened = _of_nnx(model, nnx)
     elif equinox and isinstance(model, equinox.Module):
         name = type(model).__name__
-        opened = _of_tree(model, name, lambda own, *args, **kwargs: own(*args, **kwargs))
+        opened = _of_tree(model, name, _called)
         opened.is_single = True
     elif linen and isinstance(model, linen.Module):
         raise ParameterError(
@@ -189,30 +197,23 @@ def open_model(model: Any) -> Opened:
     return opened
 
 
-def _of_tree(tree: Any, kind: str, apply: Callable[..., Any]) -> Opened:
+def _called(model: Any, *args: Any, **kwargs: Any) -> Any:
+    return model(*args, **kwargs)
+
+
+def _of_tree(tree: Any, kind: str, output: Callable[..., Any]) -> Opened:
     """A pytree, of which floating-point arrays are parameters."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    names = [_name(path) if is_parameter(leaf) else None for path, leaf in paths]
-    held = [leaf for _, leaf in paths]
-    kept = [i for i, leaf in enumerate(held) if names[i] is None and is_array(leaf)]
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = [_name(path) if is_parameter(leaf) else "" for path, leaf in paths if is_array(leaf)]
+    arrays, put = parted(tree)
 
-    def rebuild(leaves: Mapping[str, Any]) -> Any:
-        found = [
-            leaf if name is None else leaves[name] for name, leaf in zip(names, held, strict=True)
-        ]
-        return jax.tree_util.tree_unflatten(structure, found)
+    def merged(leaves: Mapping[str, Any], others: Sequence[Any]) -> Any:
+        rest = iter(others)
+        return put([leaves[name] if name else next(rest) for name in names])
 
-    def run(leaves: Mapping[str, Any], others: list[Any], args: Any, kwargs: Any) -> Any:
-        found = list(held)
-        for i, other in zip(kept, others, strict=True):
-            found[i] = other
-        for i, name in enumerate(names):
-            if name is not None:
-                found[i] = leaves[name]
-        return apply(jax.tree_util.tree_unflatten(structure, found), *args, **kwargs)
-
-    leaves = {name: leaf for name, leaf in zip(names, held, strict=True) if name is not None}
-    return Opened(kind, leaves, [held[i] for i in kept], run, rebuild)
+    leaves = {name: leaf for name, leaf in zip(names, arrays, strict=True) if name}
+    others = [leaf for name, leaf in zip(names, arrays, strict=True) if not name]
+    return Opened(kind, leaves, others, merged, output)
 
 
 def _of_nnx(model: Any, nnx: Any) -> Opened:
@@ -221,16 +222,12 @@ def _of_nnx(model: Any, nnx: Any) -> Opened:
     names = [_name(path[:-1] if _ends_in_value(path) else path) for path, _ in paths]
     others, others_structure = jax.tree_util.tree_flatten(rest)
 
-    def merged(leaves: Mapping[str, Any], others: list[Any]) -> Any:
+    def merged(leaves: Mapping[str, Any], others: Sequence[Any]) -> Any:
         found = jax.tree_util.tree_unflatten(structure, [leaves[name] for name in names])
         return nnx.merge(graph, found, jax.tree_util.tree_unflatten(others_structure, others))
 
-    def run(leaves: Mapping[str, Any], others: list[Any], args: Any, kwargs: Any) -> Any:
-        return merged(leaves, others)(*args, **kwargs)
-
     leaves = {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
-    name = type(model).__name__
-    opened = Opened(name, leaves, others, run, lambda leaves: merged(leaves, others))
+    opened = Opened(type(model).__name__, leaves, others, merged, _called)
     found: dict[int, list[str]] = {}
     for path, variable in _variables(model, nnx, (), ()):
         found.setdefault(id(variable), []).append("/".join(map(str, path)))
@@ -263,10 +260,6 @@ def _ends_in_value(path: Any) -> bool:
 
 
 def _name(path: Any) -> str:
-    parts = []
-    for entry in path:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(entry, attribute):
-                parts.append(str(getattr(entry, attribute)))
-                break
+    kinds = ("key", "name", "idx")  # what the steps of a path are called by
+    parts = [str(getattr(x, kind)) for x in path for kind in kinds if hasattr(x, kind)]
     return "/".join(parts) or "params"  # of a tree that is one array

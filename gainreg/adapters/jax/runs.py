@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -52,30 +52,31 @@ def read(
         The model's own errors, with a note.
     """
     leaves = opened.whole()
-    everything = jnp.zeros(()), *leaves.values(), *jax.tree_util.tree_leaves((args, kwargs))
-    if any(isinstance(x, jax.core.Tracer) for x in everything):
+    seen = jnp.zeros(()), *leaves.values(), *jax.tree_util.tree_leaves((args, kwargs))
+    if any(isinstance(x, jax.core.Tracer) for x in seen):
         raise ParameterError(
             "a model is read outside of jax.jit and other transformations, and here it is inside "
             "of one; make the plan before it"
         )
-    held, structure, data = _arguments(args, kwargs)
-    if with_values and not all(map(has_values, (*(held[i] for i in data), *opened.others))):
+    given, put = parted(models.arguments(args, kwargs, is_array, "an array"))
+    # the state of an Equinox model holds arrays that are no data
+    parts = jax.tree_util.tree_leaves((args, kwargs), _is_state)
+    states = {id(x) for part in parts if _is_state(part) for x in jax.tree_util.tree_leaves(part)}
+    data = [array for array in given if id(array) not in states]
+    if not data:
+        raise ParameterError("no array is among the example inputs; give the model's arguments")
+    if with_values and not all(map(has_values, (*data, *opened.others))):
         raise ParameterError(
             "an example input has only a shape, so that nothing can be measured; give numbers"
         )
-    arrays = [i for i, leaf in enumerate(held) if is_array(leaf)]
 
     def flat(own: list[Any], others: list[Any], given: list[Any]) -> Any:
-        found = list(held)
-        for i, array in zip(arrays, given, strict=True):
-            found[i] = array
-        own_args, own_kwargs = jax.tree_util.tree_unflatten(structure, found)
-        named = dict(zip(leaves, own, strict=True))
-        result = opened.call(named, others, own_args, own_kwargs)
-        return [y for y in _outputs(result, opened.is_pair) if is_parameter(y)]
+        model = opened.merged(dict(zip(leaves, own, strict=True)), others)
+        args, kwargs = put(given)
+        return _outputs(opened.output(model, *args, **kwargs), opened.is_pair)
 
-    given = list(leaves.values()), opened.others, [held[i] for i in arrays]
-    closed = _jaxpr(flat, given, opened)
+    everything = list(leaves.values()), opened.others, given
+    closed = _jaxpr(flat, everything, opened)
     variables = iter(closed.jaxpr.invars)
 
     def known(leaf: Any) -> Array:
@@ -83,14 +84,14 @@ def read(
 
     parameters = {name: known(leaf) for name, leaf in leaves.items()}
     others = [known(leaf) for leaf in opened.others]
-    inputs = [known(held[i]) for i in arrays]
+    inputs = [known(array) for array in given]
     taps: dict[Node, tuple[Array, Array, int]] = {}
     trace = JaxTrace(parameters, opened.aliases)
     trace.weighed = lambda node, x, y, size: taps.update({node: (x, y, size)})
     trace.shifted = lambda node, y: taps.update({node: (taps[node][0], y, taps[node][2])})
     units = _unit_axis(closed.jaxpr)
-    for i, tensor in zip(arrays, inputs, strict=True):
-        if i in data and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
+    for array, tensor in zip(given, inputs, strict=True):
+        if id(array) not in states and not jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
             trace.describe_input(tensor, layouts.of_input(tensor.shape, units))
     constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
     consts = [array_of(variable, value) for variable, value in constants]
@@ -112,6 +113,20 @@ def is_parameter(x: Any) -> bool:
 
 def has_values(x: Any) -> bool:
     return not isinstance(x, jax.ShapeDtypeStruct)
+
+
+def parted(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """The arrays among a tree's leaves, and a function that puts others in their places."""
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def put(arrays: Sequence[Any]) -> Any:
+        found = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            found[i] = array
+        return jax.tree_util.tree_unflatten(structure, found)
+
+    return [leaves[i] for i in places], put
 
 
 def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Opened) -> Any:
@@ -148,23 +163,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def _arguments(args: Any, kwargs: Any) -> tuple[list[Any], Any, set[int]]:
-    """The leaves of the example inputs, their structure, and which are data."""
-    everything = models.arguments(args, kwargs, is_array, "an array")
-    leaves, structure = jax.tree_util.tree_flatten(everything)
-    data: set[int] = set()
-    at = 0
-    # the state of an Equinox model holds arrays that are no data
-    for part in jax.tree_util.tree_leaves(everything, is_leaf=_is_state):
-        count = len(jax.tree_util.tree_leaves(part)) if _is_state(part) else 1
-        if not _is_state(part) and is_array(part):
-            data.add(at)
-        at += count
-    if not data:
-        raise ParameterError("no array is among the example inputs; give the model's arguments")
-    return leaves, structure, data
-
-
 def _is_state(x: Any) -> bool:
     equinox: Any = sys.modules.get("equinox")
     return bool(equinox) and isinstance(x, equinox.nn.State)
@@ -179,7 +177,7 @@ def _outputs(result: Any, is_pair: bool) -> list[Any]:
     ):
         result = result[0]  # the other is what linen's mutable collections became
     found = jax.tree_util.tree_leaves(result, is_leaf=_is_state)
-    return [y for y in found if not _is_state(y)]
+    return [y for y in found if is_parameter(y)]
 
 
 def _unit_axis(jaxpr: Any) -> int:

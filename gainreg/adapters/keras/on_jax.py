@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,12 +18,24 @@ from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.signals.signal import Signal
 
 
+@dataclass
+class _Opened(Opened):
+    """A Keras model's variables, which are assigned to."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def finish(self) -> None:
+        """Give the variables what was set."""
+        for name, variable in self.variables.items():
+            variable.assign(self.leaves[name])
+
+
 def opened(model: Any, variables: Mapping[str, Any]) -> Opened:
     """A Keras model with its trainable variables by name. What was created later has other names in
     it, so numbers are drawn by its variables' order."""
     values = {name: variable.value for name, variable in variables.items()}
 
-    def run(values: Mapping[str, Any], others: Any, args: Any, kwargs: Any) -> Any:
+    def output(values: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         # as model.stateless_call, which does not convert the arguments as a call does
         mapping = [(variables[name], value) for name, value in values.items()]
         with keras.StatelessScope(mapping), contextlib.ExitStack() as stack:
@@ -30,12 +43,10 @@ def opened(model: Any, variables: Mapping[str, Any]) -> Opened:
                 stack.enter_context(replaced(layer, functools.partial(_unseen, layer)))
             return model(*args, **kwargs)
 
-    def assigned(values: Mapping[str, Any]) -> None:
-        for name, variable in variables.items():
-            variable.assign(values[name])
-
-    draws = {name: i for i, name in enumerate(variables)}
-    return Opened(type(model).__name__, values, [], run, assigned, draws=draws)
+    return _Opened(
+        type(model).__name__, values, [], lambda own, _: own, output,
+        draws={name: i for i, name in enumerate(variables)}, variables=variables,
+    )  # fmt: skip
 
 
 def _unseen(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
