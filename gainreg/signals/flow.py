@@ -11,6 +11,7 @@ import numpy as np
 import gainreg
 from gainreg.errors import MomentError
 from gainreg.signals import norms, policy, rules
+from gainreg.signals.functions import Function, named
 from gainreg.signals.policy import Residual
 from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node, Tape
@@ -183,19 +184,26 @@ class Flow:
         return self._critical_variance(node) if self.aims.critical else 1.0
 
     def _critical_variance(self, node: Node) -> float:
-        """The variance at which what follows a weight is critical, if it is at one above 0, and
-        the weight behind that has the bias that it takes."""
+        """The variance at which what follows a weight is critical, however it is spelt, if it is at
+        one above 0, and the weight behind that has the bias that it takes."""
         later = self.tape.nodes[node.id + 1 :]
+        alone = {node: fresh(node.id, Moments(0.0, 1.0, 0.0, 0.0))}
         for follower in later:
-            portions = {it for it in follower.inputs if it.rule == "portion" and node in it.inputs}
-            if follower.rule == "elementwise" and {*follower.inputs} <= {node} | portions:
-                operation = follower.facts["operation"]
-                biased = all(it.bias for it in later if it.weighs and follower in it.inputs)
-                if operation.name and biased:
-                    point = gainreg.critical(operation.name, **dict(operation.params))
-                    if point.kind == "half_stable" and point.std is not None:
-                        return point.std**2
-                break
+            if follower.rule == "portion" and node in follower.inputs:
+                alone[follower] = alone[node]
+            if follower.rule not in ("elementwise", "add", "multiply"):
+                continue
+            if not all(parent in alone for parent in follower.inputs):
+                continue
+            inputs = [alone[parent] for parent in follower.inputs]
+            alone[follower] = rules.at(follower.rule, follower, inputs, follower.facts).state
+            f = alone[follower].function
+            known = named(f.core) if f.core is not None and f == Function(core=f.core) else None
+            biased = all(it.bias for it in later if it.weighs and follower in it.inputs)
+            if known is not None and biased:
+                point = gainreg.critical(known[0], **known[1])
+                if point.kind == "half_stable" and point.std is not None:
+                    return point.std**2
         return 1.0
 
     def _branch_target(self, residual: Residual) -> float:

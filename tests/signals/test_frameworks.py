@@ -71,6 +71,17 @@ def test_the_same_model_gives_the_same_plan(name: str, other: type[Framework]) -
     assert first.warnings == second.warnings
 
 
+@pytest.mark.parametrize("activation", ["gelu", "silu", "tanh"])
+def test_what_is_critical_is_so_however_a_framework_spells_it(activation: str) -> None:
+    plans = []
+    for framework in (kind() for kind in FRAMEWORKS):
+        model = framework.mlp((32, 64, 64, 8), activation)
+        plans.append(framework.plan(model, rows(32), criterion="critical"))
+    first, *others = ([item.std for item in p.listed.values() if item.std] for p in plans)
+    for other in others:
+        assert sorted(other) == pytest.approx(sorted(first), rel=1e-9)
+
+
 def test_a_gelu_whose_constants_are_in_single_precision_is_the_same_behind_a_mean() -> None:
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
     from gainreg.adapters.jax import plan
