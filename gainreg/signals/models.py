@@ -68,9 +68,9 @@ class Model(ABC):
 
     @abstractmethod
     def write(
-        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
+        self, name: str, parameter: Any, std: float, fan_in: float, distribution: str, source: Any
     ) -> None:
-        """Set a parameter to numbers of mean 0 and that standard deviation; to zeros for None."""
+        """Set a parameter to numbers of mean 0 and that standard deviation."""
 
     def divide(self, names: Sequence[str]) -> None:
         """Take parts of a parameter for parameters, where the names of a plan are theirs."""
@@ -110,10 +110,12 @@ class Model(ABC):
                     f"the weight {name!r} has the type {parameters[name].dtype}; only real "
                     "floating-point weights can be set"
                 )
+        stds |= {name: 0.0 for name, item in plan.listed.items() if item.status == "zeroed"}
         fans = {weight.name: weight.fan_in for weight in plan.weights}
-        for name, item in plan.listed.items():
-            if item.status in ("set", "zeroed"):
-                self.write(name, stds.get(name), fans.get(name, 1.0), distribution, source)
+        for name, std in stds.items():
+            if std is not None:
+                fan_in = fans.get(name, 1.0)
+                self.write(name, parameters[name], std, fan_in, distribution, source)
 
     def measure(self, args: Any, kwargs: Any, backward: bool) -> SignalReport:
         """The model as it is: predicted and measured."""

@@ -257,11 +257,6 @@ def _image_of(node: Node) -> tuple[Node | None, int]:
     return node.inputs[0], int(node.facts["units"])
 
 
-def comes_from(signal: Signal, rule: str) -> bool:
-    """Whether a signal is a rule's output, but for what leaves it what it is."""
-    return origin(signal.node).rule == rule
-
-
 def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -> Signal:
     """x where a condition that no signal decides holds (or does not), else a number."""
     signal = trace.signal(x)
@@ -283,7 +278,7 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
 
 def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
     """Scores with a mask added; None if it is none."""
-    if trace.is_signal(mask) or trace.is_weight(mask) or not comes_from(signal, "scores"):
+    if trace.is_signal(mask) or trace.is_weight(mask) or origin(signal.node).rule != "scores":
         return None
     keys = layouts.size(signal.layout[-1])
     numbers = trace.values(mask)
@@ -305,7 +300,7 @@ def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     """Softmax of a signal along an axis."""
     size = layouts.size(signal.layout[axis])
     rows = signal.rows or ((size, 1.0),)
-    over_units = not comes_from(signal, "scores") and layouts.role(signal.layout[axis]) == UNIT
+    over_units = origin(signal.node).rule != "scores" and layouts.role(signal.layout[axis]) == UNIT
     signal = settled(trace.tape, signal).apart(axis % len(layout))
 
     def make(part: Signal, own: Layout) -> Signal:

@@ -97,17 +97,15 @@ class Opened(models.Model):
             self.leaves[name] = like(self.leaves[name], factor * self.leaves[name])
 
     def write(
-        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
+        self, name: str, parameter: Any, std: float, fan_in: float, distribution: str, source: Any
     ) -> None:
         """Put new numbers in a parameter's place."""
         _check_key(source)
-        leaf = self.leaves[name]
-        numbers = jnp.zeros(leaf.shape)
-        if std is not None:
-            own = self.draws.get(name, zlib.crc32(name.encode()))
-            key = jax.random.fold_in(source, own)
-            numbers = _drawn(key, leaf.shape, std, distribution, fan_in)
-        self.leaves[name] = like(leaf, numbers)
+        numbers = jnp.zeros(parameter.shape)
+        if std:
+            key = jax.random.fold_in(source, self.draws.get(name, zlib.crc32(name.encode())))
+            numbers = _drawn(key, parameter.shape, std, distribution, fan_in)
+        self.leaves[name] = like(parameter, numbers)
 
     def divide(self, names: Sequence[str]) -> None:
         """Let layers of a scan that a plan names, as "w[:, 3]", be leaves of their own."""

@@ -214,7 +214,13 @@ class JaxTrace(Trace):
         arrays = [x for x in arguments if isinstance(x, Array)]
         layout, signals = self.broadcast(*arrays)
         others = tuple(... if isinstance(x, Array) else x for x in arguments)
-        return self.record("elementwise", signals, layout, operation=_operation(operation, others))
+
+        def compute(*values: FloatArray) -> Any:
+            given = iter(values)
+            return operation(*(next(given) if other is ... else other for other in others))
+
+        function = Operation((operation, others), compute)
+        return self.record("elementwise", signals, layout, operation=function)
 
     def is_stacked(self, x: Array) -> bool:
         """Whether a value is a parameter whose layers a scan may go along."""
@@ -334,19 +340,3 @@ def _decimal(value: Any) -> float:
     if number.dtype.kind == "V" or number.dtype.kind == "c":
         return float(np.real(number))
     return float(number)
-
-
-# --- operations on doubles ---
-
-
-def _operation(function: Callable[..., Any], others: tuple[Any, ...]) -> Operation:
-    """A function on arrays, with numbers among its arguments, and a key that is equal for equal
-    ones."""
-    if all(other is ... for other in others):
-        return Operation(function, function)
-
-    def compute(*values: FloatArray) -> Any:
-        arrays = iter(values)
-        return function(*(next(arrays) if other is ... else other for other in others))
-
-    return Operation((function, others), compute)

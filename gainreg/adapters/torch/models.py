@@ -181,18 +181,17 @@ class Model(models.Model):
         _run(self.module, args, kwargs, _Calibration(self.module, targets))
 
     def write(
-        self, name: str, std: float | None, fan_in: float, distribution: str, source: Any
+        self, name: str, parameter: Any, std: float, fan_in: float, distribution: str, source: Any
     ) -> None:
         """Fill a parameter in place."""
-        weight: Tensor = self.parameters()[name]
         with torch.no_grad():
-            if std is None:
-                weight.zero_()
+            if not std:
+                parameter.zero_()
                 return
-            if distribution == "orthogonal" and weight.dim() > 1 and weight.is_contiguous():
-                inputs = models.inputs_of(weight.shape, fan_in)
-                weight = weight.flatten(0, (inputs.start or inputs.stop) - 1).flatten(1)
-            fill(weight, std, distribution, source)
+            if distribution == "orthogonal" and parameter.dim() > 1 and parameter.is_contiguous():
+                inputs = models.inputs_of(parameter.shape, fan_in)
+                parameter = parameter.flatten(0, (inputs.start or inputs.stop) - 1).flatten(1)
+            fill(parameter, std, distribution, source)
 
     @contextlib.contextmanager
     def attempt(self, source: torch.Generator | None) -> Iterator[None]:
