@@ -52,11 +52,9 @@ def role(axis: Axis) -> str:
     return max(axis, key=lambda part: part[1])[0] if axis else POSITION
 
 
-def resized(axis: Axis, length: int, into: str | None = None) -> Axis:
-    """The axis with another length, in the same role or a given one."""
-    if into is None and size(axis) == length:
-        return axis
-    return ((into or role(axis), length),)
+def resized(axis: Axis, length: int) -> Axis:
+    """The axis with another length, in the same role."""
+    return axis if size(axis) == length else ((role(axis), length),)
 
 
 def fitted(layout: Layout, shape: Sequence[int]) -> Layout:
