@@ -334,6 +334,20 @@ def test_the_same_layers_one_after_the_other_get_the_same_plan() -> None:
         assert here.std == there.std
 
 
+def test_what_a_scan_puts_out_stays_in_layers() -> None:
+    def layer(x: Any, w: Any) -> Any:
+        y = jnp.tanh(x @ w)
+        return y, y
+
+    def run(p: Any, x: Any) -> Any:
+        return jax.lax.scan(layer, x, p["layers"])[1].mean(0) @ p["head"]
+
+    _, report = initialize(*of(run, layers=(3, *SQUARE), head=LAST), key=KEY)
+    weight = report.weights[-1]  # fed by the mean of three, of which none depends on another
+    assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1)
+    assert weight.input_rms == pytest.approx(report.weights[1].input_rms / 3**0.5, rel=0.02)
+
+
 def test_a_scan_that_flax_makes_of_layers() -> None:
     class Layer(nnx.Module):  # type: ignore[misc,name-defined]
         def __init__(self, rngs: Any) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from gainreg.adapters.jax.tracer import Array, JaxTrace, Step, array_of, call, derived, rule
+from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of, call, derived, rule
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION
 from gainreg.signals.signal import Signal
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import names
@@ -37,6 +36,14 @@ def _inside(trace: JaxTrace, inner: Any, inputs: Sequence[Array]) -> list[Array]
         return trace.read(inner, [], inputs)
     consts = [array_of(v, c) for v, c in zip(inner.jaxpr.constvars, inner.consts, strict=True)]
     return trace.read(inner.jaxpr, consts, inputs)
+
+
+def _followed(
+    trace: JaxTrace, function: Callable[..., list[Any]], inputs: Sequence[Array]
+) -> list[Array]:
+    """Follow a function as if the model had called it."""
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]  # type: ignore[no-untyped-call]
+    return _inside(trace, jax.make_jaxpr(function)(*shapes), inputs)
 
 
 @call("cond")
@@ -86,8 +93,7 @@ def _scanned(trace: JaxTrace, params: Mapping[str, Any], inputs: list[Array]) ->
         return None
     if not carried and along:  # what is done to each alone is done to all at once
         every = jax.vmap(jaxpr_as_fun(inner), (*(None,) * n, *(0,) * len(along)))
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]  # type: ignore[no-untyped-call]
-        return _inside(trace, jax.make_jaxpr(every)(*shapes), inputs)
+        return _followed(trace, every, inputs)
     stacked = any(trace.is_stacked(x) for x in along)
     fed = any(trace.is_signal(x) for x in along)
     shared = any(trace.is_weight(x) for x in (*consts, *carry))
@@ -103,7 +109,9 @@ def _scanned(trace: JaxTrace, params: Mapping[str, Any], inputs: list[Array]) ->
         collected.append(rest)
     if params["reverse"]:
         collected.reverse()
-    return [*carry, *(_stacked(trace, list(parts)) for parts in zip(*collected, strict=True))]
+    for parts in zip(*collected, strict=True):
+        carry += _followed(trace, lambda *layers: [jax.numpy.stack(layers)], parts)
+    return carry
 
 
 def _layer(trace: JaxTrace, x: Array, i: int) -> Array:
@@ -115,24 +123,6 @@ def _layer(trace: JaxTrace, x: Array, i: int) -> Array:
         trace.set(made, operations.cut(trace, x, made, 0, i))
     else:
         trace.set(made, trace.layer(x, i))
-    return made
-
-
-def _stacked(trace: JaxTrace, parts: list[Array]) -> Array:
-    """What a scan puts out, one part after the other along a new first axis."""
-    step = Step(lambda *values: [jax.numpy.stack(values)], parts)
-    made = Array((len(parts), *parts[0].shape), parts[0].dtype, step=step)
-    step.outputs = [made]
-    trace.steps.append(step)
-    entries = [trace.entry(part) for part in parts]
-    if any(isinstance(entry, Signal) for entry in entries):
-        layout = entries[0].layout if isinstance(entries[0], Signal) else None
-        signals = [trace.signal(part, layout) for part in parts]
-        whole = (((POSITION, len(parts)),), *signals[0].layout)
-        trace.set(made, trace.record("concatenate", signals, whole))
-    else:
-        trace.outputs = [made]
-        trace.set(made, trace.without_signal(*parts))
     return made
 
 
