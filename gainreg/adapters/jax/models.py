@@ -3,7 +3,6 @@ pairs of a function and its params."""
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -198,21 +197,11 @@ def _drawn(
     key: Any, shape: tuple[int, ...], std: float, distribution: str, fan_in: float
 ) -> jax.Array:
     """Numbers of mean 0 and that standard deviation."""
-    if len(shape) < 2:
-        distribution = "normal" if distribution == "orthogonal" else distribution
-        return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
-    drawn_as = jnp.result_type(float)
-    return draw(key, shape, std, distribution, scaling.fans(shape, _kind(shape, fan_in)), drawn_as)
-
-
-def _kind(shape: tuple[int, ...], fan_in: float) -> scaling.Kind:
-    """Which axes of a weight are its inputs: the first ones or the last, whose sizes come nearest
-    to the fan-in, as frameworks store weights either way."""
-    axes = range(len(shape))
-    sides = [side for i in axes[1:] for side in (axes[:i], axes[i:])]
-    off = [abs(math.log(math.prod(shape[i] for i in side) / fan_in)) for side in sides]
-    inputs = sides[off.index(min(off))]
-    return scaling.Kind(tuple(inputs), tuple(i for i in axes if i not in inputs))
+    if len(shape) < 2 and distribution == "orthogonal":
+        distribution = "normal"
+    sides = scaling.matrix(shape if len(shape) > 1 else (1, *shape, 1), fan_in)
+    fans = scaling.fans(sides, scaling.Kind())
+    return draw(key, sides, std, distribution, fans, jnp.result_type(float)).reshape(shape)
 
 
 # --- what may be asked ---

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gainreg import scaling
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
 from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
 from gainreg.adapters.torch.weights import fill
@@ -96,15 +97,9 @@ def apply_(
                 weight.zero_()
             elif item.status == "set" and item.std is not None:
                 if distribution == "orthogonal" and weight.dim() > 1 and weight.is_contiguous():
-                    weight = weight.view(_matrix(item.shape, fans.get(name, 1.0)))
+                    weight = weight.view(scaling.matrix(item.shape, fans.get(name, 1.0)))
                 fill(weight, item.std, distribution, generator)
     return model
-
-
-def _matrix(shape: tuple[int, ...], fan_in: float) -> tuple[int, int]:
-    """The shape of a weight as a matrix, one side of which are its inputs, wherever they stand."""
-    sides = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
-    return min(sides, key=lambda side: min(abs(math.log(n / fan_in)) for n in side))
 
 
 def measure(
