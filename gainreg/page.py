@@ -20,7 +20,7 @@ from gainreg.depth import known_at
 from gainreg.entry import to_dict
 from gainreg.errors import GainregError, MissingPackageError
 from gainreg.host import host
-from gainreg.params import shortest
+from gainreg.params import called
 
 if TYPE_CHECKING:
     from gainreg.bound import Bound
@@ -55,8 +55,8 @@ class Row(NamedTuple):
     """One activation with one choice of params.
 
     Attributes:
-        name, aliases: as in the table.
-        params: their names and values, as one writes them.
+        title: its name with them, as one writes it.
+        aliases: its other names.
         family: the plugin that declares it here; "" if none does.
         formula: its definition and paper; "" likewise.
         entries: of the table, by std.
@@ -64,9 +64,8 @@ class Row(NamedTuple):
         note: why something is missing.
     """
 
-    name: str
+    title: str
     aliases: tuple[str, ...]
-    params: str
     family: str
     formula: str
     entries: list[GainEntry]
@@ -101,9 +100,8 @@ def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:
         family, formula = host().owner(activation.name), activation.reference
     chosen: dict[str, list[GainEntry]] = {}
     for entry in listing.entries:
-        params = ", ".join(f"{key}={shortest(value)}" for key, value in entry.params.items())
-        chosen.setdefault(params, []).append(entry)
-    for i, (params, entries) in enumerate(chosen.items() or [("", [])]):
+        chosen.setdefault(called(name, entry.params), []).append(entry)
+    for i, (title, entries) in enumerate(chosen.items() or [(name, [])]):
         entries = sorted(entries, key=lambda entry: entry.std)
         charts: list[Chart] = []
         note = f"No curves: this table has more than {MOST_CURVES} rows."
@@ -114,7 +112,7 @@ def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:
                 note = f"The table has no entry of it: it has none without {', '.join(needed)}."
         elif i < curves:
             charts, note = _charts(entries)
-        yield Row(name, listing.aliases, params, family, formula, entries, charts, note)
+        yield Row(title, listing.aliases, family, formula, entries, charts, note)
 
 
 def _code(entry: GainEntry) -> dict[str, str]:

@@ -19,7 +19,7 @@ from gainreg.errors import MomentError, ParameterError
 from gainreg.frameworks import as_activation
 from gainreg.host import host
 from gainreg.moments import FloatArray
-from gainreg.params import check_choice
+from gainreg.params import called, check_choice
 from gainreg.plot.look import (
     GREY,
     LOOKS,
@@ -267,12 +267,8 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
         activation, params = as_activation(*_pair(item))
         bound = host().bind(activation, params)
         known = host().activation(activation) if isinstance(activation, str) else activation
-        told = ", ".join(
-            f"{key}={value:g}"
-            for key, value in bound.params.items()
-            if value != known.params.get(key)
-        )
-        label = shown(bound.name + (told and f"({told})"))
+        other = {k: v for k, v in bound.params.items() if v != known.params.get(k)}
+        label = shown(called(bound.name, other))
         yield _Subject(activation, params, bound, label, look)
 
 
