@@ -81,6 +81,21 @@ def as_activation(activation: Any, params: Mapping[str, Any]) -> Understood:
     return found
 
 
+def with_params(item: Any) -> tuple[Any, Mapping[str, Any]]:
+    """What stands for an activation, and the params beside it, where there is a list of such.
+
+    Raises:
+        ParameterError: it is neither such a thing nor a pair.
+    """
+    pair = item if isinstance(item, tuple) else (item, {})
+    if len(pair) != 2 or not isinstance(pair[1], Mapping):
+        raise ParameterError(
+            "an activation is a name, an Activation, a function, or a pair of one and its params, "
+            f"as in ('elu', {{'alpha': 0.5}}); got {item!r}"
+        )
+    return pair
+
+
 @dataclass(frozen=True)
 class Framework:
     """How an adapter reads its framework's own activations.

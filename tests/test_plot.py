@@ -183,7 +183,7 @@ def test_activations_differ_by_colour_line_and_mark_and_the_next_call_goes_on() 
     ("draw", "error", "sentence"),
     [
         (lambda: plot.function("gelo"), UnknownActivationError, "'gelo'"),
-        (lambda: plot.function(("elu", 0.5)), ParameterError, "an activation to draw is a name"),
+        (lambda: plot.function(("elu", 0.5)), ParameterError, "an activation is a name"),
         (lambda: plot.function(("elu", {"beta": 1})), ParameterError, "beta"),
         (lambda: plot.over_std("elu", quantity="mean"), ParameterError, "quantity is one of 'gain"),
         (lambda: plot.correlation("elu", std=0.0), ParameterError, "std must be above 0"),

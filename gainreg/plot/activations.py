@@ -16,7 +16,7 @@ from gainreg.correlation_map import correlation as correlation_of
 from gainreg.depth import known_at, through_depth
 from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import as_activation
+from gainreg.frameworks import as_activation, with_params
 from gainreg.host import host
 from gainreg.moments import FloatArray
 from gainreg.params import called, check_choice
@@ -71,22 +71,13 @@ class _Subject(NamedTuple):
 
 
 def function(*activations: Items, ax: Axes | None = None) -> Axes:
-    """φ(x).
-
-    Args:
-        *activations: names, Activations or functions, or pairs of one and its params, as in
-            ``("elu", {"alpha": 0.5})``.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
-    """
+    """φ(x)."""
     ax = _of_x(activations, ax, lambda phi, x: phi.forward(x))
     return dressed(ax, "activation", "x", "φ(x)")
 
 
 def derivative(*activations: Items, ax: Axes | None = None) -> Axes:
-    """φ′(x). Arguments and errors are those of ``function``."""
+    """φ′(x)."""
     return dressed(_of_x(activations, ax, _slope), "its derivative", "x", "φ′(x)")
 
 
@@ -107,15 +98,8 @@ def over_std(
     """A quantity over the std of the pre-activation, from 1e-2 to 1e2.
 
     Args:
-        *activations: as for ``function``.
         quantity: "gain", "variance_slope" or "gradient_factor".
         table: a table or its path, whose entries are drawn as dots; None for the shipped one.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        ParameterError: another quantity.
-        UnknownActivationError, ParameterError, MomentError, PluginError: as ``gainreg.resolve``.
-        TableError: the table cannot be read.
     """
     check_choice(quantity, "quantity", QUANTITIES)
     ax = axes_or_new(ax)
@@ -148,16 +132,8 @@ def over_std(
 
 
 def correlation(*activations: Items, std: float = 1.0, ax: Axes | None = None) -> Axes:
-    """The correlation map: of two signals in the next layer, by that in this one.
-
-    Args:
-        *activations: as for ``function``.
-        std: of the pre-activation.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        UnknownActivationError, ParameterError, PluginError: as ``gainreg.correlation``.
-    """
+    """The correlation map at a std of the pre-activation: of two signals in the next layer, by that
+    in this one."""
     ax = axes_or_new(ax)
     rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 101))  # dense at −1 and 1, where it bends
     ax.plot([-1, 1], [-1, 1], color=GREY, linewidth=0.8, zorder=0)
@@ -188,15 +164,9 @@ def depth(
     its weights, and as a band the two thirds of them around it.
 
     Args:
-        *activations: as for ``function``.
         std: of the pre-activations of the first layer, for which the gain is chosen.
         width: pre-activations of a layer.
         layers: how many.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        UnknownActivationError, ParameterError, MomentError, PluginError: as
-            ``gainreg.depth.through_depth``.
     """
     ax = axes_or_new(ax)
     ax.set_yscale("log")
@@ -222,20 +192,13 @@ def overview(
     """All panels of one or a few activations.
 
     Args:
-        *activations: as for ``function``; at most 7, which is what a picture holds legibly.
-        std: of the pre-activation, for the correlation map and the signal through depth.
-        width: pre-activations of a layer, for the signal through depth.
-        table: as for ``over_std``.
+        std, width, table: as for the panels, ``depth`` and ``over_std``.
         figure: where to draw; None for a new one, which knows no window.
-
-    Raises:
-        ParameterError: none or too many activations; else as the panels.
-        UnknownActivationError, MomentError, PluginError, TableError: as the panels.
     """
     if not activations:
         raise ParameterError("name at least one activation to draw, as in 'gelu'")
     figure = Picture(*SIZE) if figure is None else figure
-    activations = tuple(as_activation(*_pair(item)) for item in activations)
+    activations = tuple(as_activation(*with_params(item)) for item in activations)
     axes = figure.subplots(2, 4).ravel()
     function(*activations, ax=axes[0])
     derivative(*activations, ax=axes[1])
@@ -264,7 +227,7 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
             "draw them in several"
         )
     for item, look in zip(items, LOOKS[start:], strict=False):
-        activation, params = as_activation(*_pair(item))
+        activation, params = as_activation(*with_params(item))
         bound = host().bind(activation, params)
         known = host().activation(activation) if isinstance(activation, str) else activation
         other = {k: v for k, v in bound.params.items() if v != known.params.get(k)}
@@ -286,16 +249,6 @@ def _is_registered(subject: _Subject) -> bool:
     if isinstance(subject.activation, str):
         return True
     return any(known is subject.activation for known in host().activations())
-
-
-def _pair(item: Any) -> tuple[Any, Mapping[str, Any]]:
-    pair = item if isinstance(item, tuple) else (item, {})
-    if len(pair) != 2 or not isinstance(pair[1], Mapping):
-        raise ParameterError(
-            "an activation to draw is a name, an Activation, a function, or a pair of one and "
-            f"its params, as in ('elu', {{'alpha': 0.5}}); got {item!r}"
-        )
-    return pair
 
 
 def _of_x(

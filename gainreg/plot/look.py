@@ -145,11 +145,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of a picture's file.
-
-    Raises:
-        ParameterError: it is neither .png nor .svg.
-    """
+    """The suffix of a picture's file, which is refused if it is another."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
         raise ParameterError(
@@ -178,11 +174,7 @@ def svg(figure: Figure) -> str:
 
 
 def window(width: float, height: float) -> Figure:
-    """An empty figure on the screen; ``matplotlib.pyplot.show()`` shows it.
-
-    Raises:
-        ParameterError: there is no screen.
-    """
+    """An empty figure on the screen; ``matplotlib.pyplot.show()`` shows it."""
     figure = pyplot.figure(figsize=(width, height), layout="constrained")
     if figure.canvas.required_interactive_framework is None:
         pyplot.close(figure)
