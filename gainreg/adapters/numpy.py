@@ -77,17 +77,14 @@ def normal(drawing: _Drawing) -> NDArray[Any]:
 
 @scaling.takes(_drawing)
 def uniform(drawing: _Drawing) -> NDArray[Any]:
-    """Weights from a uniform distribution on (−√3·s, √3·s) of standard deviation s; see normal."""
+    """Weights from a uniform distribution; see normal."""
     bound = math.sqrt(3) * drawing.std
     return drawing.rng.uniform(-bound, bound, drawing.shape).astype(drawing.dtype)
 
 
 @scaling.takes(_drawing)
 def truncated_normal(drawing: _Drawing) -> NDArray[Any]:
-    """Weights from a normal distribution cut off at twice its standard deviation; see normal.
-
-    It is widened so that what is left has the standard deviation that ``normal`` would give.
-    """
+    """Weights from a normal distribution cut off at twice its std; see normal."""
     inside = drawing.rng.uniform(special.ndtr(-2.0), special.ndtr(2.0), drawing.shape)
     wide = drawing.std / scaling.TRUNCATED_STD
     return (wide * special.ndtri(inside)).astype(drawing.dtype)
@@ -95,14 +92,11 @@ def truncated_normal(drawing: _Drawing) -> NDArray[Any]:
 
 @scaling.takes(_drawing)
 def orthogonal(drawing: _Drawing) -> NDArray[Any]:
-    """A random semi-orthogonal matrix with the mean square of ``normal``; see normal.
-
-    The axis of outputs is one side of the matrix, all others together are the other side. Saxe et
-    al. 2014, arXiv:1312.6120; uniform by the sign correction of Mezzadri 2007, math-ph/0609050.
-    """
+    """A random semi-orthogonal matrix; see normal. Uniform by the sign correction of Mezzadri 2007,
+    math-ph/0609050."""
     _, rows, columns = drawing.fans.matrix
     q, r = np.linalg.qr(drawing.rng.normal(size=(max(rows, columns), min(rows, columns))))
     q *= scaling.orthogonal_scale(drawing.std, rows, columns) * np.sign(np.diag(r))
-    matrix, order = q if rows > columns else q.T, drawing.fans.order
-    weights = matrix.reshape([drawing.shape[axis] for axis in order]).transpose(np.argsort(order))
+    matrix = q if rows > columns else q.T
+    weights = matrix.reshape(drawing.fans.unfolded).transpose(drawing.fans.places)
     return weights.astype(drawing.dtype)

@@ -200,17 +200,8 @@ def draw(
     dtype: Any = None,
     seed: Any = None,
 ) -> Any:
-    """Weights of mean 0 and that standard deviation, or root mean square if "orthogonal".
-
-    Args:
-        shape, dtype, seed: as in ``keras.initializers``.
-        std: standard deviation, after the cut of a truncated normal.
-        distribution: one of DISTRIBUTIONS.
-        fans: of the shape; they say which axes are the columns of an orthogonal matrix.
-
-    Raises:
-        ParameterError: the dtype is not one of floating-point numbers.
-    """
+    """Weights of a root mean square; ``fans`` are those of the shape, all else is as in
+    ``keras.initializers``."""
     wanted = keras.backend.standardize_dtype(dtype)
     if "float" not in wanted:
         raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
@@ -220,12 +211,11 @@ def draw(
             std**2 * own_fan_in, "fan_in", distribution, seed=seed
         )(shape, dtype)
     columns = fans.matrix[-1]
-    rows = math.prod(shape) // columns
+    rows = math.prod(shape) // columns  # Keras has no copies, whose axes count as rows
     one = keras.initializers.Orthogonal(scaling.orthogonal_scale(std, rows, columns), seed=seed)
     # half precision has no QR factorisation
     matrix = one((rows, columns), "float32" if wanted in ("float16", "bfloat16") else wanted)
-    weights = keras.ops.reshape(matrix, [shape[axis] for axis in fans.order])
-    weights = keras.ops.transpose(weights, [fans.order.index(axis) for axis in range(len(shape))])
+    weights = keras.ops.transpose(keras.ops.reshape(matrix, fans.unfolded), fans.places)
     return keras.ops.cast(weights, wanted)
 
 
