@@ -66,27 +66,7 @@ def table(found: GainTable) -> str:
 
 def report(found: SignalReport) -> str:
     """The weights of a report, its warnings, and its picture."""
-    columns = ("weight", "fed by", "std", "in", "measured", "out", "measured", "gradient",
-               "measured", "")  # fmt: skip
-    rows = (
-        (
-            weight.name,
-            weight.fed_by,
-            *(
-                _cell(value)
-                for value in (
-                    weight.weight_std,
-                    weight.input_rms, weight.measured_input_rms,
-                    weight.output_rms, weight.measured_output_rms,
-                    weight.gradient_rms, weight.measured_gradient_rms,
-                )
-            ),
-            mark,
-        )
-        for weight, mark in zip(found.weights, found.marks(), strict=True)
-    )  # fmt: skip
-    told = "rms; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
-    title = f"{len(found.weights)} weights: {told}"
+    title, (columns, *rows) = found.rows()
     warnings = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.warnings)
     listed = f"<ul>{warnings}</ul>" if warnings else ""
     return _table(title, columns, rows) + listed + _picture(lambda plot: plot.report(found))

@@ -154,10 +154,10 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def png(figure: Figure, dpi: int = 100) -> bytes:
+def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file."""
     with io.BytesIO() as buffer:
-        figure.savefig(buffer, format="png", dpi=dpi)
+        figure.savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
 
 

@@ -153,14 +153,19 @@ class SignalReport:
             found.append(marks + ("" if weight.exact else "~"))
         return found
 
-    def __str__(self) -> str:
+    def rows(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The weights as text: a title, and rows of cells of which the first is the head."""
         measured = any(weight.measured_input_rms is not None for weight in self.weights)
         pair = "predicted/measured" if measured else "predicted"
-        head = ("weight", "fed by", "std", "in", "out", "gradient", "")
+        title = f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
         pairs = zip(self.weights, self.marks(), strict=True)
-        rows = [head, *(_row(weight, marks, measured) for weight, marks in pairs)]
-        widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(head))]
-        lines = [f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"]
+        rows = [_row(weight, marks, measured) for weight, marks in pairs]
+        return title, [("weight", "fed by", "std", "in", "out", "gradient", ""), *rows]
+
+    def __str__(self) -> str:
+        title, rows = self.rows()
+        widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+        lines = [title]
         for row in rows:
             cells = [
                 _short(cell, width).ljust(width) if i < 2 else cell.rjust(width)
