@@ -208,14 +208,11 @@ def _shape(bound: Bound, name: str) -> Chart:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Powers of ten between two numbers; multiples of them too, until there are three."""
+    """Powers of ten between two numbers; multiples of them too, where those are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
-    for digits in ("1", "1 2 5", "1 1.5 2 3 5 7", "1 1.2 1.4 1.6 1.8 2 2.5 3 4 5 6 7 8 9"):
-        if len(found) < 3:
-            numbers = (float(f"{digit}e{power}") for power in powers for digit in digits.split())
-            found = [number for number in numbers if low <= number <= high]
-    return found
+    digits = (1.0,) if high > 100 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    numbers = (digit * 10.0**power for power in powers for digit in digits)
+    return [number for number in numbers if low <= number <= high]
 
 
 # --- the report ---
