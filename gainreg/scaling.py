@@ -142,19 +142,9 @@ def entry_of(
     params: Mapping[str, Any],
     table: Table = None,
 ) -> GainEntry:
-    """The entry of an activation as an adapter is given it; see gainreg.adapters.
-
-    Args:
-        framework: that reads the activation.
-        activation: what ``framework.understood`` takes, or a ``GainEntry``.
-        std, params, table: as for ``entry_for``; a std of None is that of the critical point, or 1
-            where every std is critical or none but 0 (Roberts, Yaida and Hanin 2022, ch. 5).
-
-    Raises:
-        ParameterError: a GainEntry that does not stand alone; no std is given and there is no
-            critical one, or there is a table, which does not say.
-        The errors of ``entry_for``.
-    """
+    """The entry of an activation as an adapter is given it, and what is raised: see
+    gainreg.adapters. A std of None is that of the critical point, or 1 where every std is critical
+    or none but 0 (Roberts, Yaida and Hanin 2022, ch. 5)."""
     if isinstance(activation, GainEntry):
         if params or table is not None or std not in (None, 1.0, activation.std):
             raise ParameterError(

@@ -166,11 +166,10 @@ def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
     if param is not None:
         from gainreg.host import host
 
-        named = None if isinstance(nonlinearity, str) else FRAMEWORK.read(nonlinearity)[0]
-        if named is None and not isinstance(nonlinearity, str):
+        name, _ = FRAMEWORK.understood(nonlinearity, {})
+        if not isinstance(name, str):
             raise ParameterError(f"{nonlinearity!r} has no param that gainreg knows of")
-        activation = host().activation(named[0] if named else nonlinearity)
-        params = dict.fromkeys(list(activation.params)[:1], param)
+        params = dict.fromkeys(list(host().activation(name).params)[:1], param)
     return float(scaling.entry_of(FRAMEWORK, nonlinearity, 1.0, params).gain)
 
 
