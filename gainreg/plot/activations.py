@@ -61,10 +61,9 @@ and the two thirds of them around it"""
 
 
 class _Subject(NamedTuple):
-    """An activation with its params, and how it is drawn."""
+    """An activation, with its params, and how it is drawn."""
 
-    activation: str | Activation
-    params: Mapping[str, Any]
+    activation: Activation
     bound: Bound
     label: str
     look: Look
@@ -110,12 +109,13 @@ def over_std(
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
     unknown: list[str] = []
     for subject in _subjects(activations, ax):
-        entries = _entries(subject.bound, subject.activation, tuple(subject.params.items()))
+        entries = _entries(subject.activation, subject.bound)
         y = np.array([getattr(entry, quantity) for entry in entries], dtype=np.float64)
         _line(ax, subject, [entry.std for entry in entries], y)
         if np.isnan(y).all():
             unknown.append(subject.label)
-        listing = whole.listings.get(subject.bound.name) if _is_registered(subject) else None
+        is_registered = any(each is subject.activation for each in host().activations())
+        listing = whole.listings.get(subject.bound.name) if is_registered else None
         dots = [
             (entry.std, getattr(entry, quantity))
             for entry in (listing.entries if listing else ())
@@ -142,7 +142,7 @@ def correlation(*activations: Items, std: float = 1.0, ax: Axes | None = None) -
         gate = subject.bound.gate
         try:
             if gate is None:
-                known = correlation_of(subject.activation, rho, std, **subject.params)
+                known = correlation_of(subject.activation, rho, std, **subject.bound.params)
             else:  # a and b are independent
                 known = rho * correlation_of(gate.activation, rho, std)
         except MomentError:
@@ -173,8 +173,9 @@ def depth(
     ax.axhline(std, color=GREY, linewidth=0.8, zorder=0)
     layer = np.arange(layers + 1)
     for subject in _subjects(activations, ax):
+        params = subject.bound.params
         low, median, high = through_depth(
-            subject.activation, std=std, width=width, layers=layers, **subject.params
+            subject.activation, std=std, width=width, layers=layers, **params
         )
         _line(ax, subject, layer, median)
         ax.fill_between(layer, low, high, color=subject.look.color, alpha=0.18, linewidth=0)
@@ -228,27 +229,17 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
         )
     for item, look in zip(items, LOOKS[start:], strict=False):
         activation, params = as_activation(*with_params(item))
-        bound = host().bind(activation, params)
         known = host().activation(activation) if isinstance(activation, str) else activation
+        bound = host().bind(known, params)
         other = {k: v for k, v in bound.params.items() if v != known.params.get(k)}
-        label = shown(called(bound.name, other))
-        yield _Subject(activation, params, bound, label, look)
+        yield _Subject(known, bound, shown(called(bound.name, other)), look)
 
 
 @functools.lru_cache(16)
-def _entries(
-    bound: Bound, activation: str | Activation, params: tuple[tuple[str, float], ...]
-) -> list[GainEntry]:
+def _entries(activation: Activation, bound: Bound) -> list[GainEntry]:
     """The entries over STDS, once for the three panels that show them; ``bound`` is another object
-    when what a name means has changed."""
-    return known_at(activation, STDS, dict(params))
-
-
-def _is_registered(subject: _Subject) -> bool:
-    """Whether it is what its name means in the registry, and so in a table."""
-    if isinstance(subject.activation, str):
-        return True
-    return any(known is subject.activation for known in host().activations())
+    when what plugins say of it has changed."""
+    return known_at(activation, STDS, bound.params)
 
 
 def _of_x(
