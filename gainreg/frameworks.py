@@ -165,7 +165,7 @@ class Framework:
             function, stated = activation.func, activation.keywords
         layer = isinstance(function, self.layers)
         for spelling in self._spellings(type(function) if layer else function):
-            reader = self.exceptions.get(spelling)
+            reader = _gelu if spelling == "gelu" else self.exceptions.get(spelling)
             declared = None if reader else _registered(SPELLINGS.get(spelling, spelling))
             if declared:
                 reader, names = partial(_read, declared), set(declared.params)
@@ -295,16 +295,16 @@ def _flat(f: Function) -> Function:
     return on_one_axis
 
 
-# --- readers that several frameworks need ---
-
-
-def read_gelu(approximate: Any = "none") -> Named:
+def _gelu(approximate: Any = "none") -> Named:
     """GELU, and its approximation by tanh, of which PyTorch says "tanh" and others True."""
     if approximate in ("none", False):
         return "gelu", {}
     if approximate in ("tanh", True):
         return "gelu_tanh", {}
     raise ParameterError(f"approximate is 'none' or 'tanh', got {approximate!r}")
+
+
+# --- what several adapters need ---
 
 
 def root_mean_square(values: Any) -> float:

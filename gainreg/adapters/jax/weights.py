@@ -270,9 +270,5 @@ def _double(y: Any) -> Any:
 # jax.enable_x64 stood in jax.experimental before JAX 0.8
 _x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
-FRAMEWORK = frameworks.Framework(
-    homes=(jax.nn, jnp, jax.lax, jax.scipy.special),
-    evaluate=_evaluate,
-    exceptions={"gelu": frameworks.read_gelu},
-)
+FRAMEWORK = frameworks.Framework((jax.nn, jnp, jax.lax, jax.scipy.special), _evaluate)
 wrap = FRAMEWORK.wrap

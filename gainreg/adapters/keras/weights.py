@@ -281,7 +281,6 @@ FRAMEWORK = frameworks.Framework(
     layers=layers.Layer,
     exceptions={
         "activation": _of_layer,
-        "gelu": frameworks.read_gelu,
         "hardshrink": lambda threshold=0.5: ("hardshrink", {"lambd": threshold}),
         "prelu": _prelu,
         "relu": _relu,

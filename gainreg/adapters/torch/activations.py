@@ -73,7 +73,6 @@ FRAMEWORK = frameworks.Framework(
     evaluate=_evaluate,
     layers=nn.Module,
     exceptions={
-        "gelu": frameworks.read_gelu,
         "prelu": _prelu,
         "rrelu": _rrelu,
         "softplus": _softplus,
