@@ -463,8 +463,6 @@ def _plot(options: argparse.Namespace) -> int:
     from gainreg.plot import activations, look  # first: it says what is missing
 
     named = _named(options)
-    if options.output is not None:
-        look.check_suffix(options.output)
     figure = look.window(*activations.SIZE) if options.output is None else None
     figure = activations.overview(*named, std=options.std, width=options.width, figure=figure)
     if options.output is None:

@@ -135,23 +135,17 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         ParameterError: another suffix, or the file cannot be written.
     """
-    suffix = check_suffix(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise ParameterError(
+            f"a picture is written as .png or .svg, got {str(path)!r}; end its name in one of them"
+        )
     options: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {"dpi": 150}
     try:
         with matplotlib.rc_context({"svg.hashsalt": "gainreg"}):  # the same bytes every time
             figure.savefig(path, format=suffix[1:], **options)
     except OSError as error:
         raise ParameterError(f"cannot write {str(path)!r}: {error.strerror}") from error
-
-
-def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of a picture's file, which is refused if it is another."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in SUFFIXES:
-        raise ParameterError(
-            f"a picture is written as .png or .svg, got {str(path)!r}; end its name in one of them"
-        )
-    return suffix
 
 
 def png(figure: Figure) -> bytes:

@@ -130,8 +130,6 @@ class SignalReport:
         """
         from gainreg.plot import look, reports
 
-        if path is not None:
-            look.check_suffix(path)
         figure = reports.report(self, axes)
         if path is not None:
             look.save(figure, path)
