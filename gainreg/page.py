@@ -52,25 +52,15 @@ MOST_CURVES = 500
 
 
 class Row(NamedTuple):
-    """One activation with one choice of params.
+    """One activation with one choice of params."""
 
-    Attributes:
-        title: its name with them, as one writes it.
-        aliases: its other names.
-        family: the plugin that declares it here; "" if none does.
-        formula: its definition and paper; "" likewise.
-        entries: of the table, by std.
-        charts: its curves.
-        note: why something is missing.
-    """
-
-    title: str
+    title: str  # its name with them, as one writes it
     aliases: tuple[str, ...]
-    family: str
-    formula: str
-    entries: list[GainEntry]
+    family: str  # the plugin that declares it here; "" if none does
+    formula: str  # its definition and paper; "" likewise
+    entries: list[GainEntry]  # of the table, by std
     charts: list[Chart]
-    note: str
+    note: str  # why something is missing
 
 
 def table_page(table: GainTable, title: str) -> str:
