@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gainreg import __version__
+from gainreg import __version__, document
 from gainreg.entry import MODES, to_dict
 from gainreg.errors import (
     GainregError,
@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _warn_in_a_line()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
+        if options.run is not _plugins:  # which lists what is broken
+            for file in options.plugin:
+                _host().load_file(file)
         code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -215,11 +218,6 @@ def _host() -> Host:
     return host()
 
 
-def _load(options: argparse.Namespace) -> None:
-    for file in options.plugin:
-        _host().load_file(file)
-
-
 def _family(name: str) -> list[Activation]:
     """The activations that the plugin of that name declares; [] if there is no such plugin."""
     return [each for each in _host().activations() if _host().owner(each.name) == name]
@@ -228,7 +226,6 @@ def _family(name: str) -> list[Activation]:
 def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, float]]]:
     """The activations named, all if none is, each with those of the params that it has; with each
     combination of them, where params have several values."""
-    _load(options)
     found = [] if options.names else _host().activations()
     for name in options.names:
         found += _family(name) or [_host().activation(name)]
@@ -266,6 +263,16 @@ def _print_json(data: Any) -> int:
     import json
 
     print(json.dumps(data, indent=2))
+    return 0
+
+
+def _write(file: str, text: str, told: str) -> int:
+    """Write a file and tell so, or print what would stand in it."""
+    if file == "-":
+        print(text.removesuffix("\n"))
+    else:
+        document.write(file, text)
+        print(f"{file}: {told}")
     return 0
 
 
@@ -363,7 +370,6 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
 
 
 def _gain(options: argparse.Namespace) -> int:
-    _load(options)
     try:
         params = {key: v[0] if len(v) == 1 else v for key, v in _params(options).items()}
         entry = entry_for(options.name, options.std, params)
@@ -417,18 +423,12 @@ def _build(options: argparse.Namespace) -> int:
     items = None
     if options.names:
         items = _answers(options, lambda a, params: check_params(a.name, a.params, params))
-    else:
-        _load(options)
     with _executor(options.jobs) as executor:
         table = build_table(items, options.std, _progress("building"), executor)
     if options.names and not len(table):
         raise MomentError("nothing is left to write: none of these activations has a gain there")
-    if options.output == "-":
-        print(table.to_yaml(), end="")
-    else:
-        table.write(options.output)
-        print(f"{options.output}: {len(table)} entries of {len(table.listings)} activations")
-    return 0
+    told = f"{len(table)} entries of {len(table.listings)} activations"
+    return _write(options.output, table.to_yaml(), told)
 
 
 def _executor(jobs: int) -> Any:
@@ -448,7 +448,6 @@ def _check(options: argparse.Namespace) -> int:
     from gainreg.check import differences
     from gainreg.table import load_table
 
-    _load(options)
     table = load_table(options.file)
     found = differences(table, _progress("checking"))
     if options.json:
@@ -475,19 +474,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _page(options: argparse.Namespace) -> int:
-    from gainreg import document
     from gainreg.page import table_page
     from gainreg.table import SHIPPED, load_table
 
-    _load(options)
     file = options.file or str(SHIPPED)
     page = table_page(load_table(file), f"Gains of {os.path.basename(file)}")
-    if options.output == "-":
-        print(page)
-    else:
-        document.write(options.output, page)
-        print(f"{options.output}: {len(page.encode()) / 1000:.0f} kB")
-    return 0
+    return _write(options.output, page, f"{len(page.encode()) / 1000:.0f} kB")
 
 
 def _plugins(options: argparse.Namespace) -> int:
