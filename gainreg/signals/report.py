@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gainreg import document
-from gainreg.errors import ParameterError, TableError
+from gainreg.errors import ParameterError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,7 @@ class SignalReport:
         Raises:
             ParameterError: the file cannot be written.
         """
-        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        document.write(path, json.dumps(self.to_dict(), indent=1) + "\n", ParameterError)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report as a page for a browser: one file, which loads nothing from elsewhere.
@@ -109,7 +109,7 @@ class SignalReport:
         """
         from gainreg.page import report_page
 
-        _write(path, report_page(self))
+        document.write(path, report_page(self), ParameterError)
 
     def plot(
         self, path: str | os.PathLike[str] | None = None, *, axes: Sequence[Axes] | None = None
@@ -176,13 +176,6 @@ class SignalReport:
         lines.append(f"{total} parameters: {told}")
         lines += [f"! {sentence}" for sentence in self.warnings]
         return "\n".join(lines)
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    try:
-        document.write(path, text)
-    except TableError as error:
-        raise ParameterError(str(error)) from error
 
 
 def _row(weight: WeightReport, marks: str, measured: bool) -> tuple[str, ...]:
