@@ -92,13 +92,10 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         check_choice(kind, "kind", KINDS)
         self.entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
         relative = scaling.variance(self.entry, mode, 1, 1)  # refuses a wrong mode
-        drawn = "truncated_normal" if distribution == "orthogonal" else distribution
-        super().__init__(relative, "fan_in", drawn, seed)
-        self.mode = mode
+        super().__init__(relative, seed=seed)
+        self.mode, self.distribution = mode, distribution
         self.kind, self.strides, self.groups = kind, strides, groups
         self.input_axes, self.output_axes = input_axes, output_axes
-        if distribution == "orthogonal":
-            self.distribution = distribution
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Weights of a shape; or, given a built layer, that layer with such weights and bias 0."""
