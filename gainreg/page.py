@@ -78,7 +78,7 @@ def table_page(table: GainTable, title: str) -> str:
     stds = sorted({entry.std for entry in table})
     usual = min(stds, key=lambda std: abs(math.log(std)), default=1.0)
     return _render(
-        "table.html", title=title, rows=rows, stds=stds, usual=usual, code=_code, to_dict=to_dict
+        "table.html", title=title, rows=rows, stds=stds, usual=usual, code=CODE, to_dict=to_dict
     )
 
 
@@ -103,12 +103,6 @@ def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:
         elif i < curves:
             charts, note = _charts(entries)
         yield Row(title, listing.aliases, family, formula, entries, charts, note)
-
-
-def _code(entry: GainEntry) -> dict[str, str]:
-    """A line for each framework."""
-    numbers = {"gain": entry.gain, "square": entry.gain**2}
-    return {framework: line.format(**numbers) for framework, line in CODE.items()}
 
 
 # --- curves ---
