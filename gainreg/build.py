@@ -18,7 +18,7 @@ from gainreg.activation import Activation
 from gainreg.bound import reason
 from gainreg.entry import GainEntry
 from gainreg.errors import GainregError, MomentError, ParameterError, TableError
-from gainreg.frameworks import as_activation
+from gainreg.frameworks import as_activation, with_params
 from gainreg.host import PROGRAM, host
 from gainreg.params import NAME, check_params
 from gainreg.resolver import check_stds, find
@@ -150,14 +150,8 @@ def _work_of(items: Any) -> Iterator[tuple[Item, Activation, Mapping[str, Any]]]
     if isinstance(items, (str, Activation)) or not isinstance(items, Iterable):
         items = [items]
     for item in items:
-        pair = item if isinstance(item, tuple) else (item, {})
-        if len(pair) != 2 or not isinstance(pair[1], Mapping):
-            raise ParameterError(
-                f"an activation to tabulate is a name, or a pair ('elu', {{'alpha': 0.5}}); "
-                f"got {item!r}"
-            )
-        given = pair[0]
-        known, params = as_activation(*pair)
+        given, params = with_params(item)
+        known, params = as_activation(given, params)
         if isinstance(known, str):
             given = known = host().activation(known)
         for combination in combinations(params):

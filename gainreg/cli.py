@@ -9,9 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gainreg import __version__
+from gainreg import __version__, document
 from gainreg.entry import MODES, to_dict
 from gainreg.errors import (
     GainregError,
@@ -21,7 +22,7 @@ from gainreg.errors import (
     UnknownActivationError,
 )
 from gainreg.lookup import entry_for
-from gainreg.params import check_params, check_std
+from gainreg.params import called, check_params, check_std
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _warn_in_a_line()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has no φ
+        if options.run is not _plugins:  # which lists what is broken
+            for file in options.plugin:
+                _host().load_file(file)
         code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -134,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     output = shared("-o", "--output", metavar="FILE", default="-", help=text)
     as_json = shared("--json", action="store_true", help="print JSON")
     repeated: Any = {"action": "append", "default": []}
-    text = "a param, for those that have it; may be given more than once"
+    text = "a param, for those that have it; several values as in alpha=0.5,1"
     param = shared("-p", "--param", metavar="NAME=VALUE", **repeated, help=text)
     text = "load a plugin file first; may be given more than once"
     plugin = shared("--plugin", metavar="FILE.py", **repeated, help=text)
@@ -195,14 +199,13 @@ def _stds(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _params(options: argparse.Namespace) -> dict[str, Any]:
-    """The value of each param; a list where several are given, as `build` takes them."""
-    params: dict[str, Any] = {}
+def _params(options: argparse.Namespace) -> dict[str, list[float]]:
+    """The values of each param."""
+    params = {}
     for text in options.param:
         name, equals, value = text.partition("=")
         try:
-            values = [float(part) for part in value.split(",")]
-            params[name] = values if len(values) > 1 else values[0]
+            params[name] = [float(part) for part in value.split(",")]
         except ValueError:
             fault = f"{value!r} is not a number" if equals else "it has no '='"
             raise ParameterError(f"-p {text}: {fault}; write NAME=VALUE, as in alpha=0.5") from None
@@ -215,19 +218,14 @@ def _host() -> Host:
     return host()
 
 
-def _load(options: argparse.Namespace) -> None:
-    for file in options.plugin:
-        _host().load_file(file)
-
-
 def _family(name: str) -> list[Activation]:
     """The activations that the plugin of that name declares; [] if there is no such plugin."""
     return [each for each in _host().activations() if _host().owner(each.name) == name]
 
 
-def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, Any]]]:
-    """The activations named, all if none is, each with those of the params that it has."""
-    _load(options)
+def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, float]]]:
+    """The activations named, all if none is, each with those of the params that it has; with each
+    combination of them, where params have several values."""
     found = [] if options.names else _host().activations()
     for name in options.names:
         found += _family(name) or [_host().activation(name)]
@@ -236,7 +234,12 @@ def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, Any]
         if not any(key in activation.params for activation in found):
             takes = (f"{a.name} takes {', '.join(a.params) or 'none'}" for a in found[:3])
             raise ParameterError(f"-p {key}: no such param; {'; '.join(takes)}")
-    return [(a, {key: params[key] for key in a.params if key in params}) for a in found]
+    return [
+        (activation, dict(zip(keys, values, strict=True)))
+        for activation in found
+        for keys in [[key for key in activation.params if key in params]]
+        for values in product(*(params[key] for key in keys))
+    ]
 
 
 def _answers(options: argparse.Namespace, ask: Any) -> list[tuple[Activation, Any]]:
@@ -263,6 +266,16 @@ def _print_json(data: Any) -> int:
     return 0
 
 
+def _write(file: str, text: str, told: str) -> int:
+    """Write a file and tell so, or print what would stand in it."""
+    if file == "-":
+        print(text.removesuffix("\n"))
+    else:
+        document.write(file, text)
+        print(f"{file}: {told}")
+    return 0
+
+
 def _print(text: str, style: int = PLAIN, indent: int = 0, hanging: int = 0) -> None:
     """Print a paragraph as wide as the terminal; in a style if it is one and NO_COLOR is unset."""
     import shutil
@@ -278,8 +291,7 @@ def _print(text: str, style: int = PLAIN, indent: int = 0, hanging: int = 0) -> 
 
 def _print_facts(facts: dict[str, Any], given: dict[str, float], *sentences: str) -> None:
     """What is known of an activation under what was given, and sentences below it."""
-    title = ", ".join(f"{key}={value:g}" for key, value in given.items())
-    _print(f"{facts['activation']}{title and f'({title})'}", BOLD)
+    _print(called(facts["activation"], given), BOLD)
     for key, value in facts.items():
         if key not in ("activation", "params", *given) and value not in ("", []):
             shown = ", ".join(value) if isinstance(value, list) else value
@@ -307,21 +319,20 @@ def _progress(what: str) -> Any:
 
 def _list(options: argparse.Namespace) -> int:
     check_std(options.std)
-    named = _named(options)
-    width = max(len(activation.name) for activation, _ in named) + 2
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for activation, params in named:
-        row = _row(activation, options.std, params)
-        rows.setdefault(_host().owner(activation.name), []).append(row)
+    families: dict[str, dict[str, dict[str, Any]]] = {}
+    for activation, params in _named(options):
+        rows = families.setdefault(_host().owner(activation.name), {})
+        rows[called(activation.name, params)] = _row(activation, options.std, params)
     if options.json:
-        return _print_json(rows)
+        return _print_json({family: [*rows.values()] for family, rows in families.items()})
+    width = max(len(title) for rows in families.values() for title in rows) + 2
     _print(f"{'':{width}}{'gain':>9}{'slope':>9}{'gradient':>9}  method", DIM, 2, 2)
-    for family, members in rows.items():
+    for family, rows in families.items():
         _print(family, BOLD)
-        for row in members:
+        for title, row in rows.items():
             cells = "".join(f"{_cell(row[key]):>9}" for key in FACTORS)
             marks = "; ".join(row["marks"])
-            line = f"{row['name']:{width}}{cells}  {row['method'] or '':<11} {marks}"
+            line = f"{title:{width}}{cells}  {row['method'] or '':<11} {marks}"
             _print(line, YELLOW if marks else PLAIN, 2, 2)
             aliases = f"also {', '.join(row['aliases'])}" if row["aliases"] else ""
             _print("; ".join(filter(None, (row["reference"], aliases))), DIM, 6)
@@ -359,9 +370,9 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
 
 
 def _gain(options: argparse.Namespace) -> int:
-    _load(options)
     try:
-        entry = entry_for(options.name, options.std, _params(options))
+        params = {key: v[0] if len(v) == 1 else v for key, v in _params(options).items()}
+        entry = entry_for(options.name, options.std, params)
     except UnknownActivationError:
         if not (members := ", ".join(activation.name for activation in _family(options.name))):
             raise
@@ -405,30 +416,19 @@ def _critical(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from gainreg.build import build_table, combinations
+    from gainreg.build import build_table
 
     if options.param and not options.names:
         raise ParameterError("-p belongs to an activation; name it, as in 'gainreg build elu'")
     items = None
     if options.names:
-
-        def values(known: Activation, params: dict[str, Any]) -> list[dict[str, float]]:
-            return [check_params(known.name, known.params, one) for one in combinations(params)]
-
-        found = _answers(options, values)
-        items = [(known, one) for known, several in found for one in several]
-    else:
-        _load(options)
+        items = _answers(options, lambda a, params: check_params(a.name, a.params, params))
     with _executor(options.jobs) as executor:
         table = build_table(items, options.std, _progress("building"), executor)
     if options.names and not len(table):
         raise MomentError("nothing is left to write: none of these activations has a gain there")
-    if options.output == "-":
-        print(table.to_yaml(), end="")
-    else:
-        table.write(options.output)
-        print(f"{options.output}: {len(table)} entries of {len(table.listings)} activations")
-    return 0
+    told = f"{len(table)} entries of {len(table.listings)} activations"
+    return _write(options.output, table.to_yaml(), told)
 
 
 def _executor(jobs: int) -> Any:
@@ -448,7 +448,6 @@ def _check(options: argparse.Namespace) -> int:
     from gainreg.check import differences
     from gainreg.table import load_table
 
-    _load(options)
     table = load_table(options.file)
     found = differences(table, _progress("checking"))
     if options.json:
@@ -463,8 +462,6 @@ def _plot(options: argparse.Namespace) -> int:
     from gainreg.plot import activations, look  # first: it says what is missing
 
     named = _named(options)
-    if options.output is not None:
-        look.check_suffix(options.output)
     figure = look.window(*activations.SIZE) if options.output is None else None
     figure = activations.overview(*named, std=options.std, width=options.width, figure=figure)
     if options.output is None:
@@ -477,19 +474,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _page(options: argparse.Namespace) -> int:
-    from gainreg import document
     from gainreg.page import table_page
     from gainreg.table import SHIPPED, load_table
 
-    _load(options)
     file = options.file or str(SHIPPED)
     page = table_page(load_table(file), f"Gains of {os.path.basename(file)}")
-    if options.output == "-":
-        print(page)
-    else:
-        document.write(options.output, page)
-        print(f"{options.output}: {len(page.encode()) / 1000:.0f} kB")
-    return 0
+    return _write(options.output, page, f"{len(page.encode()) / 1000:.0f} kB")
 
 
 def _plugins(options: argparse.Namespace) -> int:

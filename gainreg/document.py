@@ -16,13 +16,16 @@ from typing import Any
 
 import yaml
 
-from gainreg.errors import TableError
+from gainreg.errors import GainregError, PlanError, TableError
 
 # Bounds that keep a hostile file from taking all time or memory. 16 MiB hold 37,000 entries of a
 # table, in 1.2 million events of the YAML parser; the params of an entry lie five deep.
 MAX_BYTES = 16 * 2**20
 MAX_EVENTS = 1_500_000
 MAX_DEPTH = 8
+
+# What is raised of a file, by what it holds.
+FAULTS: dict[str, type[GainregError]] = {"table": TableError, "plan": PlanError}
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Numbers that YAML 1.1 and 1.2 read alike: no octals, no base 60, no exponent without a sign.
@@ -61,16 +64,16 @@ def flow(value: Any) -> str:
     return str(value)
 
 
-def write(path: str | os.PathLike[str], text: str) -> None:
+def write(path: str | os.PathLike[str], text: str, fault: type[GainregError] = TableError) -> None:
     """Write a file, whole or not at all: a crash leaves the old one.
 
     Raises:
-        TableError: it cannot be written.
+        GainregError: it cannot be written; the class is ``fault``.
     """
     try:
         target = Path(os.path.realpath(path))  # a link stays a link
         if target.exists() and not target.is_file():
-            raise TableError(f"cannot write {str(path)!r}: it is there and is no regular file")
+            raise fault(f"cannot write {str(path)!r}: it is there and is no regular file")
         temporary = f"{target.parent}/.{target.name}.{os.urandom(8).hex()}"
         try:
             with open(temporary, "xb") as file:
@@ -91,7 +94,7 @@ def write(path: str | os.PathLike[str], text: str) -> None:
                 os.close(handle)
     except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise TableError(f"cannot write {str(path)!r}: {reason}") from error
+        raise fault(f"cannot write {str(path)!r}: {reason}") from error
 
 
 def read(path: str | os.PathLike[str], kind: str, verify: bool = True) -> Any:
@@ -100,46 +103,48 @@ def read(path: str | os.PathLike[str], kind: str, verify: bool = True) -> Any:
     Unless ``verify`` is False its digest must fit its bytes.
 
     Raises:
-        TableError: the file is missing, unreadable, too large, damaged, or no YAML of this kind.
+        TableError, PlanError: the file is missing, unreadable, too large, damaged, or no YAML of
+            this kind.
     """
+    fault = FAULTS[kind]
     if not isinstance(path, (str, os.PathLike)):  # open() would take a number for a file at hand
-        raise TableError(f"expected a {kind} or the path of its file, got {path!r}")
+        raise fault(f"expected a {kind} or the path of its file, got {path!r}")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise TableError(f"cannot read {kind} {str(path)!r}: {error.strerror}") from error
+        raise fault(f"cannot read {kind} {str(path)!r}: {error.strerror}") from error
     except (TypeError, ValueError) as error:
-        raise TableError(f"{path!r} is no path of a {kind}: {error}") from error
+        raise fault(f"{path!r} is no path of a {kind}: {error}") from error
     where = str(path)
     if len(data) > MAX_BYTES:
-        raise TableError(f"{where!r} is larger than {MAX_BYTES // 2**20} MiB; no {kind} is")
+        raise fault(f"{where!r} is larger than {MAX_BYTES // 2**20} MiB; no {kind} is")
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise TableError(f"{where!r} is no gainreg {kind}: it is not UTF-8 text") from None
+        raise fault(f"{where!r} is no gainreg {kind}: it is not UTF-8 text") from None
     if verify:
         head, _, body = text.partition("\n")
-        fault = "is damaged or was edited: its digest does not fit its content"
+        damage = "is damaged or was edited: its digest does not fit its content"
         if not head.startswith(header(kind)):
-            fault = f"does not begin with the digest line of a gainreg {kind}"
+            damage = f"does not begin with the digest line of a gainreg {kind}"
         elif text == with_digest(body, kind):
-            fault = ""
-        if fault:
-            raise TableError(
-                f"{where!r} {fault}; make it again, or read one that was written or edited by hand "
-                f"with load_{kind}(path, verify=False)"
+            damage = ""
+        if damage:
+            raise fault(
+                f"{where!r} {damage}; make it again, or read one that was written or edited by "
+                f"hand with load_{kind}(path, verify=False)"
             )
-    return parse(text, where)
+    return parse(text, where, fault)
 
 
-def parse(text: str, where: str) -> Any:
+def parse(text: str, where: str, fault: type[GainregError] = TableError) -> Any:
     """Plain data from YAML: mappings with text keys, lists, text, numbers, null; nothing else.
 
     Dates, octals, booleans and the like are text.
 
     Raises:
-        TableError: it is no such YAML, or out of bounds; the message says where.
+        GainregError: it is no such YAML, or out of bounds; the class is ``fault``.
     """
     try:
         if len(text) > MAX_BYTES:
@@ -150,7 +155,7 @@ def parse(text: str, where: str) -> Any:
             raise ValueError(f"it has {len(documents)} documents, expected one")
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise TableError(f"{where!r} is not valid YAML of gainreg: {reason}") from error
+        raise fault(f"{where!r} is not valid YAML of gainreg: {reason}") from error
     return documents[0]
 
 

@@ -81,6 +81,21 @@ def as_activation(activation: Any, params: Mapping[str, Any]) -> Understood:
     return found
 
 
+def with_params(item: Any) -> tuple[Any, Mapping[str, Any]]:
+    """What stands for an activation, and the params beside it, where there is a list of such.
+
+    Raises:
+        ParameterError: it is neither such a thing nor a pair.
+    """
+    pair = item if isinstance(item, tuple) else (item, {})
+    if len(pair) != 2 or not isinstance(pair[1], Mapping):
+        raise ParameterError(
+            "an activation is a name, an Activation, a function, or a pair of one and its params, "
+            f"as in ('elu', {{'alpha': 0.5}}); got {item!r}"
+        )
+    return pair
+
+
 @dataclass(frozen=True)
 class Framework:
     """How an adapter reads its framework's own activations.
@@ -150,7 +165,7 @@ class Framework:
             function, stated = activation.func, activation.keywords
         layer = isinstance(function, self.layers)
         for spelling in self._spellings(type(function) if layer else function):
-            reader = self.exceptions.get(spelling)
+            reader = _gelu if spelling == "gelu" else self.exceptions.get(spelling)
             declared = None if reader else _registered(SPELLINGS.get(spelling, spelling))
             if declared:
                 reader, names = partial(_read, declared), set(declared.params)
@@ -280,16 +295,16 @@ def _flat(f: Function) -> Function:
     return on_one_axis
 
 
-# --- readers that several frameworks need ---
-
-
-def read_gelu(approximate: Any = "none") -> Named:
+def _gelu(approximate: Any = "none") -> Named:
     """GELU, and its approximation by tanh, of which PyTorch says "tanh" and others True."""
     if approximate in ("none", False):
         return "gelu", {}
     if approximate in ("tanh", True):
         return "gelu_tanh", {}
     raise ParameterError(f"approximate is 'none' or 'tanh', got {approximate!r}")
+
+
+# --- what several adapters need ---
 
 
 def root_mean_square(values: Any) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gainreg.entry import to_dict
 from gainreg.errors import GainregError
+from gainreg.params import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,13 +34,15 @@ COLUMNS = (
 def entry(found: GainEntry) -> str:
     """All numbers of an entry, and its place on the curves of its activation."""
     facts = [(key, _cell(value, repr)) for key, value in to_dict(found).items() if key != "params"]
-    return _table(_name(found), (), facts) + _picture(lambda plot: plot.entry(found))
+    return _table(called(found.activation, found.params), (), facts) + _picture(
+        lambda plot: plot.entry(found)
+    )
 
 
 def curve(found: GainCurve) -> str:
     """The numbers of a curve, and the curve."""
     entries = list(found)
-    name = _name(found)
+    name = called(found.activation, found.params)
     shown = _table(f"{name}: {len(entries)} stds", COLUMNS, map(_row, entries))
     return shown + _picture(lambda plot: plot.numbers({name: entries}))
 
@@ -47,13 +50,14 @@ def curve(found: GainCurve) -> str:
 def table(found: GainTable) -> str:
     """The entries of a table, and a picture of them: curves of a few activations, or a chart."""
     columns = ("activation", *COLUMNS)
-    rows = ((_name(each), *_row(each)) for each in found)
+    names = [called(each.activation, each.params) for each in found]
+    rows = ((name, *_row(each)) for name, each in zip(names, found, strict=True))
     title = f"{len(found)} entries of {len(found.listings)} activations"
 
     def draw(plot: Any) -> Figure:
         groups: dict[str, list[GainEntry]] = {}
-        for each in found:
-            groups.setdefault(_name(each), []).append(each)
+        for name, each in zip(names, found, strict=True):
+            groups.setdefault(name, []).append(each)
         drawn: Figure = plot.numbers(groups) if len(groups) <= 7 else plot.chart(found)
         return drawn
 
@@ -62,35 +66,10 @@ def table(found: GainTable) -> str:
 
 def report(found: SignalReport) -> str:
     """The weights of a report, its warnings, and its picture."""
-    columns = ("weight", "fed by", "std", "in", "measured", "out", "measured", "gradient",
-               "measured", "")  # fmt: skip
-    rows = (
-        (
-            weight.name,
-            weight.fed_by,
-            *(
-                _cell(value)
-                for value in (
-                    weight.weight_std,
-                    weight.input_rms, weight.measured_input_rms,
-                    weight.output_rms, weight.measured_output_rms,
-                    weight.gradient_rms, weight.measured_gradient_rms,
-                )
-            ),
-            mark,
-        )
-        for weight, mark in zip(found.weights, found.marks(), strict=True)
-    )  # fmt: skip
-    told = "rms; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
-    title = f"{len(found.weights)} weights: {told}"
+    title, (columns, *rows) = found.rows()
     warnings = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.warnings)
     listed = f"<ul>{warnings}</ul>" if warnings else ""
     return _table(title, columns, rows) + listed + _picture(lambda plot: plot.report(found))
-
-
-def _name(found: GainEntry | GainCurve) -> str:
-    params = ", ".join(f"{key}={value:g}" for key, value in found.params.items())
-    return found.activation + (params and f"({params})")
 
 
 def _row(found: GainEntry) -> list[str]:

@@ -20,7 +20,7 @@ from gainreg.depth import known_at
 from gainreg.entry import to_dict
 from gainreg.errors import GainregError, MissingPackageError
 from gainreg.host import host
-from gainreg.params import shortest
+from gainreg.params import called
 
 if TYPE_CHECKING:
     from gainreg.bound import Bound
@@ -52,26 +52,15 @@ MOST_CURVES = 500
 
 
 class Row(NamedTuple):
-    """One activation with one choice of params.
+    """One activation with one choice of params."""
 
-    Attributes:
-        name, aliases: as in the table.
-        params: their names and values, as one writes them.
-        family: the plugin that declares it here; "" if none does.
-        formula: its definition and paper; "" likewise.
-        entries: of the table, by std.
-        charts: its curves.
-        note: why something is missing.
-    """
-
-    name: str
+    title: str  # its name with them, as one writes it
     aliases: tuple[str, ...]
-    params: str
-    family: str
-    formula: str
-    entries: list[GainEntry]
+    family: str  # the plugin that declares it here; "" if none does
+    formula: str  # its definition and paper; "" likewise
+    entries: list[GainEntry]  # of the table, by std
     charts: list[Chart]
-    note: str
+    note: str  # why something is missing
 
 
 def table_page(table: GainTable, title: str) -> str:
@@ -89,7 +78,7 @@ def table_page(table: GainTable, title: str) -> str:
     stds = sorted({entry.std for entry in table})
     usual = min(stds, key=lambda std: abs(math.log(std)), default=1.0)
     return _render(
-        "table.html", title=title, rows=rows, stds=stds, usual=usual, code=_code, to_dict=to_dict
+        "table.html", title=title, rows=rows, stds=stds, usual=usual, code=CODE, to_dict=to_dict
     )
 
 
@@ -101,9 +90,8 @@ def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:
         family, formula = host().owner(activation.name), activation.reference
     chosen: dict[str, list[GainEntry]] = {}
     for entry in listing.entries:
-        params = ", ".join(f"{key}={shortest(value)}" for key, value in entry.params.items())
-        chosen.setdefault(params, []).append(entry)
-    for i, (params, entries) in enumerate(chosen.items() or [("", [])]):
+        chosen.setdefault(called(name, entry.params), []).append(entry)
+    for i, (title, entries) in enumerate(chosen.items() or [(name, [])]):
         entries = sorted(entries, key=lambda entry: entry.std)
         charts: list[Chart] = []
         note = f"No curves: this table has more than {MOST_CURVES} rows."
@@ -114,13 +102,7 @@ def _rows(name: str, listing: Listing, curves: int) -> Iterator[Row]:
                 note = f"The table has no entry of it: it has none without {', '.join(needed)}."
         elif i < curves:
             charts, note = _charts(entries)
-        yield Row(name, listing.aliases, params, family, formula, entries, charts, note)
-
-
-def _code(entry: GainEntry) -> dict[str, str]:
-    """A line for each framework."""
-    numbers = {"gain": entry.gain, "square": entry.gain**2}
-    return {framework: line.format(**numbers) for framework, line in CODE.items()}
+        yield Row(title, listing.aliases, family, formula, entries, charts, note)
 
 
 # --- curves ---
@@ -210,14 +192,11 @@ def _shape(bound: Bound, name: str) -> Chart:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Powers of ten between two numbers; multiples of them too, until there are three."""
+    """Powers of ten between two numbers; multiples of them too, where those are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
-    for digits in ("1", "1 2 5", "1 1.5 2 3 5 7", "1 1.2 1.4 1.6 1.8 2 2.5 3 4 5 6 7 8 9"):
-        if len(found) < 3:
-            numbers = (float(f"{digit}e{power}") for power in powers for digit in digits.split())
-            found = [number for number in numbers if low <= number <= high]
-    return found
+    digits = (1.0,) if high > 100 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    numbers = (digit * 10.0**power for power in powers for digit in digits)
+    return [number for number in numbers if low <= number <= high]
 
 
 # --- the report ---

@@ -106,6 +106,12 @@ def shortest(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
+def called(name: str, values: Mapping[str, float]) -> str:
+    """A name with what was chosen for it, as a person writes it: elu(alpha=0.5)."""
+    given = ", ".join(f"{key}={shortest(value)}" for key, value in values.items())
+    return f"{name}({given})" if given else name
+
+
 def check_seed(seed: Any) -> int:
     """A seed of random numbers.
 

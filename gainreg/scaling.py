@@ -67,14 +67,16 @@ class Fans:
 
     Attributes:
         fan_in, fan_out: in the mean over positions where there are strides.
-        order: the axes of independent copies, of the receptive field, of inputs, of outputs.
-        matrix: in that order: how many copies, rows (all axes between) and columns (outputs).
+        matrix: how many independent copies, rows and columns (outputs).
+        unfolded, places: a matrix, reshaped to the former, has its axes transposed by the latter to
+            be the weights.
     """
 
     fan_in: float
     fan_out: float
-    order: list[int]
     matrix: tuple[int, int, int]
+    unfolded: list[int]
+    places: list[int]
 
 
 def fans(shape: Any, kind: Kind) -> Fans:
@@ -119,12 +121,14 @@ def fans(shape: Any, kind: Kind) -> Fans:
         raise ParameterError(f"groups must divide the {whole} channels, got {groups!r}")
     # strides and groups each make one of the fans smaller than the axes say
     reach = math.prod(steps)
+    order = [*batch, *field, *inputs, *outputs]
     less_in = (reach if kind.transposed else 1) * (groups if kind.inputs_whole else 1)
     return Fans(
         fan_in=taps * channels_in / less_in,
         fan_out=taps * channels_out / (reach * groups // less_in),
-        order=[*batch, *field, *inputs, *outputs],
         matrix=(copies, taps * channels_in, channels_out),
+        unfolded=[sizes[axis] for axis in order],
+        places=[order.index(axis) for axis in axes],
     )
 
 
@@ -138,19 +142,9 @@ def entry_of(
     params: Mapping[str, Any],
     table: Table = None,
 ) -> GainEntry:
-    """The entry of an activation as an adapter is given it; see gainreg.adapters.
-
-    Args:
-        framework: that reads the activation.
-        activation: what ``framework.understood`` takes, or a ``GainEntry``.
-        std, params, table: as for ``entry_for``; a std of None is that of the critical point, or 1
-            where every std is critical or none but 0 (Roberts, Yaida and Hanin 2022, ch. 5).
-
-    Raises:
-        ParameterError: a GainEntry that does not stand alone; no std is given and there is no
-            critical one, or there is a table, which does not say.
-        The errors of ``entry_for``.
-    """
+    """The entry of an activation as an adapter is given it, and what is raised: see
+    gainreg.adapters. A std of None is that of the critical point, or 1 where every std is critical
+    or none but 0 (Roberts, Yaida and Hanin 2022, ch. 5)."""
     if isinstance(activation, GainEntry):
         if params or table is not None or std not in (None, 1.0, activation.std):
             raise ParameterError(
@@ -224,8 +218,7 @@ def bias_std(entry: GainEntry, mode: str, has_bias: bool = True) -> float:
 def orthogonal_scale(std: float, rows: int, columns: int) -> float:
     """The factor that gives the entries of a semi-orthogonal matrix the root mean square ``std``.
 
-    Such a matrix has min(rows, columns) unit vectors, so its entries have the mean square
-    1/max(rows, columns). Saxe et al. 2014, arXiv:1312.6120.
+    It has min(rows, columns) unit vectors, so that their mean square is 1/max(rows, columns).
     """
     return std * math.sqrt(max(rows, columns))
 

@@ -91,9 +91,10 @@ def from_plain(data: Any, where: str) -> dict[str, Listing]:
         for name, item in _mapping(data["activations"]).items():
             at = f"{where}: {name!r:.80}"
             listing = listings[_name(name)] = _listing(name, item)
-            if twice := taken & {name, *listing.aliases}:
-                raise ValueError(f"the name {twice.pop()!r} stands twice")
-            taken |= {name, *listing.aliases}
+            for known in (name, *listing.aliases):
+                if known in taken:
+                    raise ValueError(f"the name {known!r} stands twice")
+                taken.add(known)
     except ValueError as error:
         raise TableError(f"{at}: {error}") from None
     return listings
@@ -119,8 +120,6 @@ def _listing(name: str, data: Any) -> Listing:
         if not isinstance(data[key], list):
             raise ValueError(f"{key} must be a list")
     aliases = tuple(map(_name, data["aliases"]))
-    if len({name, *aliases}) <= len(aliases):
-        raise ValueError("a name stands twice")
     params = {
         _name(key): None if value is None else _number(value, f"param {key}")
         for key, value in _mapping(data["params"]).items()

@@ -15,7 +15,7 @@ from pathlib import Path
 from gainreg import document, schema
 from gainreg.entry import GainEntry
 from gainreg.errors import TableError
-from gainreg.params import check_params, check_std, close_names, known_name, shortest
+from gainreg.params import called, check_params, check_std, close_names, known_name
 from gainreg.schema import Listing
 
 SHIPPED = Path(__file__).with_name("registry.yaml")
@@ -75,7 +75,7 @@ class GainTable:
                 # params of its own, lest a change to them change the table
                 return dataclasses.replace(entry, params=dict(entry.params))
         raise TableError(
-            f"the table has no entry for {_describe(name, std, values)}; "
+            f"the table has no entry for {called(name, {'std': std, **values})}; "
             + _nearest(listing.entries, std, values)
             + "; add it with 'gainreg build', or resolve it live with gainreg.resolve"
         )
@@ -123,11 +123,6 @@ def _shipped() -> GainTable:
     return load_table(SHIPPED)
 
 
-def _describe(name: str, std: float, params: Mapping[str, float]) -> str:
-    given = "".join(f", {key}={shortest(value)}" for key, value in params.items())
-    return f"{name}(std={shortest(std)}{given})"
-
-
 def _nearest(entries: Iterable[GainEntry], std: float, params: Mapping[str, float]) -> str:
     def distance(entry: GainEntry) -> float:
         off = sum(abs(entry.params[key] - value) for key, value in params.items())
@@ -136,4 +131,4 @@ def _nearest(entries: Iterable[GainEntry], std: float, params: Mapping[str, floa
     near = sorted(entries, key=distance)[:3]
     if not near:
         return "it has none for this activation"
-    return "nearest: " + ", ".join(_describe(e.activation, e.std, e.params) for e in near)
+    return "nearest: " + ", ".join(called(e.activation, {"std": e.std, **e.params}) for e in near)

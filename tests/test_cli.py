@@ -101,6 +101,8 @@ def test_each_activation_gets_the_params_that_it_has(capsys: pytest.CaptureFixtu
     gelu, leaky_relu = json.loads(out)
     assert gelu["gain"] == gainreg.gain("gelu")
     assert leaky_relu["gain"] == gainreg.gain("leaky_relu", negative_slope=0.2)
+    _, out, _ = run(capsys, "list", "elu", "-p", "alpha=0.1,1")
+    assert {"elu(alpha=0.1)", "elu(alpha=1)"} <= rows(out).keys()
     code, _, err = run(capsys, "show", "gelu", "leaky_relu", "-p", "slope=0.2")
     assert code == 2
     assert "no such param; gelu takes none; leaky_relu takes negative_slope" in err

@@ -183,7 +183,7 @@ def test_activations_differ_by_colour_line_and_mark_and_the_next_call_goes_on() 
     ("draw", "error", "sentence"),
     [
         (lambda: plot.function("gelo"), UnknownActivationError, "'gelo'"),
-        (lambda: plot.function(("elu", 0.5)), ParameterError, "an activation to draw is a name"),
+        (lambda: plot.function(("elu", 0.5)), ParameterError, "an activation is a name"),
         (lambda: plot.function(("elu", {"beta": 1})), ParameterError, "beta"),
         (lambda: plot.over_std("elu", quantity="mean"), ParameterError, "quantity is one of 'gain"),
         (lambda: plot.correlation("elu", std=0.0), ParameterError, "std must be above 0"),
@@ -212,6 +212,8 @@ def test_bad_input_is_a_sentence(draw: Any, error: type[Exception], sentence: st
 def test_the_command_writes_png_and_svg(tmp_path: Path) -> None:
     assert main(["plot", "elu", "relu", "-p", "alpha=0.5", "-o", str(tmp_path / "a.png")]) == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", "elu", "-p", "alpha=0.1,1", "-o", str(tmp_path / "both.svg")]) == 0
+    assert "elu(alpha=0.1)" in (tmp_path / "both.svg").read_text()
     for name in ("a.svg", "b.SVG"):
         assert main(["plot", "relu", "-o", str(tmp_path / name)]) == 0
     assert "<svg" in (tmp_path / "a.svg").read_text()

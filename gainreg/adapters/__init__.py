@@ -15,6 +15,11 @@ Args:
         gainreg ships and, for what it lacks, a live answer.
     **params: the activation's parameters, where they differ from the defaults.
 
+Distributions, all of mean 0 and the same mean square: normal; uniform; truncated normal, cut off at
+twice the std that it had whole, and widened beforehand so that what is left has the std asked for;
+orthogonal, a random semi-orthogonal matrix one side of which are the outputs (Saxe et al. 2014,
+arXiv:1312.6120), drawn in float32 for half precision, which has no QR factorisation.
+
 Raises:
     ParameterError: a shape, layer, mode, param or std is not what it must be; the mode "critical"
         finds no bias; no std is given where none is critical.

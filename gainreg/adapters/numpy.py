@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +20,9 @@ if TYPE_CHECKING:
 
 LAYOUTS = {"in_out": scaling.Kind(-2, -1), "out_in": scaling.Kind(inputs=1, outputs=0)}
 
+Draw = Callable[[str], NDArray[Any]]  # from a distribution to weights
+
 FRAMEWORK = frameworks.Framework(homes=(np, special), evaluate=lambda function: (function, None))
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """An array of weights to be drawn, and the standard deviation that they are to have."""
-
-    shape: Sequence[int]
-    std: float
-    rng: np.random.Generator
-    dtype: DTypeLike
-    fans: scaling.Fans
 
 
 def _drawing(
@@ -46,18 +36,35 @@ def _drawing(
     rng: np.random.Generator | int | None = None,
     dtype: DTypeLike = np.float64,
     **params: float,
-) -> _Drawing:
+) -> Draw:
     check_choice(layout, "layout", LAYOUTS)
     if not np.dtype(dtype).name.startswith(("float", "bfloat")):
         raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
     fans = scaling.fans(shape, LAYOUTS[layout])
     entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
     scale = math.sqrt(scaling.variance(entry, mode, fans.fan_in, fans.fan_out))
-    return _Drawing(shape, scale, np.random.default_rng(rng), dtype, fans)
+    source = np.random.default_rng(rng)
+
+    def draw(distribution: str) -> NDArray[Any]:
+        if distribution == "normal":
+            weights = source.normal(0.0, scale, shape)
+        elif distribution == "uniform":
+            weights = source.uniform(-math.sqrt(3) * scale, math.sqrt(3) * scale, shape)
+        elif distribution == "truncated_normal":
+            inside = source.uniform(special.ndtr(-2.0), special.ndtr(2.0), shape)
+            weights = scale / scaling.TRUNCATED_STD * special.ndtri(inside)
+        else:  # uniform by the sign correction of Mezzadri 2007, math-ph/0609050
+            _, rows, columns = fans.matrix
+            q, r = np.linalg.qr(source.normal(size=(max(rows, columns), min(rows, columns))))
+            q *= scaling.orthogonal_scale(scale, rows, columns) * np.sign(np.diag(r))
+            weights = (q if rows > columns else q.T).reshape(fans.unfolded).transpose(fans.places)
+        return weights.astype(dtype)
+
+    return draw
 
 
 @scaling.takes(_drawing)
-def normal(drawing: _Drawing) -> NDArray[Any]:
+def normal(draw: Draw) -> NDArray[Any]:
     """Weights from a normal distribution of mean 0.
 
     Args:
@@ -72,37 +79,22 @@ def normal(drawing: _Drawing) -> NDArray[Any]:
         rng: a ``numpy.random.Generator`` or a seed.
         dtype: of the array returned.
     """
-    return drawing.rng.normal(0.0, drawing.std, drawing.shape).astype(drawing.dtype)
+    return draw("normal")
 
 
 @scaling.takes(_drawing)
-def uniform(drawing: _Drawing) -> NDArray[Any]:
-    """Weights from a uniform distribution on (−√3·s, √3·s) of standard deviation s; see normal."""
-    bound = math.sqrt(3) * drawing.std
-    return drawing.rng.uniform(-bound, bound, drawing.shape).astype(drawing.dtype)
+def uniform(draw: Draw) -> NDArray[Any]:
+    """Weights from a uniform distribution; see normal."""
+    return draw("uniform")
 
 
 @scaling.takes(_drawing)
-def truncated_normal(drawing: _Drawing) -> NDArray[Any]:
-    """Weights from a normal distribution cut off at twice its standard deviation; see normal.
-
-    It is widened so that what is left has the standard deviation that ``normal`` would give.
-    """
-    inside = drawing.rng.uniform(special.ndtr(-2.0), special.ndtr(2.0), drawing.shape)
-    wide = drawing.std / scaling.TRUNCATED_STD
-    return (wide * special.ndtri(inside)).astype(drawing.dtype)
+def truncated_normal(draw: Draw) -> NDArray[Any]:
+    """Weights from a normal distribution cut off at twice its std; see normal."""
+    return draw("truncated_normal")
 
 
 @scaling.takes(_drawing)
-def orthogonal(drawing: _Drawing) -> NDArray[Any]:
-    """A random semi-orthogonal matrix with the mean square of ``normal``; see normal.
-
-    The axis of outputs is one side of the matrix, all others together are the other side. Saxe et
-    al. 2014, arXiv:1312.6120; uniform by the sign correction of Mezzadri 2007, math-ph/0609050.
-    """
-    _, rows, columns = drawing.fans.matrix
-    q, r = np.linalg.qr(drawing.rng.normal(size=(max(rows, columns), min(rows, columns))))
-    q *= scaling.orthogonal_scale(drawing.std, rows, columns) * np.sign(np.diag(r))
-    matrix, order = q if rows > columns else q.T, drawing.fans.order
-    weights = matrix.reshape([drawing.shape[axis] for axis in order]).transpose(np.argsort(order))
-    return weights.astype(drawing.dtype)
+def orthogonal(draw: Draw) -> NDArray[Any]:
+    """A random semi-orthogonal matrix; see normal."""
+    return draw("orthogonal")

@@ -1,7 +1,10 @@
 """Pictures of activations, tables and reports, by matplotlib (extra ``plot``).
 
-A function draws one panel, on ``ax=`` or on a figure of its own, and returns its Axes; those of
-several panels (``overview``, ``report``, ``entry``, ``numbers``, ``chart``) return a Figure.
+A function draws one panel, on ``ax=`` beside what is there or on a figure of its own, and returns
+its Axes; those of several panels (``overview``, ``report``, ``entry``, ``numbers``, ``chart``)
+return a Figure. Activations are names, Activations or functions, or pairs of one and its params, as
+in ``("elu", {"alpha": 0.5})``, and at most 7, which is what a picture holds legibly. What is wrong
+with them, a std or a table is said as by ``gainreg.resolve`` and ``gainreg.load_table``.
 """
 
 from gainreg.plot.activations import (

@@ -16,10 +16,10 @@ from gainreg.correlation_map import correlation as correlation_of
 from gainreg.depth import known_at, through_depth
 from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import as_activation
+from gainreg.frameworks import as_activation, with_params
 from gainreg.host import host
 from gainreg.moments import FloatArray
-from gainreg.params import check_choice
+from gainreg.params import called, check_choice
 from gainreg.plot.look import (
     GREY,
     LOOKS,
@@ -61,32 +61,22 @@ and the two thirds of them around it"""
 
 
 class _Subject(NamedTuple):
-    """An activation with its params, and how it is drawn."""
+    """An activation, with its params, and how it is drawn."""
 
-    activation: str | Activation
-    params: Mapping[str, Any]
+    activation: Activation
     bound: Bound
     label: str
     look: Look
 
 
 def function(*activations: Items, ax: Axes | None = None) -> Axes:
-    """φ(x).
-
-    Args:
-        *activations: names, Activations or functions, or pairs of one and its params, as in
-            ``("elu", {"alpha": 0.5})``.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
-    """
+    """φ(x)."""
     ax = _of_x(activations, ax, lambda phi, x: phi.forward(x))
     return dressed(ax, "activation", "x", "φ(x)")
 
 
 def derivative(*activations: Items, ax: Axes | None = None) -> Axes:
-    """φ′(x). Arguments and errors are those of ``function``."""
+    """φ′(x)."""
     return dressed(_of_x(activations, ax, _slope), "its derivative", "x", "φ′(x)")
 
 
@@ -107,15 +97,8 @@ def over_std(
     """A quantity over the std of the pre-activation, from 1e-2 to 1e2.
 
     Args:
-        *activations: as for ``function``.
         quantity: "gain", "variance_slope" or "gradient_factor".
         table: a table or its path, whose entries are drawn as dots; None for the shipped one.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        ParameterError: another quantity.
-        UnknownActivationError, ParameterError, MomentError, PluginError: as ``gainreg.resolve``.
-        TableError: the table cannot be read.
     """
     check_choice(quantity, "quantity", QUANTITIES)
     ax = axes_or_new(ax)
@@ -126,12 +109,13 @@ def over_std(
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
     unknown: list[str] = []
     for subject in _subjects(activations, ax):
-        entries = _entries(subject.bound, subject.activation, tuple(subject.params.items()))
+        entries = _entries(subject.activation, subject.bound)
         y = np.array([getattr(entry, quantity) for entry in entries], dtype=np.float64)
         _line(ax, subject, [entry.std for entry in entries], y)
         if np.isnan(y).all():
             unknown.append(subject.label)
-        listing = whole.listings.get(subject.bound.name) if _is_registered(subject) else None
+        is_registered = any(each is subject.activation for each in host().activations())
+        listing = whole.listings.get(subject.bound.name) if is_registered else None
         dots = [
             (entry.std, getattr(entry, quantity))
             for entry in (listing.entries if listing else ())
@@ -148,16 +132,8 @@ def over_std(
 
 
 def correlation(*activations: Items, std: float = 1.0, ax: Axes | None = None) -> Axes:
-    """The correlation map: of two signals in the next layer, by that in this one.
-
-    Args:
-        *activations: as for ``function``.
-        std: of the pre-activation.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        UnknownActivationError, ParameterError, PluginError: as ``gainreg.correlation``.
-    """
+    """The correlation map at a std of the pre-activation: of two signals in the next layer, by that
+    in this one."""
     ax = axes_or_new(ax)
     rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 101))  # dense at −1 and 1, where it bends
     ax.plot([-1, 1], [-1, 1], color=GREY, linewidth=0.8, zorder=0)
@@ -166,7 +142,7 @@ def correlation(*activations: Items, std: float = 1.0, ax: Axes | None = None) -
         gate = subject.bound.gate
         try:
             if gate is None:
-                known = correlation_of(subject.activation, rho, std, **subject.params)
+                known = correlation_of(subject.activation, rho, std, **subject.bound.params)
             else:  # a and b are independent
                 known = rho * correlation_of(gate.activation, rho, std)
         except MomentError:
@@ -188,23 +164,18 @@ def depth(
     its weights, and as a band the two thirds of them around it.
 
     Args:
-        *activations: as for ``function``.
         std: of the pre-activations of the first layer, for which the gain is chosen.
         width: pre-activations of a layer.
         layers: how many.
-        ax: where to draw, beside what is there; None for a new figure.
-
-    Raises:
-        UnknownActivationError, ParameterError, MomentError, PluginError: as
-            ``gainreg.depth.through_depth``.
     """
     ax = axes_or_new(ax)
     ax.set_yscale("log")
     ax.axhline(std, color=GREY, linewidth=0.8, zorder=0)
     layer = np.arange(layers + 1)
     for subject in _subjects(activations, ax):
+        params = subject.bound.params
         low, median, high = through_depth(
-            subject.activation, std=std, width=width, layers=layers, **subject.params
+            subject.activation, std=std, width=width, layers=layers, **params
         )
         _line(ax, subject, layer, median)
         ax.fill_between(layer, low, high, color=subject.look.color, alpha=0.18, linewidth=0)
@@ -222,20 +193,13 @@ def overview(
     """All panels of one or a few activations.
 
     Args:
-        *activations: as for ``function``; at most 7, which is what a picture holds legibly.
-        std: of the pre-activation, for the correlation map and the signal through depth.
-        width: pre-activations of a layer, for the signal through depth.
-        table: as for ``over_std``.
+        std, width, table: as for the panels, ``depth`` and ``over_std``.
         figure: where to draw; None for a new one, which knows no window.
-
-    Raises:
-        ParameterError: none or too many activations; else as the panels.
-        UnknownActivationError, MomentError, PluginError, TableError: as the panels.
     """
     if not activations:
         raise ParameterError("name at least one activation to draw, as in 'gelu'")
     figure = Picture(*SIZE) if figure is None else figure
-    activations = tuple(as_activation(*_pair(item)) for item in activations)
+    activations = tuple(as_activation(*with_params(item)) for item in activations)
     axes = figure.subplots(2, 4).ravel()
     function(*activations, ax=axes[0])
     derivative(*activations, ax=axes[1])
@@ -264,42 +228,18 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
             "draw them in several"
         )
     for item, look in zip(items, LOOKS[start:], strict=False):
-        activation, params = as_activation(*_pair(item))
-        bound = host().bind(activation, params)
+        activation, params = as_activation(*with_params(item))
         known = host().activation(activation) if isinstance(activation, str) else activation
-        told = ", ".join(
-            f"{key}={value:g}"
-            for key, value in bound.params.items()
-            if value != known.params.get(key)
-        )
-        label = shown(bound.name + (told and f"({told})"))
-        yield _Subject(activation, params, bound, label, look)
+        bound = host().bind(known, params)
+        other = {k: v for k, v in bound.params.items() if v != known.params.get(k)}
+        yield _Subject(known, bound, shown(called(bound.name, other)), look)
 
 
 @functools.lru_cache(16)
-def _entries(
-    bound: Bound, activation: str | Activation, params: tuple[tuple[str, float], ...]
-) -> list[GainEntry]:
+def _entries(activation: Activation, bound: Bound) -> list[GainEntry]:
     """The entries over STDS, once for the three panels that show them; ``bound`` is another object
-    when what a name means has changed."""
-    return known_at(activation, STDS, dict(params))
-
-
-def _is_registered(subject: _Subject) -> bool:
-    """Whether it is what its name means in the registry, and so in a table."""
-    if isinstance(subject.activation, str):
-        return True
-    return any(known is subject.activation for known in host().activations())
-
-
-def _pair(item: Any) -> tuple[Any, Mapping[str, Any]]:
-    pair = item if isinstance(item, tuple) else (item, {})
-    if len(pair) != 2 or not isinstance(pair[1], Mapping):
-        raise ParameterError(
-            "an activation to draw is a name, an Activation, a function, or a pair of one and "
-            f"its params, as in ('elu', {{'alpha': 0.5}}); got {item!r}"
-        )
-    return pair
+    when what plugins say of it has changed."""
+    return known_at(activation, STDS, bound.params)
 
 
 def _of_x(

@@ -135,7 +135,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         ParameterError: another suffix, or the file cannot be written.
     """
-    suffix = check_suffix(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise ParameterError(
+            f"a picture is written as .png or .svg, got {str(path)!r}; end its name in one of them"
+        )
     options: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {"dpi": 150}
     try:
         with matplotlib.rc_context({"svg.hashsalt": "gainreg"}):  # the same bytes every time
@@ -144,24 +148,10 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise ParameterError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
-def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of a picture's file.
-
-    Raises:
-        ParameterError: it is neither .png nor .svg.
-    """
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in SUFFIXES:
-        raise ParameterError(
-            f"a picture is written as .png or .svg, got {str(path)!r}; end its name in one of them"
-        )
-    return suffix
-
-
-def png(figure: Figure, dpi: int = 100) -> bytes:
+def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file."""
     with io.BytesIO() as buffer:
-        figure.savefig(buffer, format="png", dpi=dpi)
+        figure.savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
 
 
@@ -178,11 +168,7 @@ def svg(figure: Figure) -> str:
 
 
 def window(width: float, height: float) -> Figure:
-    """An empty figure on the screen; ``matplotlib.pyplot.show()`` shows it.
-
-    Raises:
-        ParameterError: there is no screen.
-    """
+    """An empty figure on the screen; ``matplotlib.pyplot.show()`` shows it."""
     figure = pyplot.figure(figsize=(width, height), layout="constrained")
     if figure.canvas.required_interactive_framework is None:
         pyplot.close(figure)

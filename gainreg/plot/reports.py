@@ -60,12 +60,8 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
     Residual streams are a grey ground and, by the outputs, a line of the stream's own rms.
 
     Args:
-        report: of ``initialize_`` or ``measure``.
+        report: of ``initialize_`` or ``measure``, with one weight at least.
         size: "input", "output" or "gradient".
-        ax: where to draw; None for a new figure.
-
-    Raises:
-        ParameterError: another size, or a report without weights.
     """
     check_choice(size, "size", SIZES)
     weights = report.weights
@@ -107,16 +103,8 @@ def signal(report: SignalReport, size: str = "output", ax: Axes | None = None) -
 
 @as_written
 def report(found: SignalReport, axes: Sequence[Axes] | None = None) -> Figure:
-    """The picture of a report: what feeds each weight, what comes out, and the gradient.
-
-    Args:
-        found: the report.
-        axes: three, to be drawn on, from top to bottom; None for a figure of its own, which has the
-            warnings' sentences below.
-
-    Raises:
-        ParameterError: axes are not three, or the report has no weights.
-    """
+    """The picture of a report: what feeds each weight, what comes out, and the gradient; on three
+    axes, or on a figure of its own, which has the warnings' sentences below."""
     if axes is not None:
         if len(axes) != len(SIZES):
             raise ParameterError(f"a report is drawn on {len(SIZES)} axes, got {len(axes)}")

@@ -24,12 +24,7 @@ ROW, MARGIN = 0.17, 0.9  # inches
 
 
 def entry(found: GainEntry) -> Figure:
-    """An entry, ringed, on the curves of its activation: φ and the gains over std.
-
-    Raises:
-        UnknownActivationError, ParameterError, MomentError, PluginError: its activation is not
-            known here, or not with such params.
-    """
+    """An entry, ringed, on the curves of its activation, which must be known here."""
     figure = Picture(13, 3.1)
     item = found.activation, found.params
     axes = figure.subplots(1, 4)
@@ -44,14 +39,8 @@ def entry(found: GainEntry) -> Figure:
 
 
 def numbers(groups: Mapping[str, Iterable[GainEntry]]) -> Figure:
-    """gain, variance_slope and gradient_factor of entries over their stds.
-
-    Args:
-        groups: entries by what the legend calls them; 1 to 7 groups.
-
-    Raises:
-        ParameterError: there are more, or none.
-    """
+    """gain, variance_slope and gradient_factor of 1 to 7 groups of entries over their stds, by what
+    the legend calls them."""
     if not 0 < len(groups) <= len(LOOKS):
         raise ParameterError(f"a picture holds 1 to {len(LOOKS)} curves legibly, got {len(groups)}")
     figure = Picture(11, 3.3)
@@ -75,11 +64,7 @@ def numbers(groups: Mapping[str, Iterable[GainEntry]]) -> Figure:
 
 def chart(table: GainTable) -> Figure:
     """gain, variance_slope and gradient_factor of a table's entries, a line an activation, with a
-    mark for each of up to 7 stds.
-
-    Raises:
-        ParameterError: the table has more activations or stds than a picture holds, or no entries.
-    """
+    mark for each of up to 7 stds."""
     names = [name for name, listing in table.listings.items() if listing.entries]
     stds = sorted({each.std for each in table})
     if not 0 < len(names) <= ROWS or len(stds) > len(LOOKS):

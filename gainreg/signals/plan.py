@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from gainreg import document
-from gainreg.errors import PlanError, TableError
+from gainreg.errors import PlanError
 
 SCHEMA = 1
 STATUSES = ("set", "zeroed", "kept", "tied", "unreached")
@@ -106,10 +106,7 @@ class Plan:
         Raises:
             PlanError: the file cannot be written.
         """
-        try:
-            document.write(path, self.to_yaml())
-        except TableError as error:
-            raise PlanError(str(error)) from error
+        document.write(path, self.to_yaml(), PlanError)
 
     def renamed(self, names: Callable[[str], str], shapes: Mapping[str, Sequence[int]]) -> Plan:
         """The plan of the same model in another framework, which names and stores its parameters in
@@ -185,10 +182,7 @@ def load_plan(path: str | os.PathLike[str], verify: bool = True) -> Plan:
     Raises:
         PlanError: the file is missing, unreadable, damaged, edited, or no plan.
     """
-    try:
-        data = document.read(path, "plan", verify)
-    except TableError as error:
-        raise PlanError(str(error)) from error
+    data = document.read(path, "plan", verify)
     try:
         return _from_plain(data)
     except (KeyError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gainreg import document
-from gainreg.errors import ParameterError, TableError
+from gainreg.errors import ParameterError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,7 @@ class SignalReport:
         Raises:
             ParameterError: the file cannot be written.
         """
-        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        document.write(path, json.dumps(self.to_dict(), indent=1) + "\n", ParameterError)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report as a page for a browser: one file, which loads nothing from elsewhere.
@@ -109,7 +109,7 @@ class SignalReport:
         """
         from gainreg.page import report_page
 
-        _write(path, report_page(self))
+        document.write(path, report_page(self), ParameterError)
 
     def plot(
         self, path: str | os.PathLike[str] | None = None, *, axes: Sequence[Axes] | None = None
@@ -130,8 +130,6 @@ class SignalReport:
         """
         from gainreg.plot import look, reports
 
-        if path is not None:
-            look.check_suffix(path)
         figure = reports.report(self, axes)
         if path is not None:
             look.save(figure, path)
@@ -153,14 +151,19 @@ class SignalReport:
             found.append(marks + ("" if weight.exact else "~"))
         return found
 
-    def __str__(self) -> str:
+    def rows(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The weights as text: a title, and rows of cells of which the first is the head."""
         measured = any(weight.measured_input_rms is not None for weight in self.weights)
         pair = "predicted/measured" if measured else "predicted"
-        head = ("weight", "fed by", "std", "in", "out", "gradient", "")
+        title = f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"
         pairs = zip(self.weights, self.marks(), strict=True)
-        rows = [head, *(_row(weight, marks, measured) for weight, marks in pairs)]
-        widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(head))]
-        lines = [f"rms {pair}; ↑ grows, ↓ dies out, = samples become alike, ~ approximate"]
+        rows = [_row(weight, marks, measured) for weight, marks in pairs]
+        return title, [("weight", "fed by", "std", "in", "out", "gradient", ""), *rows]
+
+    def __str__(self) -> str:
+        title, rows = self.rows()
+        widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+        lines = [title]
         for row in rows:
             cells = [
                 _short(cell, width).ljust(width) if i < 2 else cell.rjust(width)
@@ -173,13 +176,6 @@ class SignalReport:
         lines.append(f"{total} parameters: {told}")
         lines += [f"! {sentence}" for sentence in self.warnings]
         return "\n".join(lines)
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    try:
-        document.write(path, text)
-    except TableError as error:
-        raise ParameterError(str(error)) from error
 
 
 def _row(weight: WeightReport, marks: str, measured: bool) -> tuple[str, ...]:

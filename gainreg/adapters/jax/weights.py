@@ -115,27 +115,19 @@ def normal(recipe: Recipe) -> Callable[..., Any]:
 
 @scaling.takes(_recipe)
 def uniform(recipe: Recipe) -> Callable[..., Any]:
-    """An initializer from a uniform distribution on (−√3·s, √3·s) of std s; see normal."""
+    """An initializer from a uniform distribution; see normal."""
     return recipe("uniform")
 
 
 @scaling.takes(_recipe)
 def truncated_normal(recipe: Recipe) -> Callable[..., Any]:
-    """An initializer from a normal distribution cut off at twice its std; see normal.
-
-    It is widened so that what is left has the standard deviation that ``normal`` would give.
-    """
+    """An initializer from a normal distribution cut off at twice its std; see normal."""
     return recipe("truncated_normal")
 
 
 @scaling.takes(_recipe)
 def orthogonal(recipe: Recipe) -> Callable[..., Any]:
-    """An initializer of semi-orthogonal matrices of the mean square of ``normal``; see normal.
-
-    The axes of outputs are one side of the matrix, all others but the batch the other; each member
-    of the batch is a matrix of its own. Half precision is drawn in float32, which has the QR
-    factorisation. Saxe et al. 2014, arXiv:1312.6120.
-    """
+    """An initializer of semi-orthogonal matrices, one for each member of the batch; see normal."""
     return recipe("orthogonal")
 
 
@@ -172,14 +164,8 @@ def draw(
     dtype: Any,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """Weights of mean 0 and that standard deviation, or root mean square if "orthogonal".
-
-    Args:
-        key, shape, dtype, out_sharding: as in ``jax.nn.initializers``.
-        std: standard deviation, after the cut of a truncated normal.
-        distribution: "normal", "uniform", "truncated_normal" or "orthogonal".
-        fans: of the shape; they say which axes are the columns of an orthogonal matrix.
-    """
+    """Weights of a root mean square; ``fans`` are those of the shape, all else is as in
+    ``jax.nn.initializers``."""
     if distribution != "orthogonal":
         own_fan_in = math.prod(shape[:-1])  # JAX divides by it
         scaled = initializers.variance_scaling(std**2 * own_fan_in, "fan_in", distribution)
@@ -190,8 +176,7 @@ def draw(
     one = initializers.orthogonal(scaling.orthogonal_scale(std, rows, columns), dtype=drawn)
     keys = jax.random.split(key, copies) if copies > 1 else key[None]
     matrices = jax.vmap(lambda key: one(key, (rows, columns), drawn))(keys)
-    weights = matrices.reshape([shape[axis] for axis in fans.order])
-    weights = weights.transpose(np.argsort(fans.order)).astype(dtype)
+    weights = matrices.reshape(fans.unfolded).transpose(fans.places).astype(dtype)
     return weights if out_sharding is None else jax.device_put(weights, out_sharding)
 
 
@@ -285,9 +270,5 @@ def _double(y: Any) -> Any:
 # jax.enable_x64 stood in jax.experimental before JAX 0.8
 _x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64
 
-FRAMEWORK = frameworks.Framework(
-    homes=(jax.nn, jnp, jax.lax, jax.scipy.special),
-    evaluate=_evaluate,
-    exceptions={"gelu": frameworks.read_gelu},
-)
+FRAMEWORK = frameworks.Framework((jax.nn, jnp, jax.lax, jax.scipy.special), _evaluate)
 wrap = FRAMEWORK.wrap

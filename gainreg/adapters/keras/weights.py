@@ -92,13 +92,10 @@ class VarianceScaling(keras.initializers.VarianceScaling):  # type: ignore[misc]
         check_choice(kind, "kind", KINDS)
         self.entry = scaling.entry_of(FRAMEWORK, activation, std, params, table)
         relative = scaling.variance(self.entry, mode, 1, 1)  # refuses a wrong mode
-        drawn = "truncated_normal" if distribution == "orthogonal" else distribution
-        super().__init__(relative, "fan_in", drawn, seed)
-        self.mode = mode
+        super().__init__(relative, seed=seed)
+        self.mode, self.distribution = mode, distribution
         self.kind, self.strides, self.groups = kind, strides, groups
         self.input_axes, self.output_axes = input_axes, output_axes
-        if distribution == "orthogonal":
-            self.distribution = distribution
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Weights of a shape; or, given a built layer, that layer with such weights and bias 0."""
@@ -200,17 +197,8 @@ def draw(
     dtype: Any = None,
     seed: Any = None,
 ) -> Any:
-    """Weights of mean 0 and that standard deviation, or root mean square if "orthogonal".
-
-    Args:
-        shape, dtype, seed: as in ``keras.initializers``.
-        std: standard deviation, after the cut of a truncated normal.
-        distribution: one of DISTRIBUTIONS.
-        fans: of the shape; they say which axes are the columns of an orthogonal matrix.
-
-    Raises:
-        ParameterError: the dtype is not one of floating-point numbers.
-    """
+    """Weights of a root mean square; ``fans`` are those of the shape, all else is as in
+    ``keras.initializers``."""
     wanted = keras.backend.standardize_dtype(dtype)
     if "float" not in wanted:
         raise ParameterError(f"weights are floating-point numbers, got dtype {dtype!r}")
@@ -220,12 +208,11 @@ def draw(
             std**2 * own_fan_in, "fan_in", distribution, seed=seed
         )(shape, dtype)
     columns = fans.matrix[-1]
-    rows = math.prod(shape) // columns
+    rows = math.prod(shape) // columns  # Keras has no copies, whose axes count as rows
     one = keras.initializers.Orthogonal(scaling.orthogonal_scale(std, rows, columns), seed=seed)
     # half precision has no QR factorisation
     matrix = one((rows, columns), "float32" if wanted in ("float16", "bfloat16") else wanted)
-    weights = keras.ops.reshape(matrix, [shape[axis] for axis in fans.order])
-    weights = keras.ops.transpose(weights, [fans.order.index(axis) for axis in range(len(shape))])
+    weights = keras.ops.transpose(keras.ops.reshape(matrix, fans.unfolded), fans.places)
     return keras.ops.cast(weights, wanted)
 
 
@@ -291,7 +278,6 @@ FRAMEWORK = frameworks.Framework(
     layers=layers.Layer,
     exceptions={
         "activation": _of_layer,
-        "gelu": frameworks.read_gelu,
         "hardshrink": lambda threshold=0.5: ("hardshrink", {"lambd": threshold}),
         "prelu": _prelu,
         "relu": _relu,

@@ -68,17 +68,11 @@ def _softplus(beta: float = 1.0, threshold: float = 20.0) -> frameworks.Named | 
     return ("softplus", {"beta": beta}) if threshold >= 20 else None
 
 
-def _refuse_attention() -> frameworks.Named:
-    raise ParameterError("MultiheadAttention is no activation function; its weights are its own")
-
-
 FRAMEWORK = frameworks.Framework(
     homes=(functional, torch, torch.special, Tensor, Tensor.__base__, nn),
     evaluate=_evaluate,
     layers=nn.Module,
     exceptions={
-        "gelu": frameworks.read_gelu,
-        "multiheadattention": _refuse_attention,
         "prelu": _prelu,
         "rrelu": _rrelu,
         "softplus": _softplus,

@@ -38,15 +38,8 @@ _IN_OUT = Kind(inputs=0, outputs=1, transposed=True, inputs_whole=True)  # of a 
 def fill(
     tensor: Tensor, std: float, distribution: str, generator: torch.Generator | None = None
 ) -> None:
-    """Fill a tensor with numbers of mean 0 and that standard deviation.
-
-    Args:
-        tensor: whose first axis is one side of an orthogonal matrix.
-        std: standard deviation, or root mean square if orthogonal.
-        distribution: "normal", "uniform", "truncated_normal" (at twice the std that it had whole)
-            or "orthogonal" (normal, if there is but one axis).
-        generator: the random numbers' source.
-    """
+    """Fill a tensor with numbers of a root mean square. Its first axis is one side of an orthogonal
+    matrix; where it is the only one, they are normal."""
     if distribution == "normal" or (distribution == "orthogonal" and tensor.dim() < 2):
         init.normal_(tensor, 0.0, std, generator=generator)
     elif distribution == "uniform":
@@ -118,26 +111,19 @@ def normal_(draw: Callable[[str], Weights]) -> Weights:
 
 @scaling.takes(_drawing)
 def uniform_(draw: Callable[[str], Weights]) -> Weights:
-    """Fill weights from a uniform distribution on (−√3·s, √3·s) of std s; see normal_."""
+    """Fill weights from a uniform distribution; see normal_."""
     return draw("uniform")
 
 
 @scaling.takes(_drawing)
 def trunc_normal_(draw: Callable[[str], Weights]) -> Weights:
-    """Fill weights from a normal distribution cut off at twice its standard deviation; see normal_.
-
-    It is widened so that what is left has the standard deviation that ``normal_`` would give.
-    """
+    """Fill weights from a normal distribution cut off at twice its std; see normal_."""
     return draw("truncated_normal")
 
 
 @scaling.takes(_drawing)
 def orthogonal_(draw: Callable[[str], Weights]) -> Weights:
-    """Fill weights with a semi-orthogonal matrix of the mean square of ``normal_``; see normal_.
-
-    Trailing axes are flattened as in ``torch.nn.init.orthogonal_``. Saxe et al. 2014,
-    arXiv:1312.6120. Half precision is drawn in float32, which has the QR factorisation.
-    """
+    """Fill weights with a semi-orthogonal matrix, as torch.nn.init.orthogonal_; see normal_."""
     return draw("orthogonal")
 
 
@@ -180,11 +166,10 @@ def calculate_gain(nonlinearity: Any, param: float | None = None) -> float:
     if param is not None:
         from gainreg.host import host
 
-        named = None if isinstance(nonlinearity, str) else FRAMEWORK.read(nonlinearity)[0]
-        if named is None and not isinstance(nonlinearity, str):
+        name, _ = FRAMEWORK.understood(nonlinearity, {})
+        if not isinstance(name, str):
             raise ParameterError(f"{nonlinearity!r} has no param that gainreg knows of")
-        activation = host().activation(named[0] if named else nonlinearity)
-        params = dict.fromkeys(list(activation.params)[:1], param)
+        params = dict.fromkeys(list(host().activation(name).params)[:1], param)
     return float(scaling.entry_of(FRAMEWORK, nonlinearity, 1.0, params).gain)
 
 
