@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gainreg.moments import EPS, FloatArray, Function, Moments, differences, weighted_sums
+from gainreg.moments import EPS, FloatArray, Function, Moments, weighted_sums
 from gainreg.moments.windows import NODES, cut, deviation, halves, rule, sizes
 
 # Where the windows lie at first, in ln|z|. Below LOW, 1e-16 of E[φ²] is left if φ is bounded there;
@@ -35,17 +35,15 @@ SHARE, SLOPE_SHARE = 1e-17, 1e-9
 DOUBLE, SINGLE = 64 * EPS, 2e-6
 BUDGET = 4000
 
-# Half width, in ln|z|, below which a window has closed in on something that is not smooth.
-NARROW = 1e-5
 # φ jumps where it deviates from a polynomial in the narrowest window by more than this part of
 # √E[φ²]: single precision makes changes of 1e-7.
 JUMP = 1e-6
 # φ′ is too singular for E[φ′²] if windows narrower than SINGULAR hold more than SINGULAR_PART of
 # it. Around a kink they hold as little as they are wide.
 SINGULAR, SINGULAR_PART = 1e-12, 1e-3
-# φ′ by differences: the first step, in half widths of the window in which φ is smooth; and the
-# relative error of E[φ′²] from which on it is not known.
-STEP, DOUBT = 0.3, 1e-6
+# φ′ is the slope of the polynomial in a window, where φ and x are taken to be right to so many last
+# digits; and the relative error of E[φ′²] from which on it is not known.
+ROUNDED, DOUBT = 2.0, 1e-6
 
 
 def _narrowest(windows: FloatArray) -> FloatArray:
@@ -83,7 +81,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
 
     Args:
         forward: φ, vectorised.
-        derivative: φ′, vectorised; None to take it by finite differences.
+        derivative: φ′, vectorised; None to take the slope of the polynomials.
         std: standard deviation of the pre-activation.
 
     Returns:
@@ -168,16 +166,16 @@ def _from_windows(
     z = sizes(windows)[:, :NODES]
     x = sign * std * z
     root_weight = _density_root(z) * np.sqrt(half * rule()[1])
-    narrow = windows[:, windows[2] < NARROW]
     phi = forward(x)
     if derivative is None:
-        breaks = narrow[0] * std * np.exp(narrow[1])
-        # Windows near 0 are much narrower than φ is smooth, and differences over so short a step
-        # would be all rounding: there the step is a part of the distance to the nearest break.
-        nearest = min(np.abs(breaks).min(initial=np.inf), std * math.exp(MIDDLE))
-        step = np.maximum(STEP * half * np.abs(x), 0.05 * nearest)
-        slope, slope_error = differences.derivative(forward, x, step, breaks)
-        slope_error = np.where(np.isfinite(slope_error), slope_error, np.abs(slope))
+        slopes, length = rule()[3].T, half * np.abs(x)
+        slope = phi @ slopes / (half * x)
+        rounding = ROUNDED * EPS * (np.abs(phi) + np.abs(x * slope))  # of φ, and of x
+        slope_error = rounding @ np.abs(slopes) / length
+        # Near 0 windows are much narrower than φ is smooth, and a slope may be all rounding: there
+        # it is left out, and may be as large as the largest.
+        slope = np.where(np.abs(slope) > slope_error, slope, 0.0)
+        slope_error = np.minimum(slope_error, np.abs(slope).max())
     else:
         slope, slope_error = derivative(x), np.zeros_like(x)
     parts = weighted_sums(phi, slope, z, root_weight)
