@@ -175,23 +175,24 @@ def _from_windows(
         # Near 0 windows are much narrower than φ is smooth, and a slope may be all rounding: there
         # it is left out, and may be as large as the largest.
         slope = np.where(np.abs(slope) > slope_error, slope, 0.0)
-        slope_error = np.minimum(slope_error, np.abs(slope).max())
+        slope_error = np.minimum(slope_error, np.abs(slope).max() or np.inf)
     else:
         slope, slope_error = derivative(x), np.zeros_like(x)
     parts = weighted_sums(phi, slope, z, root_weight)
     second, stretched, slope_second, mean = parts.sum(axis=-1)
     centred = (phi - mean) * root_weight
     doubt = (slope_error * (2 * np.abs(slope) + slope_error) * root_weight**2).sum()
+    singular = parts[2, windows[2] < SINGULAR].sum()
     near_0 = windows[1] < windows[1].min() + WIDTH
     narrowest = windows[:, windows[2] <= _narrowest(windows)]
     changes = deviation(forward(narrowest[0][:, None] * std * sizes(narrowest)))
     if (
         (changes > JUMP * math.sqrt(second)).any()
-        or parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second
+        or singular > SINGULAR_PART * slope_second
         or parts[2, near_0].sum() > HEAVY * slope_second
     ):
         slope_second = np.inf
-    elif not doubt <= DOUBT * slope_second:
+    elif not doubt + singular <= DOUBT * slope_second:
         slope_second = np.nan
     variance, variance_slope = (centred * centred).sum(), (stretched / second - 1) / 2
     found = (mean, second, variance, variance_slope, slope_second, error)
