@@ -62,7 +62,7 @@ def _examine(
     """Of each window: its part of E[φ²], how far off that may be, its part of E[φ′²], roughly; and
     the deviation of φ from a polynomial, its size, and that of 1, times the root of the density.
     """
-    _, weights, _, slopes = rule()
+    weights = rule()[1]
     sign, _, half = windows[:, :, None]
     z = sizes(windows)
     density_root = _density_root(z)
@@ -71,7 +71,7 @@ def _examine(
     part: FloatArray = windows[2] * (root[:, :NODES] ** 2 @ weights)
     apart, largest = deviation(root), np.abs(root).max(axis=1)
     off = 2 * windows[2] * apart * (2 * largest + apart)
-    slope = phi[:, :NODES] @ slopes.T / (half * std * z[:, :NODES])
+    slope, _ = _slopes(phi[:, :NODES], sign * std * z[:, :NODES], half)
     slope_part = windows[2] * ((slope * density_root[:, :NODES]) ** 2 @ weights)
     return part, off, slope_part, apart, largest, density_root[:, NODES // 2]
 
@@ -158,6 +158,18 @@ def smooth_windows(
         return np.concatenate(kept, axis=1), float(error)
 
 
+def _slopes(phi: FloatArray, x: FloatArray, half: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """φ′ at the nodes of each window, as the slope of the polynomial, and how far off it may be."""
+    slopes = rule()[3].T
+    slope = phi @ slopes / (half * x)
+    rounding = ROUNDED * EPS * (np.abs(phi) + np.abs(x * slope))  # of φ, and of x
+    error = rounding @ np.abs(slopes) / (half * np.abs(x))
+    # Near 0 windows are much narrower than φ is smooth, and a slope may be all rounding: there it
+    # is left out, and may be as large as the largest.
+    slope = np.where(np.abs(slope) > error, slope, 0.0)
+    return slope, np.minimum(error, np.abs(slope).max() or np.inf)
+
+
 def _from_windows(
     forward: Function, derivative: Function | None, std: float, windows: FloatArray, error: float
 ) -> Moments:
@@ -168,14 +180,7 @@ def _from_windows(
     root_weight = _density_root(z) * np.sqrt(half * rule()[1])
     phi = forward(x)
     if derivative is None:
-        slopes, length = rule()[3].T, half * np.abs(x)
-        slope = phi @ slopes / (half * x)
-        rounding = ROUNDED * EPS * (np.abs(phi) + np.abs(x * slope))  # of φ, and of x
-        slope_error = rounding @ np.abs(slopes) / length
-        # Near 0 windows are much narrower than φ is smooth, and a slope may be all rounding: there
-        # it is left out, and may be as large as the largest.
-        slope = np.where(np.abs(slope) > slope_error, slope, 0.0)
-        slope_error = np.minimum(slope_error, np.abs(slope).max() or np.inf)
+        slope, slope_error = _slopes(phi, x, half)
     else:
         slope, slope_error = derivative(x), np.zeros_like(x)
     parts = weighted_sums(phi, slope, z, root_weight)
