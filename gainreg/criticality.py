@@ -36,7 +36,7 @@ STDS = tuple(10.0 ** (np.arange(-16, 17) / 4))
 # What stands for std → 0, the first that is known: ELU's gain is 4e-11 from its limit at 1e-10.
 SMALL = (1e-10, 1e-8, 1e-6)
 # The least difference of variance_slope and gradient_factor, or of one from 1, that is one: closed
-# forms and quadrature leave 1e-13, finite differences for E[φ′²] promise 1e-6.
+# forms and quadrature leave 1e-13, the search for E[φ′²] promises 1e-6.
 SIGNIFICANT, NUMERICAL = 1e-10, 1e-5
 SAFETY = 100.0  # both are quotients of moments, and their difference may lose digits
 # gradient_factor comes nearer to 1 by this, at least, from the first of STDS to the first of SMALL:

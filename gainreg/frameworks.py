@@ -197,7 +197,7 @@ class Framework:
         """A callable on the framework's tensors as an ``Activation`` that evaluates it in float64.
 
         Its φ′ is what the framework differentiates. Where that fails, gives NaN or is not the
-        slope of φ (a straight-through estimator), φ′ is taken by finite differences.
+        slope of φ (a straight-through estimator), φ′ is found from φ.
         """
         import numpy as np
 

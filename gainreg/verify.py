@@ -37,14 +37,14 @@ PROBES = 10.0 ** (np.arange(-8 * A_DECADE, 8 * A_DECADE + 1) / A_DECADE)
 PROBES.flags.writeable = False
 AROUND_PROBES = np.array([np.ones_like(PROBES), np.log(PROBES), np.full_like(PROBES, 0.01)])
 # … and φ is searched for kinks that nobody declared only at those between these, for a search takes
-# 60 ms a std; where φ′ too has to be found by differences, only near 1.
+# 60 ms a std; where φ′ too has to be found, only near 1.
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
 # is right may cancel so far out, and there it is merely not used. Nor is it wrong if it differs by
 # no more than so many times its deviation from a polynomial at that std or, up to 1, at a larger
 # one: terms that cancel at small std may leave no more.
 WRONG = 1e-9
-NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is found by differences, which promise 1e-6
+NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is not declared; it is then known to 1e-6
 # A closed form is used between two probes if it is this close to quadrature at both: quadrature's
 # own rounding reaches 2e-15 in the worst of the reference rows, and a form that has begun to cancel
 # leaves this behind within a quarter of a decade.

@@ -1,6 +1,8 @@
 """Self-gated units: x times a smooth step from 0 to 1."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, ndtr
@@ -11,12 +13,12 @@ from . import FloatArray, all_of
 from .sigmoids import sech_squared
 
 
-def gelu(x: FloatArray) -> FloatArray:
-    return x * ndtr(x)
-
-
-def gelu_derivative(x: FloatArray) -> FloatArray:
-    return ndtr(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+def self_gated(step: Callable[..., FloatArray], slope: Callable[..., FloatArray]) -> dict[str, Any]:
+    """φ and φ′ of x·step(x), by the step and its slope."""
+    return {
+        "forward": lambda x, **params: x * step(x, **params),
+        "derivative": lambda x, **params: step(x, **params) + x * slope(x, **params),
+    }
 
 
 # The closed forms follow from E[Φ(x)²] = ¼ + asin(t/(1 + t))/(2π), t = std², and E[x·f] = t·E[f′]:
@@ -42,8 +44,7 @@ def gelu_variance_slope(std: FloatArray) -> FloatArray:
 
 GELU = Activation(
     "gelu",
-    gelu,
-    derivative=gelu_derivative,
+    **self_gated(ndtr, lambda x: np.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
     mean=lambda std: std**2 / np.sqrt(2 * math.pi * (1 + std**2)),
     second_moment=lambda std: std**2 * gelu_ratio(std),
     derivative_second_moment=lambda std: (
@@ -78,68 +79,51 @@ GELU_TANH = Activation(
 )
 
 
-def swish(x: FloatArray, beta: float = 1.0) -> FloatArray:
-    return x * expit(beta * x)
-
-
-def swish_derivative(x: FloatArray, beta: float = 1.0) -> FloatArray:
-    return expit(beta * x) * (1 + beta * x * expit(-beta * x))
-
+SWISH = self_gated(
+    lambda x, beta=1.0: expit(beta * x),
+    lambda x, beta=1.0: beta * expit(beta * x) * expit(-beta * x),
+)
 
 QUICK_GELU = Activation(
     "quick_gelu",
-    lambda x: swish(x, 1.702),
-    derivative=lambda x: swish_derivative(x, 1.702),
+    lambda x: SWISH["forward"](x, beta=1.702),
+    derivative=lambda x: SWISH["derivative"](x, beta=1.702),
     reference="x·sigmoid(1.702·x); Hendrycks and Gimpel 2016",
 )
 
 SILU = Activation(
     "silu",
-    swish,
+    **SWISH,
     aliases=("swish",),
-    derivative=swish_derivative,
     reference="x·sigmoid(x); Elfwing et al. 2017, arXiv:1702.03118",
 )
 
 SWISH_BETA = Activation(
     "swish_beta",
-    swish,
+    **SWISH,
     params={"beta": 1.0},
-    derivative=swish_derivative,
     reference="x·sigmoid(beta·x); Ramachandran et al. 2017, arXiv:1710.05941",
 )
 
-
-def mish(x: FloatArray) -> FloatArray:
-    return x * np.tanh(np.logaddexp(0, x))
-
-
-def mish_derivative(x: FloatArray) -> FloatArray:
-    softplus = np.logaddexp(0, x)
-    return np.tanh(softplus) + x * sech_squared(softplus) * expit(x)
-
-
 MISH = Activation(
     "mish",
-    mish,
-    derivative=mish_derivative,
+    **self_gated(
+        lambda x: np.tanh(np.logaddexp(0, x)),
+        lambda x: sech_squared(np.logaddexp(0, x)) * expit(x),
+    ),
     reference="x·tanh(ln(1 + eˣ)); Misra 2019, arXiv:1908.08681",
 )
 
 
-def telu(x: FloatArray) -> FloatArray:
-    return x * np.tanh(np.exp(np.minimum(x, 10)))  # beyond, tanh is 1
-
-
-def telu_derivative(x: FloatArray) -> FloatArray:
-    e = np.exp(np.minimum(x, 10))
-    return np.tanh(e) + x * e * sech_squared(e)
+def bounded_exp(x: FloatArray) -> FloatArray:
+    return np.exp(np.minimum(x, 10))  # beyond, its tanh is 1
 
 
 TELU = Activation(
     "telu",
-    telu,
-    derivative=telu_derivative,
+    **self_gated(
+        lambda x: np.tanh(bounded_exp(x)), lambda x: bounded_exp(x) * sech_squared(bounded_exp(x))
+    ),
     reference="x·tanh(eˣ); Fernandez and Mali 2024, arXiv:2412.20269",
 )
 

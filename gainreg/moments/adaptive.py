@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gainreg.moments import EPS, FloatArray, Function, Moments, differences, weighted_sums
+from gainreg.moments import EPS, FloatArray, Function, Moments, weighted_sums
 from gainreg.moments.windows import NODES, cut, deviation, halves, rule, sizes
 
 # Where the windows lie at first, in ln|z|. Below LOW, 1e-16 of E[φ²] is left if φ is bounded there;
@@ -35,17 +35,15 @@ SHARE, SLOPE_SHARE = 1e-17, 1e-9
 DOUBLE, SINGLE = 64 * EPS, 2e-6
 BUDGET = 4000
 
-# Half width, in ln|z|, below which a window has closed in on something that is not smooth.
-NARROW = 1e-5
 # φ jumps where it deviates from a polynomial in the narrowest window by more than this part of
 # √E[φ²]: single precision makes changes of 1e-7.
 JUMP = 1e-6
 # φ′ is too singular for E[φ′²] if windows narrower than SINGULAR hold more than SINGULAR_PART of
 # it. Around a kink they hold as little as they are wide.
 SINGULAR, SINGULAR_PART = 1e-12, 1e-3
-# φ′ by differences: the first step, in half widths of the window in which φ is smooth; and the
-# relative error of E[φ′²] from which on it is not known.
-STEP, DOUBT = 0.3, 1e-6
+# φ′ is the slope of the polynomial in a window, where φ and x are taken to be right to so many last
+# digits; and the relative error of E[φ′²] from which on it is not known.
+ROUNDED, DOUBT = 2.0, 1e-6
 
 
 def _narrowest(windows: FloatArray) -> FloatArray:
@@ -64,7 +62,7 @@ def _examine(
     """Of each window: its part of E[φ²], how far off that may be, its part of E[φ′²], roughly; and
     the deviation of φ from a polynomial, its size, and that of 1, times the root of the density.
     """
-    _, weights, _, slopes = rule()
+    weights = rule()[1]
     sign, _, half = windows[:, :, None]
     z = sizes(windows)
     density_root = _density_root(z)
@@ -73,7 +71,7 @@ def _examine(
     part: FloatArray = windows[2] * (root[:, :NODES] ** 2 @ weights)
     apart, largest = deviation(root), np.abs(root).max(axis=1)
     off = 2 * windows[2] * apart * (2 * largest + apart)
-    slope = phi[:, :NODES] @ slopes.T / (half * std * z[:, :NODES])
+    slope, _ = _slopes(phi[:, :NODES], sign * std * z[:, :NODES], half)
     slope_part = windows[2] * ((slope * density_root[:, :NODES]) ** 2 @ weights)
     return part, off, slope_part, apart, largest, density_root[:, NODES // 2]
 
@@ -83,7 +81,7 @@ def adaptive_moments(forward: Function, derivative: Function | None, std: float)
 
     Args:
         forward: φ, vectorised.
-        derivative: φ′, vectorised; None to take it by finite differences.
+        derivative: φ′, vectorised; None to take the slope of the polynomials.
         std: standard deviation of the pre-activation.
 
     Returns:
@@ -160,6 +158,18 @@ def smooth_windows(
         return np.concatenate(kept, axis=1), float(error)
 
 
+def _slopes(phi: FloatArray, x: FloatArray, half: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """φ′ at the nodes of each window, as the slope of the polynomial, and how far off it may be."""
+    slopes = rule()[3].T
+    slope = phi @ slopes / (half * x)
+    rounding = ROUNDED * EPS * (np.abs(phi) + np.abs(x * slope))  # of φ, and of x
+    error = rounding @ np.abs(slopes) / (half * np.abs(x))
+    # Near 0 windows are much narrower than φ is smooth, and a slope may be all rounding: there it
+    # is left out, and may be as large as the largest.
+    slope = np.where(np.abs(slope) > error, slope, 0.0)
+    return slope, np.minimum(error, np.abs(slope).max() or np.inf)
+
+
 def _from_windows(
     forward: Function, derivative: Function | None, std: float, windows: FloatArray, error: float
 ) -> Moments:
@@ -168,32 +178,26 @@ def _from_windows(
     z = sizes(windows)[:, :NODES]
     x = sign * std * z
     root_weight = _density_root(z) * np.sqrt(half * rule()[1])
-    narrow = windows[:, windows[2] < NARROW]
     phi = forward(x)
     if derivative is None:
-        breaks = narrow[0] * std * np.exp(narrow[1])
-        # Windows near 0 are much narrower than φ is smooth, and differences over so short a step
-        # would be all rounding: there the step is a part of the distance to the nearest break.
-        nearest = min(np.abs(breaks).min(initial=np.inf), std * math.exp(MIDDLE))
-        step = np.maximum(STEP * half * np.abs(x), 0.05 * nearest)
-        slope, slope_error = differences.derivative(forward, x, step, breaks)
-        slope_error = np.where(np.isfinite(slope_error), slope_error, np.abs(slope))
+        slope, slope_error = _slopes(phi, x, half)
     else:
         slope, slope_error = derivative(x), np.zeros_like(x)
     parts = weighted_sums(phi, slope, z, root_weight)
     second, stretched, slope_second, mean = parts.sum(axis=-1)
     centred = (phi - mean) * root_weight
     doubt = (slope_error * (2 * np.abs(slope) + slope_error) * root_weight**2).sum()
+    singular = parts[2, windows[2] < SINGULAR].sum()
     near_0 = windows[1] < windows[1].min() + WIDTH
     narrowest = windows[:, windows[2] <= _narrowest(windows)]
     changes = deviation(forward(narrowest[0][:, None] * std * sizes(narrowest)))
     if (
         (changes > JUMP * math.sqrt(second)).any()
-        or parts[2, windows[2] < SINGULAR].sum() > SINGULAR_PART * slope_second
+        or singular > SINGULAR_PART * slope_second
         or parts[2, near_0].sum() > HEAVY * slope_second
     ):
         slope_second = np.inf
-    elif not doubt <= DOUBT * slope_second:
+    elif not doubt + singular <= DOUBT * slope_second:
         slope_second = np.nan
     variance, variance_slope = (centred * centred).sum(), (stretched / second - 1) / 2
     found = (mean, second, variance, variance_slope, slope_second, error)

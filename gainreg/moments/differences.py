@@ -1,4 +1,4 @@
-"""What can be learnt of a function by evaluating it: its derivative, and whether it jumps."""
+"""What is learnt of a function by evaluating it: whether it jumps, whether φ′ is its slope."""
 
 from __future__ import annotations
 
@@ -10,36 +10,6 @@ import numpy as np
 
 from gainreg.moments import EPS, FloatArray, Function
 from gainreg.moments.windows import NODES, cut, deviation, halves, rule, sizes
-
-
-def derivative(
-    forward: Function, x: FloatArray, step: FloatArray, breaks: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """φ′(x) by finite differences that reach neither across 0 nor across a break, and their error.
-
-    Args:
-        forward: φ, vectorised.
-        x: where, any shape.
-        step: over what distance φ is smooth around each x.
-        breaks: where φ or φ′ jumps.
-    """
-    from scipy import differentiate  # slow to import, and not needed for what is declared
-
-    edges = np.unique(np.concatenate([breaks, [-np.inf, 0.0, np.inf]]))
-    flat, steps = x.ravel(), np.broadcast_to(step, x.shape).ravel()
-    after = np.searchsorted(edges, flat).clip(1, len(edges) - 1)
-    left, right = flat - edges[after - 1], edges[after] - flat
-    sideways = np.minimum(left, right) <= steps
-    found = differentiate.derivative(
-        forward,
-        flat,
-        initial_step=np.where(sideways, np.minimum(steps, 0.9 * np.maximum(left, right)), steps),
-        step_direction=np.where(sideways, np.where(left > right, -1, 1), 0),
-        order=8,
-        maxiter=8,
-        tolerances={"rtol": 1e-13, "atol": 0},
-    )
-    return np.asarray(found.df).reshape(x.shape), np.asarray(found.error).reshape(x.shape)
 
 
 def jumps_at(forward: Function, points: Sequence[float]) -> bool:

@@ -132,7 +132,7 @@ def integrated(
 
     Args:
         forward: φ, vectorised.
-        derivative: φ′, vectorised; None to have it found by finite differences where φ is searched.
+        derivative: φ′, vectorised; None to have it found where φ is searched.
         std: stds of the pre-activation, a 1-D array.
         kinks: where φ or φ′ jumps; None if that is not known, so that φ is searched at every std.
         searched: the stds between which φ is searched for what nobody declared.
