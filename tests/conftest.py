@@ -8,8 +8,12 @@ import pytest
 import gainreg
 
 # Before jax is first imported, here or in a process of a test's: nearly all that the tests spend on
-# JAX is compilation, for functions that run once or twice. Unoptimised it takes half the time.
+# JAX is compilation, for functions that run once or twice. Unoptimised it takes half the time, and
+# two thirds of that where XLA's older code fuses loops; a version without that choice ignores it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+)
 
 # Before keras is first imported; the other backend has a process of its own where it is tested.
 os.environ.setdefault("KERAS_BACKEND", "torch")

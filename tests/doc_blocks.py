@@ -94,8 +94,6 @@ def read(pages: list[Path], folder: Path) -> None:
         work.append([str(place), todo])
     environment = {
         **os.environ,
-        "KERAS_BACKEND": "torch",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "100",
     }

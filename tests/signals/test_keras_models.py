@@ -1,10 +1,7 @@
-"""Whole Keras models, on the backend of this process; the last test asks all again on the other."""
+"""Whole Keras models, on the backend of this process; test_keras_backends.py asks on the other."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,48 +320,3 @@ def test_seeds_and_options_that_will_not_do() -> None:
         plan(model, x, residual=0)
     with pytest.raises(MomentError, match="second moment that is zero"):
         plan(model, 0 * x)
-
-
-# --- in a process of its own ---
-
-UNSUPPORTED = """
-import keras, numpy as np
-from gainreg.adapters.keras import plan, apply_, measure, initialize_
-model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-for call in (plan, measure, initialize_):
-    try:
-        call(model, np.ones((2, 4), "float32"))
-    except ValueError as error:
-        assert "backends torch and jax, and this is numpy" in str(error)
-    else:
-        raise AssertionError
-"""
-
-
-# What goes through other code there, or through much of it; each compiles for seconds.
-ON_JAX = (
-    "same_model", "norms", "pooling", "transposed", "recurrent",
-    "batch_norms", "no_mark", "half_way", "same_seed", "calibration",
-)  # fmt: skip
-
-
-def process(backend: str, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def test_another_backend_is_told_which_ones_work() -> None:
-    done = process("numpy", "-c", UNSUPPORTED)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is that process")
-def test_all_of_this_on_the_jax_backend() -> None:
-    pytest.importorskip("jax", reason="Keras on jax needs jax")
-    files = [__file__, str(Path(__file__).with_name("test_frameworks.py"))]
-    chosen = f"keras and ({' or '.join(ON_JAX)})"
-    done = process("jax", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files)
-    assert done.returncode == 0, done.stdout
-    assert "passed" in done.stdout
