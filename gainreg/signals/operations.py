@@ -232,9 +232,10 @@ def origin(node: Node) -> Node:
     while node.rule in ("view", "dropout", "scale", "add", "concatenate") and node.inputs:
         if node.rule == "add" and len(node.inputs) > 1:  # a sum with a mask or a bias
             signals = [parent for parent in node.inputs if parent.rule != "given"]
-            if len(signals) != 1:
+            scored = [it for it in map(origin, signals) if it.rule == "scores"]
+            if len(signals) != 1 and len(scored) != 1:
                 return node
-            node = signals[0]
+            node = signals[0] if len(signals) == 1 else scored[0]
         else:
             node = node.inputs[0]
     return node
