@@ -58,15 +58,16 @@ def _weighed(
         for name in names(trace.entry(weight)):
             trace.tape.keep(name, "each sample has one of its own: it is kept as it is")
         weight = _anonymous(trace, weight)
+    layout = (*batch, *free, *units) if first else (*batch, *units, *free)
     return trace.linear(
         x,
         weight,
         None,
-        (*batch, *free, *units) if first else (*batch, *units, *free),
+        layout,
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
-        mixes=any(name == POSITION for name, _ in summed_over),
+        **operations.over_positions(summed_over, layout),
     )
 
 

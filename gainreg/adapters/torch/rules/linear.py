@@ -96,7 +96,6 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
             if b.dim() > 1
             else (((UNIT, a.shape[0]),),)
         )
-    mixes = any(role == POSITION for role, _ in summed_over)
     return trace.linear(
         x,
         weight,
@@ -105,8 +104,8 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
-        mixes=mixes,
         over_last=x is a and b.dim() > 1,
+        **operations.over_positions(summed_over, layout),
     )
 
 
