@@ -246,6 +246,9 @@ def origin(node: Node) -> Node:
             node = signals[0] if len(signals) == 1 else scored[0]
         else:
             node = node.inputs[0]
+    if node.rule == "elementwise" and len(node.inputs) == 1:  # scores may be capped, as by a tanh
+        capped = origin(node.inputs[0])
+        return capped if capped.rule == "scores" else node
     return node
 
 
