@@ -285,15 +285,15 @@ class Flow:
 
     # --- backward ---
 
-    def _backward(self) -> dict[Node, float]:
-        """Mean squared gradients by each node's root, that by the model's output being 1.
+    def _backward(self) -> dict[Node, Gradient]:
+        """Gradients by each node's root, the mean square of that by the model's output being 1.
 
         A node whose output is a function of an earlier node's root passes its gradient to that.
         """
         at = dict.fromkeys(self.tape.nodes, NOTHING)
         at_root = [NOTHING] * len(self.tape.nodes)
         for node in self.tape.outputs:
-            at[node] = at[node].plus(Gradient(1.0, 0.0))
+            at[node] = at[node].plus(Gradient(1.0, 0.0, note=self.states[node].note))
         for node in reversed(self.tape.nodes):
             state = self.states[node]
             if at[node] != NOTHING and not state.constant:
@@ -302,14 +302,14 @@ class Flow:
             here = at_root[node.id]
             if here == NOTHING:
                 continue
-            for k, (parent, factor) in enumerate(
-                zip(node.inputs, self.steps[node].back, strict=False)
-            ):
+            step = self.steps[node]
+            for k, (parent, factor) in enumerate(zip(node.inputs, step.back, strict=False)):
                 before = self.states[parent]
-                passed = here.times(factor, gradients.seen(node, state.root, before, k, here))
-                if self.steps[node].to_roots:
+                given = gradients.seen(node, state.root, before, k, here)
+                passed = here.times(factor, given, step.note)
+                if step.to_roots:
                     i = before.root.node
                     at_root[i] = at_root[i].plus(passed)
                 else:
                     at[parent] = at[parent].plus(passed)
-        return {node: at_root[node.id].g for node in self.tape.nodes}
+        return {node: at_root[node.id] for node in self.tape.nodes}

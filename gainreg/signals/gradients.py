@@ -15,7 +15,7 @@ import numpy as np
 
 from gainreg.signals.functions import NODES, WEIGHTS, FloatArray
 from gainreg.signals.rules import Back
-from gainreg.signals.state import Root, State
+from gainreg.signals.state import Root, State, joined
 from gainreg.signals.tape import Node
 
 # Every so many nodes, where a gradient's dependence on a value is smoothed by what is added to the
@@ -34,24 +34,28 @@ class Gradient(NamedTuple):
         h: its mean product across positions.
         given: how many times g it is where the unit Gaussian behind the tensor's root has the
             values of the nodes; None where it does not depend on that.
+        note: what on its way was an approximation.
     """
 
     g: float
     h: float
     given: FloatArray | None = None
+    note: str = ""
 
     def plus(self, other: Gradient) -> Gradient:
         """The gradient by what is used in two places."""
         g = self.g + other.g
-        if (self.given is None and other.given is None) or not g:
-            return Gradient(g, self.h + other.h)
-        here, there = (1.0 if it.given is None else it.given for it in (self, other))
-        return Gradient(g, self.h + other.h, (self.g * here + other.g * there) / g)
+        given: FloatArray | None = None
+        if g and not (self.given is None and other.given is None):
+            here, there = (1.0 if it.given is None else it.given for it in (self, other))
+            given = np.asarray((self.g * here + other.g * there) / g)
+        return Gradient(g, self.h + other.h, given, joined(self.note, other.note))
 
-    def times(self, by: Back, given: FloatArray | None) -> Gradient:
+    def times(self, by: Back, given: FloatArray | None, note: str) -> Gradient:
         """What a step hands on of it, which depends so on the values there."""
         g, h = self.g, self.h
-        return Gradient(by.gg * g + by.gh * h, by.hg * g + by.hh * h, given)
+        handed = by.gg * g + by.gh * h, by.hg * g + by.hh * h
+        return Gradient(*handed, given, joined(self.note, note))
 
 
 NOTHING = Gradient(0.0, 0.0)
@@ -59,11 +63,11 @@ NOTHING = Gradient(0.0, 0.0)
 
 def by_root(state: State, by_state: Gradient) -> Gradient:
     """From a function of a root to the root: E[f′²·g], and E[f′(u)f′(v)]·h across positions."""
-    g, h, given = by_state
+    g, h, given, note = by_state
     f, root = state.profile, state.root
     if state.function.core is None:
         factor = state.function.scale**2
-        return Gradient(factor * g, factor * h, given)
+        return Gradient(factor * g, factor * h, given, note)
     slope = f.slope if math.isfinite(f.slope) else 0.0
     rho = root.correlation(root.moments.across_positions)
     shape = _shape(state)
@@ -72,7 +76,8 @@ def by_root(state: State, by_state: Gradient) -> Gradient:
         shape = shape * given
         together = float(WEIGHTS @ shape)
         shape = shape / together if together else shape
-    return Gradient(slope * together * g, f.slopes(rho, root.std) * together * h, shape)
+    across = f.slopes(rho, root.std) * together
+    return Gradient(slope * together * g, across * h, shape, note)
 
 
 def _shape(state: State) -> FloatArray:

@@ -46,6 +46,9 @@ LITTLE = 0.01
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
 
+# What a norm over positions and samples does to a gradient beside dividing it by the variance.
+ALIKE = "the gradient of a batch norm, whose units are taken for equally large"
+
 
 def normalise(
     node: Node,
@@ -104,11 +107,12 @@ def normalise(
         _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
     )
     factor = square * k
+    note = ALIKE if centred and positions * samples > 1 else ""
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (back(factor),))
+        return Step(replace(state, noise=0.0), (back(factor),), note=note)
     # what is taken off is one number: still a function of the same variables
     by = math.sqrt(k) * scale
     f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
@@ -116,7 +120,7 @@ def normalise(
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (back(factor),))
+    return Step(replace(state, noise=0.0), (back(factor),), note=note)
 
 
 def _in_common(m: Moments, positions: int, samples: int) -> float:

@@ -44,12 +44,14 @@ def back(g: float, h: float | None = None) -> Back:
 class Step(NamedTuple):
     """What a rule answers: the output's state, and a backward factor for each input.
 
-    ``to_roots`` says that the factors are to what the inputs are functions of.
+    ``to_roots`` says that the factors are to what the inputs are functions of, ``note`` what of
+    the factors is an approximation beyond what the state's note says.
     """
 
     state: State
     back: tuple[Back, ...] = ()
     to_roots: bool = False
+    note: str = ""
 
 
 def part(c: float, q: float) -> float:
