@@ -32,6 +32,7 @@ class Gradient(NamedTuple):
     Attributes:
         g: its mean square.
         h: its mean product across positions.
+        k: its mean product across samples, whatever the positions.
         given: how many times g it is where the unit Gaussian behind the tensor's root has the
             values of the nodes; None where it does not depend on that.
         note: what on its way was an approximation.
@@ -39,6 +40,7 @@ class Gradient(NamedTuple):
 
     g: float
     h: float
+    k: float = 0.0
     given: FloatArray | None = None
     note: str = ""
 
@@ -49,13 +51,13 @@ class Gradient(NamedTuple):
         if g and not (self.given is None and other.given is None):
             here, there = (1.0 if it.given is None else it.given for it in (self, other))
             given = np.asarray((self.g * here + other.g * there) / g)
-        return Gradient(g, self.h + other.h, given, joined(self.note, other.note))
+        h, k = self.h + other.h, self.k + other.k
+        return Gradient(g, h, k, given, joined(self.note, other.note))
 
     def times(self, by: Back, given: FloatArray | None, note: str) -> Gradient:
         """What a step hands on of it, which depends so on the values there."""
-        g, h = self.g, self.h
-        handed = by.gg * g + by.gh * h, by.hg * g + by.hh * h
-        return Gradient(*handed, given, joined(self.note, note))
+        g, h, k = map(float, by @ (self.g, self.h, self.k))
+        return Gradient(g, h, k, given, joined(self.note, note))
 
 
 NOTHING = Gradient(0.0, 0.0)
@@ -63,21 +65,24 @@ NOTHING = Gradient(0.0, 0.0)
 
 def by_root(state: State, by_state: Gradient) -> Gradient:
     """From a function of a root to the root: E[f′²·g], and E[f′(u)f′(v)]·h across positions."""
-    g, h, given, note = by_state
+    g, h, k, given, note = by_state
     f, root = state.profile, state.root
     if state.function.core is None:
         factor = state.function.scale**2
-        return Gradient(factor * g, factor * h, given, note)
+        return Gradient(factor * g, factor * h, factor * k, given, note)
     slope = f.slope if math.isfinite(f.slope) else 0.0
-    rho = root.correlation(root.moments.across_positions)
+    positions, samples = (
+        f.slopes(root.correlation(c), root.std)
+        for c in (root.moments.across_positions, root.moments.across_samples)
+    )
     shape = _shape(state)
     together = 1.0
     if given is not None and slope:
         shape = shape * given
         together = float(WEIGHTS @ shape)
         shape = shape / together if together else shape
-    across = f.slopes(rho, root.std) * together
-    return Gradient(slope * together * g, across * h, shape, note)
+    g, h, k = (together * part for part in (slope * g, positions * h, samples * k))
+    return Gradient(g, h, k, shape, note)
 
 
 def _shape(state: State) -> FloatArray:

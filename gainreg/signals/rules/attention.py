@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from gainreg.signals.rules.step import Back, Step, back
+from gainreg.signals.rules.step import Back, Step, back, pairs
 from gainreg.signals.softmax import Rows, over_rows, passing, shared
 from gainreg.signals.state import (
     Moments,
@@ -173,12 +173,13 @@ def _attend(
 def _to_values(a: float, same: float, queries: float, keys: int) -> Back:
     """Through the weights to the values: a key's gradient is Σ over queries of p·g. Of a query
     with itself Σp² = a, of two Σp·p′ = ``same``; all keys together get 1 of each query."""
-    pairs, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
-    return Back(
+    two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
+    return pairs(
         a * queries / keys,
-        same * pairs / keys,
-        (1 - a) * queries / others,
-        (1 - same) * pairs / others,
+        added=same * two / keys,
+        common=(1 - a) * queries / others,
+        h=(1 - same) * two / others,
+        k=(queries / keys) ** 2,
     )
 
 
@@ -205,7 +206,8 @@ def attention(
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
     queries = node.input_sizes[0] / width
-    down = through.gg * _beyond(value.moments) * node.size / queries  # mean square by a score
+    passed = float(through[0, 0]) * node.size / queries
+    down = passed * _beyond(value.moments)  # mean square by a score
     return Step(
         state,
         (

@@ -22,6 +22,7 @@ from gainreg.signals.rules.step import (
     covariances,
     normal_points,
     number,
+    pairs,
     sorted_levels,
 )
 from gainreg.signals.state import (
@@ -107,12 +108,19 @@ def normalise(
         _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
     )
     factor = square * k
-    note = ALIKE if centred and positions * samples > 1 else ""
+    note, down = "", back(factor)
+    if centred and positions * samples > 1 and units == 1:
+        note = ALIKE
+        alike = [
+            _clip((c - m.mean**2) / max(m.variance, 1e-300), 1.0)
+            for c in (m.across_positions, m.across_samples)
+        ]
+        down = factor * _projected(positions, samples, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (back(factor),), note=note)
+        return Step(replace(state, noise=0.0), (down,), note=note)
     # what is taken off is one number: still a function of the same variables
     by = math.sqrt(k) * scale
     f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
@@ -120,7 +128,36 @@ def normalise(
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (back(factor),), note=note)
+    return Step(replace(state, noise=0.0), (down,), note=note)
+
+
+def _projected(positions: int, samples: int, rho: float, sigma: float) -> Back:
+    """What a norm takes off the gradient by one unit: its mean and its part along the output.
+
+    Ioffe and Szegedy 2015, section 3. Over P positions of N samples that have a gradient, or an
+    output, in common as any two of them do, both fall into what all share, what a sample has beyond
+    that (N − 1 directions) and what a position has (N(P − 1)).
+
+    Args:
+        positions, samples: that the norm goes over.
+        rho, sigma: the correlation of what is normed, across positions and samples.
+    """
+    p, n = positions, samples
+    # from g, h and k to the mean squares along a direction of each kind, and back
+    split = np.array([[1, p - 1, (n - 1) * p], [1, p - 1, -p], [1, -1, 0]], dtype=float)
+    if n == 1:
+        split[0, 2] = split[1, 2] = 0.0
+    many = np.array([1, n - 1, n * (p - 1)], dtype=float)
+    merge = np.array([many, [1, n - 1, -n], [1, -1, 0] if n > 1 else [0, 0, 0]], dtype=float) / (
+        n * p
+    )
+    size = np.maximum(split @ (1.0, rho, sigma), 0.0)
+    size[0] = 0.0
+    share = size / max(float(many @ size), 1e-300)  # of the output along one direction
+    kept = np.diag(1 - 2 * share) + np.outer(share, share * many)
+    kept[0] = 0.0  # the mean is taken off
+    found: Back = merge @ kept @ split
+    return found
 
 
 def _in_common(m: Moments, positions: int, samples: int) -> float:
@@ -189,7 +226,7 @@ def mean(
     # into one mean, all get the same
     g = factor**2 / n * node.size / node.input_sizes[0]
     if node.positions == 1 < positions:
-        return Step(state, (Back(g, 0.0, g, 0.0),))
+        return Step(state, (pairs(g, common=g, h=0.0, k=g),))
     return Step(state, (back(g),))
 
 

@@ -27,18 +27,20 @@ from gainreg.signals.tape import Node
 POINTS = 4096
 
 
-class Back(NamedTuple):
-    """How an output's g and h make those of an input: g → gg·g + gh·h, h → hg·g + hh·h."""
-
-    gg: float
-    gh: float
-    hg: float
-    hh: float
+# How g, h and k of the gradient by an output make those by an input: a matrix of 3×3. g is the
+# mean square, h the mean product across positions, k that across samples.
+Back = FloatArray
 
 
 def back(g: float, h: float | None = None) -> Back:
-    """The factor of g, and that of h where it is another."""
-    return Back(g, 0.0, 0.0, g if h is None else h)
+    """The factor of g, and that of h and k where it is another."""
+    h = g if h is None else h
+    return np.diag([g, h, h])
+
+
+def pairs(g: float, *, added: float = 0.0, common: float = 0.0, h: float, k: float) -> Back:
+    """The factors of g, h and k, with what h adds to g, and g to h."""
+    return np.array([[g, added, 0.0], [common, h, 0.0], [0.0, 0.0, k]])
 
 
 class Step(NamedTuple):
