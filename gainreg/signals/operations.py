@@ -43,12 +43,11 @@ def role(summed_over: Axis) -> str:
     return POSITION if {name for name, _ in summed_over} == {POSITION} else UNIT
 
 
-def over_positions(summed_over: Axis, layout: Layout) -> dict[str, Any]:
-    """Which pairs of positions share weights where a sum goes over positions: none if its outputs
-    are positions themselves, or no others are left; else one in so many as it sums over."""
-    summed = layouts.count([summed_over])[POSITION]
+def shared(summed_over: Axis, layout: Layout) -> float:
+    """Of an output's weights, the share that outputs at other positions have too: where a sum goes
+    over positions, none if its outputs are positions themselves, or no others are left."""
     alone = role(summed_over) == POSITION or layouts.count(layout)[POSITION] == 1
-    return {"mixes": alone and summed > 1, "steps": 1 if alone else summed}
+    return 0.0 if alone and layouts.count([summed_over])[POSITION] > 1 else 1.0
 
 
 def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whole: bool) -> Entry:

@@ -67,7 +67,7 @@ def _weighed(
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
-        **operations.over_positions(summed_over, layout),
+        common=operations.shared(summed_over, layout),
     )
 
 
@@ -92,7 +92,7 @@ def _convolution(
     trace.slide(signal, spec[2:])
     channels = weight.shape[kernel_spec[1]]
     kernel = [weight.shape[i] for i in kernel_spec[2:]]
-    padded, inside = signal.padded, 1.0
+    padded, sides = signal.padded, []
     for axis, size in enumerate(kernel):
         large, before = x.shape[spec[2 + axis]], padding[axis][0]
         if padded is not None:
@@ -100,8 +100,8 @@ def _convolution(
             before += padded.before[spec[2 + axis]]
         small = y.shape[out_spec[2 + axis]]
         steps = window_strides[axis], before, rhs_dilation[axis], lhs_dilation[axis]
-        used = layouts.taps_inside(large, small, size, *steps)
-        inside *= used / (size * small)
+        sides.append((layouts.taps_inside(large, small, size, *steps), small))
+    taps, common = layouts.inside(sides)
     transposed = any(step > 1 for step in lhs_dilation)
     axes: dict[int, layouts.Axis] = {out_spec[0]: signal.layout[spec[0]]}
     axes[out_spec[1]] = ((UNIT, y.shape[out_spec[1]]),)
@@ -114,8 +114,7 @@ def _convolution(
         operation="transposed convolution" if transposed else "convolution",
         fan_in=channels * math.prod(kernel),
         units=channels,
-        taps=inside,
+        taps=taps,
+        common=common,
         inside=None if padded is None else padded.signal,
-        steps=math.prod(lhs_dilation if transposed else window_strides),
-        transposed=transposed,
     )
