@@ -47,6 +47,10 @@ LITTLE = 0.01
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
 
+# The mean of 1/χ² is infinite up to two degrees of freedom, which no layer of finite width shows:
+# of so few directions it comes out about as of three.
+FEWEST = 3.0
+
 # What a norm over positions and samples does to a gradient beside dividing it by the variance.
 ALIKE = "the gradient of a batch norm, whose units are taken for equally large"
 
@@ -115,7 +119,8 @@ def normalise(
             _clip((c - m.mean**2) / max(m.variance, 1e-300), 1.0)
             for c in (m.across_positions, m.across_samples)
         ]
-        down = factor * _projected(positions, samples, *alike)
+        drawn = node.inputs[0].rule == "linear"
+        down = factor * _projected(positions, samples, drawn, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if not uniform or beyond > LITTLE * spread:
@@ -131,8 +136,9 @@ def normalise(
     return Step(replace(state, noise=0.0), (down,), note=note)
 
 
-def _projected(positions: int, samples: int, rho: float, sigma: float) -> Back:
-    """What a norm takes off the gradient by one unit: its mean and its part along the output.
+def _projected(positions: int, samples: int, drawn: bool, rho: float, sigma: float) -> Back:
+    """What a norm takes off the gradient by one unit: its mean and its part along the output; the
+    rest is as much larger as the inverse of a unit's variance is than that of their average.
 
     Ioffe and Szegedy 2015, section 3. Over P positions of N samples that have a gradient, or an
     output, in common as any two of them do, both fall into what all share, what a sample has beyond
@@ -140,6 +146,9 @@ def _projected(positions: int, samples: int, rho: float, sigma: float) -> Back:
 
     Args:
         positions, samples: that the norm goes over.
+        drawn: whether what is normed was made by random weights. Its variance is then a sum of as
+            many squares as the data has directions. (That a unit has few weights changes nothing:
+            where they make it small, they are small for the gradient too.)
         rho, sigma: the correlation of what is normed, across positions and samples.
     """
     p, n = positions, samples
@@ -156,7 +165,8 @@ def _projected(positions: int, samples: int, rho: float, sigma: float) -> Back:
     share = size / max(float(many @ size), 1e-300)  # of the output along one direction
     kept = np.diag(1 - 2 * share) + np.outer(share, share * many)
     kept[0] = 0.0  # the mean is taken off
-    found: Back = merge @ kept @ split
+    directions = 1 / float(many @ share**2) if drawn else math.inf
+    found: Back = (merge @ kept @ split) / (1 - 2 / max(directions, FEWEST))
     return found
 
 
