@@ -10,8 +10,9 @@ import numpy as np
 
 import gainreg
 from gainreg.errors import MomentError
-from gainreg.signals import norms, policy, rules
+from gainreg.signals import gradients, norms, policy, rules
 from gainreg.signals.functions import Function, named
+from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.policy import Residual
 from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node, Tape
@@ -292,43 +293,31 @@ class Flow:
 
     # --- backward ---
 
-    def _backward(self) -> dict[Node, float]:
-        """Mean squared gradients by each node's root, that by the model's output being 1.
+    def _backward(self) -> dict[Node, Gradient]:
+        """Gradients by each node's root, the mean square of that by the model's output being 1.
 
         A node whose output is a function of an earlier node's root passes its gradient to that.
         """
-        nothing = (0.0, 0.0)
-        at = dict.fromkeys(self.tape.nodes, nothing)
-        at_root = [nothing] * len(self.tape.nodes)
+        at = dict.fromkeys(self.tape.nodes, NOTHING)
+        at_root = [NOTHING] * len(self.tape.nodes)
         for node in self.tape.outputs:
-            at[node] = (at[node][0] + 1.0, at[node][1])
+            at[node] = at[node].plus(Gradient(1.0, 0.0, note=self.states[node].note))
         for node in reversed(self.tape.nodes):
             state = self.states[node]
-            if at[node] != nothing and not state.constant:
-                root = state.root
-                at_root[root.node] = _sum(at_root[root.node], at[node], self._slopes(state))
+            if at[node] != NOTHING and not state.constant:
+                i = state.root.node
+                at_root[i] = at_root[i].plus(gradients.by_root(state, at[node]))
             here = at_root[node.id]
-            if here == nothing:
+            if here == NOTHING:
                 continue
-            for parent, factor in zip(node.inputs, self.steps[node].back, strict=False):
-                if self.steps[node].to_roots:
-                    i = self.states[parent].root.node
-                    at_root[i] = _sum(at_root[i], here, factor)
+            step = self.steps[node]
+            for k, (parent, factor) in enumerate(zip(node.inputs, step.back, strict=False)):
+                before = self.states[parent]
+                given = gradients.seen(node, state.root, before, k, here)
+                passed = here.times(factor, given, step.note)
+                if step.to_roots:
+                    i = before.root.node
+                    at_root[i] = at_root[i].plus(passed)
                 else:
-                    at[parent] = _sum(at[parent], here, factor)
-        return {node: at_root[node.id][0] for node in self.tape.nodes}
-
-    def _slopes(self, state: State) -> rules.Back:
-        """From a function of a root to the root: E[f′²], and E[f′(u)f′(v)] across positions."""
-        f, root = state.profile, state.root
-        if state.function.core is None:
-            return rules.back(state.function.scale**2)
-        rho = root.correlation(root.moments.across_positions)
-        return rules.back(f.slope if math.isfinite(f.slope) else 0.0, f.slopes(rho, root.std))
-
-
-def _sum(
-    here: tuple[float, float], more: tuple[float, float], by: rules.Back
-) -> tuple[float, float]:
-    g, h = more
-    return here[0] + by.gg * g + by.gh * h, here[1] + by.hg * g + by.hh * h
+                    at[parent] = at[parent].plus(passed)
+        return {node: at_root[node.id] for node in self.tape.nodes}

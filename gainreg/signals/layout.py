@@ -116,21 +116,37 @@ def reduced(layout: Layout, axes: Sequence[int], keep: bool) -> tuple[Layout, di
 
 def taps_inside(
     large: int, small: int, kernel: int, stride: int, padding: int, dilation: int, between: int = 1
-) -> int:
-    """Pairs of an output and a tap that meets an input, along one axis.
+) -> list[int]:
+    """Of each tap, for how many outputs it meets an input, along one axis.
 
     Args:
         large, small: numbers of inputs and of outputs.
         kernel, stride, padding, dilation: of the convolution; ``padding`` is that before.
         between: how far apart its inputs lie, more than 1 where it is a transposed one.
     """
-    total = 0
+    found = []
     for tap in range(kernel):
         offset = tap * dilation - padding  # 0 ≤ i·stride + offset ≤ last, and a multiple of between
         first = max(0, -(offset // stride))
         last = min(small - 1, ((large - 1) * between - offset) // stride)
         if between == 1:
-            total += max(0, last - first + 1)
+            found.append(max(0, last - first + 1))
         else:
-            total += sum((i * stride + offset) % between == 0 for i in range(first, last + 1))
-    return total
+            meets = ((i * stride + offset) % between == 0 for i in range(first, last + 1))
+            found.append(sum(meets))
+    return found
+
+
+def inside(axes: Iterable[tuple[Sequence[int], int]]) -> tuple[float, float]:
+    """The share of a convolution's taps that meet an input, and of those of one output the share
+    that another one has too.
+
+    Args:
+        axes: ``taps_inside`` and the number of outputs, of each axis.
+    """
+    share = common = 1.0
+    for taps, outputs in axes:
+        total = sum(taps) / outputs
+        share *= total / len(taps)
+        common *= sum((n / outputs) ** 2 for n in taps) / total if total else 1.0
+    return share, common

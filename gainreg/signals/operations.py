@@ -43,6 +43,13 @@ def role(summed_over: Axis) -> str:
     return POSITION if {name for name, _ in summed_over} == {POSITION} else UNIT
 
 
+def shared(summed_over: Axis, layout: Layout) -> float:
+    """Of an output's weights, the share that outputs at other positions have too: where a sum goes
+    over positions, none if its outputs are positions themselves, or no others are left."""
+    alone = role(summed_over) == POSITION or layouts.count(layout)[POSITION] == 1
+    return 0.0 if alone and layouts.count([summed_over])[POSITION] > 1 else 1.0
+
+
 def looked_up(trace: Trace, weight: Any, indices: Any, rows: Sequence[int], whole: bool) -> Entry:
     """Rows of a table: its own to set by tokens, as it is by anything else, as positions.
 
@@ -232,11 +239,15 @@ def origin(node: Node) -> Node:
     while node.rule in ("view", "dropout", "scale", "add", "concatenate") and node.inputs:
         if node.rule == "add" and len(node.inputs) > 1:  # a sum with a mask or a bias
             signals = [parent for parent in node.inputs if parent.rule != "given"]
-            if len(signals) != 1:
+            scored = [it for it in map(origin, signals) if it.rule == "scores"]
+            if len(signals) != 1 and len(scored) != 1:
                 return node
-            node = signals[0]
+            node = signals[0] if len(signals) == 1 else scored[0]
         else:
             node = node.inputs[0]
+    if node.rule == "elementwise" and len(node.inputs) == 1:  # scores may be capped, as by a tanh
+        capped = origin(node.inputs[0])
+        return capped if capped.rule == "scores" else node
     return node
 
 

@@ -43,6 +43,7 @@ class WeightReport:
         correlation: of its output, across samples.
         exact: whether nothing on the way was an approximation.
         note: what was, or what else is to be said.
+        gradient_note: what was an approximation on the gradient's way back; empty if nothing.
         measured_input_rms, measured_output_rms, measured_gradient_rms: None if not measured.
         stream: the residual stream, numbered from 1 in order of first use, whose branch it is on,
             the innermost if several; 0 if on none.
@@ -62,6 +63,7 @@ class WeightReport:
     correlation: float
     exact: bool
     note: str
+    gradient_note: str = ""
     measured_input_rms: float | None = None
     measured_output_rms: float | None = None
     measured_gradient_rms: float | None = None
@@ -190,7 +192,7 @@ def _row(weight: WeightReport, marks: str, measured: bool) -> tuple[str, ...]:
         f"{weight.weight_std:.3g}",
         cell(weight.input_rms, weight.measured_input_rms),
         cell(weight.output_rms, weight.measured_output_rms),
-        cell(weight.gradient_rms, weight.measured_gradient_rms),
+        cell(weight.gradient_rms, weight.measured_gradient_rms) + "~" * bool(weight.gradient_note),
         marks,
     )
 

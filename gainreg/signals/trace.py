@@ -506,8 +506,9 @@ def measured(numbers: FloatArray, own: Layout) -> Moments:
 
 def aligned(shape: Sequence[int], like: Layout | None) -> Layout:
     """The layout of a tensor that is broadcast against another of that layout."""
-    if like is None:
-        return layouts.of_input(shape)
+    if like is None:  # what meets no signal has no samples
+        parts = [((POSITION, size),) if size > 1 else () for size in shape]
+        return (*parts[:-1], ((UNIT, shape[-1]),)) if parts else ()
     own: Layout = tuple(
         layouts.resized(axis, size) if size > 1 else ()
         for axis, size in zip(like[len(like) - len(shape) :], shape, strict=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from gainreg.signals.rules.step import Back, Step, back
+from gainreg.signals.rules.step import Back, Step, back, pairs
 from gainreg.signals.softmax import Rows, over_rows, passing, shared
 from gainreg.signals.state import (
     Moments,
@@ -82,15 +82,15 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     m = x.moments
     if units:
         m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
-    moments, down = _softmax(m, size, rows)
+        x = replace(x, moments=m)
+    moments, down = _softmax(*_spread(x), size, rows)
     note = joined(x.note, INDEPENDENT)
     state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
     return Step(state, (down,))
 
 
-def _softmax(scored: Moments, size: int, rows: Rows) -> tuple[Moments, Back]:
+def _softmax(spread: float, alike: float, size: int, rows: Rows) -> tuple[Moments, Back]:
     """The moments of the weights, and the factor of the gradient by a score."""
-    spread, alike = _spread(scored)
     a = over_rows(spread, rows)
     # two queries look at the same keys as far as they are alike
     both = min(a, shared(rows) * math.exp(min(spread * alike, 300.0)))
@@ -116,7 +116,7 @@ def attend(
     ``units`` says that the weights go over units, as those of a mixture of experts: these have no
     more in common than their mean.
     """
-    spread, alike = (0.0, 0.0) if scored is None else _spread(scored.moments)
+    spread, alike = (0.0, 0.0) if scored is None else _spread(scored)
     v = value.moments
     if units:
         v = replace(v, across_positions=v.mean**2)
@@ -131,10 +131,25 @@ def attend(
     return Step(state, (back(_beyond(v) * width), _to_values(a, same, queries, size), back(0.0)))
 
 
-def _spread(scored: Moments) -> tuple[float, float]:
-    """Variance of scores over keys, and how far two queries are alike."""
-    q = scored.second_moment
-    return _beyond(scored), min(1.0, max(0.0, scored.across_samples / q)) if q else 0.0
+def _spread(scored: State) -> tuple[float, float]:
+    """Variance of scores over keys, and how far two queries are alike.
+
+    What is the same in all samples beside scores that are not is a bias of positions: queries
+    differ by it as much as keys do.
+    """
+    m = scored.moments
+    terms = [(k**2, source.moments) for source, k in scored.root.terms.items()]
+    varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
+    if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
+        return _alike(m)
+    shared = math.fsum(k * _beyond(it) * _alike(it)[1] for k, it in varied)
+    return _beyond(m), scored.function.scale**2 * shared / _beyond(m)
+
+
+def _alike(m: Moments) -> tuple[float, float]:
+    """The same of scores alone."""
+    q = m.second_moment
+    return _beyond(m), min(1.0, max(0.0, m.across_samples / q)) if q else 0.0
 
 
 def _attend(
@@ -158,12 +173,13 @@ def _attend(
 def _to_values(a: float, same: float, queries: float, keys: int) -> Back:
     """Through the weights to the values: a key's gradient is Σ over queries of p·g. Of a query
     with itself Σp² = a, of two Σp·p′ = ``same``; all keys together get 1 of each query."""
-    pairs, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
-    return Back(
+    two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
+    return pairs(
         a * queries / keys,
-        same * pairs / keys,
-        (1 - a) * queries / others,
-        (1 - same) * pairs / others,
+        added=same * two / keys,
+        common=(1 - a) * queries / others,
+        h=(1 - same) * two / others,
+        k=(queries / keys) ** 2,
     )
 
 
@@ -181,15 +197,17 @@ def attention(
 ) -> Step:
     """Scores, softmax and attend in one operation."""
     scored = _scores(query.moments, key.moments, width, factor, False)
-    weights, through = _softmax(scored, size, rows)
-    moments, a, same = _attend(weights, value.moments, size, *_spread(scored), common)
+    spread, alike = _alike(scored)
+    weights, through = _softmax(spread, alike, size, rows)
+    moments, a, same = _attend(weights, value.moments, size, spread, alike, common)
     note = joined(
         query.note, key.note, value.note, "attention weights, from scores taken for independent"
     )
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
     queries = node.input_sizes[0] / width
-    down = through.gg * _beyond(value.moments) * node.size / queries  # mean square by a score
+    passed = float(through[0, 0]) * node.size / queries
+    down = passed * _beyond(value.moments)  # mean square by a score
     return Step(
         state,
         (

@@ -18,7 +18,16 @@ from gainreg.signals.functions import (
     compose,
     describe,
 )
-from gainreg.signals.rules.step import POINTS, Back, Step, back, normal_points, number, points_of
+from gainreg.signals.rules.step import (
+    POINTS,
+    Back,
+    Step,
+    back,
+    normal_points,
+    number,
+    pairs,
+    points_of,
+)
 from gainreg.signals.state import (
     Moments,
     Root,
@@ -165,7 +174,8 @@ def _spread_out(node: Node, i: int, g: float, h: float) -> Back:
     """The factors of an input that is broadcast: the gradients by its copies add up."""
     share = node.size / node.input_sizes[i]
     copies = max(1.0, node.positions / node.input_positions[i])
-    return Back(share * g, share * (copies - 1) * h, 0.0, share * copies * h)
+    all_of_them = share * copies * h
+    return pairs(share * g, added=share * (copies - 1) * h, h=all_of_them, k=all_of_them)
 
 
 PRODUCT = Operation("product", np.multiply)

@@ -28,9 +28,7 @@ def linear(
     operation: str,
     target: float | None = None,
     copies: float = 1.0,
-    steps: int = 1,
-    transposed: bool = False,
-    mixes: bool = False,
+    common: float = 1.0,
     observed: bool = False,
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
@@ -43,22 +41,23 @@ def linear(
         units: width of the input, for the noise.
         target: the output's second moment before the bias, where it is known without rounding.
         copies: samples times positions, over which a measurement would average.
-        steps: ∏stride. Only one in so many pairs of positions on the finer side meet the same
-            weights; the others share nothing.
-        mixes: it sums over positions, as token mixing does: no two of them share weights.
+        common: of an output's weights, the share that outputs at other positions have too: less
+            than 1 beside padding, and behind a transposed convolution, where few meet the same
+            taps; 0 where it sums over positions, as token mixing does.
         observed: its parts have steps of their own, through which the gradients go.
     """
     gain = variance * fan_in * taps
     exact = gain * x.q if target is None else target
     c, s = (part(c, x.q) * exact for c in covariances(x.moments))
-    c = 0.0 if mixes else c / steps if transposed else c
-    m = Moments(0.0, exact + bias, c + bias, s + bias)
+    m = Moments(0.0, exact + bias, c * common + bias, s + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
     g = gain * node.size / node.input_sizes[0]
     if observed:
         return Step(state)
-    return Step(state, (back(g, 0.0 if mixes else g if transposed else g / steps), back(0.0)))
+    # the same pairs of a weight's two uses, among those of all inputs
+    two = common * node.positions / node.input_positions[0]
+    return Step(state, (back(g, g * min(1.0, two)), back(0.0)))
 
 
 def portion(node: Node, x: State, fed: State, made: State, bias: State | None = None) -> Step:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gainreg.signals.functions import (
     FloatArray,
 )
-from gainreg.signals.rules.step import Back, Step, back, number, points_of
+from gainreg.signals.rules.step import Back, Step, back, number, pairs, points_of
 from gainreg.signals.state import (
     Moments,
     State,
@@ -35,9 +35,9 @@ def _moved(node: Node) -> Back:
     before, after = node.input_positions[0], node.positions
     if share >= 1 or after >= before:
         copies = max(1.0, share)
-        return Back(share, share * (copies - 1), 0.0, share * copies)
-    pairs = after * (after - 1) / (before * (before - 1))
-    return Back(share, 0.0, 0.0, share / (after / before) * pairs)
+        return pairs(share, added=share * (copies - 1), h=share * copies, k=share * copies)
+    left = (after - 1) / (before - 1)
+    return pairs(share, h=share * left, k=share * after / before)
 
 
 def concatenate(node: Node, *states: State) -> Step:

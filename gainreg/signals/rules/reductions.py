@@ -22,6 +22,7 @@ from gainreg.signals.rules.step import (
     covariances,
     normal_points,
     number,
+    pairs,
     sorted_levels,
 )
 from gainreg.signals.state import (
@@ -45,6 +46,13 @@ LITTLE = 0.01
 # A mean over so many independent units is taken for the number that it tends to: it strays by
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
+
+# The mean of 1/χ² is infinite up to two degrees of freedom, which no layer of finite width shows:
+# of so few directions it comes out about as of three.
+FEWEST = 3.0
+
+# What a norm over positions and samples does to a gradient beside dividing it by the variance.
+ALIKE = "the gradient of a batch norm, whose units are taken for equally large"
 
 
 def normalise(
@@ -104,11 +112,20 @@ def normalise(
         _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
     )
     factor = square * k
+    note, down = "", back(factor)
+    if centred and positions * samples > 1 and units == 1:
+        note = ALIKE
+        alike = [
+            _clip((c - m.mean**2) / max(m.variance, 1e-300), 1.0)
+            for c in (m.across_positions, m.across_samples)
+        ]
+        drawn = node.inputs[0].rule == "linear"
+        down = factor * _projected(positions, samples, drawn, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (back(factor),))
+        return Step(replace(state, noise=0.0), (down,), note=note)
     # what is taken off is one number: still a function of the same variables
     by = math.sqrt(k) * scale
     f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
@@ -116,7 +133,41 @@ def normalise(
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (back(factor),))
+    return Step(replace(state, noise=0.0), (down,), note=note)
+
+
+def _projected(positions: int, samples: int, drawn: bool, rho: float, sigma: float) -> Back:
+    """What a norm takes off the gradient by one unit: its mean and its part along the output; the
+    rest is as much larger as the inverse of a unit's variance is than that of their average.
+
+    Ioffe and Szegedy 2015, section 3. Over P positions of N samples that have a gradient, or an
+    output, in common as any two of them do, both fall into what all share, what a sample has beyond
+    that (N − 1 directions) and what a position has (N(P − 1)).
+
+    Args:
+        positions, samples: that the norm goes over.
+        drawn: whether what is normed was made by random weights. Its variance is then a sum of as
+            many squares as the data has directions. (That a unit has few weights changes nothing:
+            where they make it small, they are small for the gradient too.)
+        rho, sigma: the correlation of what is normed, across positions and samples.
+    """
+    p, n = positions, samples
+    # from g, h and k to the mean squares along a direction of each kind, and back
+    split = np.array([[1, p - 1, (n - 1) * p], [1, p - 1, -p], [1, -1, 0]], dtype=float)
+    if n == 1:
+        split[0, 2] = split[1, 2] = 0.0
+    many = np.array([1, n - 1, n * (p - 1)], dtype=float)
+    merge = np.array([many, [1, n - 1, -n], [1, -1, 0] if n > 1 else [0, 0, 0]], dtype=float) / (
+        n * p
+    )
+    size = np.maximum(split @ (1.0, rho, sigma), 0.0)
+    size[0] = 0.0
+    share = size / max(float(many @ size), 1e-300)  # of the output along one direction
+    kept = np.diag(1 - 2 * share) + np.outer(share, share * many)
+    kept[0] = 0.0  # the mean is taken off
+    directions = 1 / float(many @ share**2) if drawn else math.inf
+    found: Back = (merge @ kept @ split) / (1 - 2 / max(directions, FEWEST))
+    return found
 
 
 def _in_common(m: Moments, positions: int, samples: int) -> float:
@@ -185,7 +236,7 @@ def mean(
     # into one mean, all get the same
     g = factor**2 / n * node.size / node.input_sizes[0]
     if node.positions == 1 < positions:
-        return Step(state, (Back(g, 0.0, g, 0.0),))
+        return Step(state, (pairs(g, common=g, h=0.0, k=g),))
     return Step(state, (back(g),))
 
 

@@ -27,29 +27,33 @@ from gainreg.signals.tape import Node
 POINTS = 4096
 
 
-class Back(NamedTuple):
-    """How an output's g and h make those of an input: g → gg·g + gh·h, h → hg·g + hh·h."""
-
-    gg: float
-    gh: float
-    hg: float
-    hh: float
+# How g, h and k of the gradient by an output make those by an input: a matrix of 3×3. g is the
+# mean square, h the mean product across positions, k that across samples.
+Back = FloatArray
 
 
 def back(g: float, h: float | None = None) -> Back:
-    """The factor of g, and that of h where it is another."""
-    return Back(g, 0.0, 0.0, g if h is None else h)
+    """The factor of g, and that of h and k where it is another."""
+    h = g if h is None else h
+    return np.diag([g, h, h])
+
+
+def pairs(g: float, *, added: float = 0.0, common: float = 0.0, h: float, k: float) -> Back:
+    """The factors of g, h and k, with what h adds to g, and g to h."""
+    return np.array([[g, added, 0.0], [common, h, 0.0], [0.0, 0.0, k]])
 
 
 class Step(NamedTuple):
     """What a rule answers: the output's state, and a backward factor for each input.
 
-    ``to_roots`` says that the factors are to what the inputs are functions of.
+    ``to_roots`` says that the factors are to what the inputs are functions of, ``note`` what of
+    the factors is an approximation beyond what the state's note says.
     """
 
     state: State
     back: tuple[Back, ...] = ()
     to_roots: bool = False
+    note: str = ""
 
 
 def part(c: float, q: float) -> float:

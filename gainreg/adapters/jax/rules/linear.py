@@ -53,15 +53,16 @@ def _weighed(
         for name in names(trace.entry(weight)):
             trace.tape.keep(name, "each sample has one of its own: it is kept as it is")
         weight = derived(lambda v: v, weight, weight.shape)
+    layout = (*batch, *free, *units) if first else (*batch, *units, *free)
     return trace.linear(
         x,
         weight,
         None,
-        (*batch, *free, *units) if first else (*batch, *units, *free),
+        layout,
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
-        mixes=any(name == POSITION for name, _ in summed_over),
+        common=operations.shared(summed_over, layout),
     )
 
 
@@ -81,7 +82,7 @@ def _convolution(
     trace.slide(signal, spec[2:])
     channels = weight.shape[kernel_spec[1]]
     kernel = [weight.shape[i] for i in kernel_spec[2:]]
-    padded, inside = signal.padded, 1.0
+    padded, sides = signal.padded, []
     for axis, size in enumerate(kernel):
         large, before = x.shape[spec[2 + axis]], padding[axis][0]
         if padded is not None:
@@ -89,8 +90,8 @@ def _convolution(
             before += padded.before[spec[2 + axis]]
         small = y.shape[out_spec[2 + axis]]
         steps = window_strides[axis], before, rhs_dilation[axis], lhs_dilation[axis]
-        used = layouts.taps_inside(large, small, size, *steps)
-        inside *= used / (size * small)
+        sides.append((layouts.taps_inside(large, small, size, *steps), small))
+    taps, common = layouts.inside(sides)
     transposed = any(step > 1 for step in lhs_dilation)
     axes: dict[int, layouts.Axis] = {out_spec[0]: signal.layout[spec[0]]}
     axes[out_spec[1]] = ((UNIT, y.shape[out_spec[1]]),)
@@ -103,8 +104,7 @@ def _convolution(
         operation="transposed convolution" if transposed else "convolution",
         fan_in=channels * math.prod(kernel),
         units=channels,
-        taps=inside,
+        taps=taps,
+        common=common,
         inside=None if padded is None else padded.signal,
-        steps=math.prod(lhs_dilation if transposed else window_strides),
-        transposed=transposed,
     )

@@ -58,7 +58,7 @@ def _window_sum(
             large, before = padded.shape[axis], before + padded.before[axis]
         steps = window_strides[axis], before, window_dilation[axis]
         used = layouts.taps_inside(large, y.shape[axis], size, *steps)
-        inside *= used / (size * y.shape[axis])
+        inside *= sum(used) / (size * y.shape[axis])
     n = math.prod(window_dimensions) * inside
     source = signal if padded is None else padded.signal
     layout = layouts.fitted(signal.layout, y.shape)

@@ -96,7 +96,6 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
             if b.dim() > 1
             else (((UNIT, a.shape[0]),),)
         )
-    mixes = any(role == POSITION for role, _ in summed_over)
     return trace.linear(
         x,
         weight,
@@ -105,8 +104,8 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
-        mixes=mixes,
         over_last=x is a and b.dim() > 1,
+        common=operations.shared(summed_over, layout),
     )
 
 
@@ -166,20 +165,19 @@ def _convolution(
         operation="transposed convolution" if transposed else "convolution",
         fan_in=channels * math.prod(kernel),
         units=channels,
-        taps=_inside(axes, y.shape[2:]),
         inside=None if padded is None else padded.signal,
-        steps=math.prod(stride),
-        transposed=transposed,
+        **_inside(axes, y.shape[2:]),
     )
     if transposed:
         trace.upsampled[made.node] = axes
     return made
 
 
-def _inside(axes: Sequence[Taps], shape: Sequence[int]) -> float:
-    """The share of taps that lie inside."""
+def _inside(axes: Sequence[Taps], shape: Sequence[int]) -> dict[str, Any]:
+    """The share of taps that lie inside, and that of those which two outputs have in common."""
     sides = zip(axes, shape, strict=True)
-    return math.prod(layouts.taps_inside(*axis) / (axis.kernel * n) for axis, n in sides)
+    taps, common = layouts.inside((layouts.taps_inside(*axis), n) for axis, n in sides)
+    return {"taps": taps, "common": common}
 
 
 def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
@@ -195,7 +193,7 @@ def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
     axes[axis - 2] = own._replace(large=y.shape[axis], before=own.before + start)
     node = signal.node
     node.layout = layouts.fitted(signal.layout, y.shape)
-    node.facts["taps"] = _inside(axes, y.shape[2:])
+    node.facts.update(_inside(axes, y.shape[2:]))
     vars(node).pop("size", None)  # it is computed from the layout
     return Signal(node, node.layout)
 

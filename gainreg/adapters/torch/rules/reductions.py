@@ -201,7 +201,7 @@ def _average_pool(
         if padded is not None:
             large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
         used = layouts.taps_inside(large, y.shape[axis + 2], kernel[axis], stride[axis], before, 1)
-        inside *= used / (kernel[axis] * y.shape[axis + 2])
+        inside *= sum(used) / (kernel[axis] * y.shape[axis + 2])
     n = math.prod(kernel)
     counted = count_include_pad or padded is not None
     return trace.record(

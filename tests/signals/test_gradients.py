@@ -1,0 +1,125 @@
+"""Gradients, predicted against measured, where those of a step depend on more than its own size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gainreg.adapters.torch import initialize_
+from gainreg.signals.report import SignalReport
+
+F = nn.functional
+WIDTH = 512
+
+
+class Rectified(nn.Module):
+    """A convolution and a skip, each with a batch norm, and ReLU behind their sum, as in RepVGG."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norms[0](self.layer(x)) + self.norms[1](x))
+
+
+class Attention(nn.Module):
+    """Pre-norm blocks of attention whose scores go through ``scored`` before softmax."""
+
+    def __init__(self, scored: Callable[[Attention, Tensor], Tensor], blocks: int = 4) -> None:
+        super().__init__()
+        self.scored = scored
+        self.norms = nn.ModuleList(nn.LayerNorm(128) for _ in range(blocks))
+        self.images = nn.ModuleList(nn.Linear(128, 384) for _ in range(blocks))
+        self.outs = nn.ModuleList(nn.Linear(128, 128) for _ in range(blocks))
+        self.biases = nn.Parameter(2.0 * torch.randn(4, 31))
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, images, out in zip(self.norms, self.images, self.outs, strict=True):
+            q, k, v = images(norm(x)).view(len(x), 16, 3, 4, 32).permute(2, 0, 3, 1, 4)
+            weights = self.scored(self, q @ k.transpose(-1, -2) / math.sqrt(32)).softmax(-1)
+            x = x + out((weights @ v).transpose(1, 2).reshape(x.shape))
+        return self.head(x.mean(1))
+
+
+def capped_and_causal(_: Attention, scores: Tensor) -> Tensor:
+    later = torch.full((16, 16), -torch.inf).triu(1)
+    return 2 * torch.tanh(scores / 2) + later
+
+
+def biased_by_distance(m: Attention, scores: Tensor) -> Tensor:
+    places = torch.arange(16)
+    return scores + m.biases[:, places[:, None] - places + 15]
+
+
+class Merging(nn.Module):
+    """Patches of which four at a time become one, read out by their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(24, WIDTH)
+        self.merges = nn.ModuleList((nn.Linear(4 * WIDTH, WIDTH), nn.Linear(4 * WIDTH, WIDTH)))
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        for merge, side in zip(self.merges, (4, 2), strict=True):
+            x = x.view(len(x), side, 2, side, 2, WIDTH).transpose(2, 3).flatten(3)
+            x = F.relu(merge(x))
+        return self.head(x.mean((1, 2)))
+
+
+def worst(report: SignalReport) -> float:
+    """The largest factor between a predicted and a measured gradient."""
+    pairs = [(it.gradient_rms, it.measured_gradient_rms) for it in report.weights]
+    return max(max(a / b, b / a) for a, b in pairs if b is not None)
+
+
+def test_units_active_in_one_block_are_active_in_the_next() -> None:
+    torch.manual_seed(0)
+    blocks = [Rectified(64) for _ in range(16)]
+    model = nn.Sequential(
+        nn.Conv2d(27, 64, 3, padding=1), *blocks, nn.Flatten(), nn.Linear(4096, 9)
+    )
+    report = initialize_(model, torch.randn(16, 27, 8, 8))
+    assert worst(report) < 1.5  # 6 if the gates of two blocks are taken for independent
+    assert all("batch norm" in weight.gradient_note for weight in report.weights[:-1])
+
+
+@pytest.mark.parametrize("scored", [capped_and_causal, biased_by_distance])
+def test_gradients_through_attention(scored: Callable[[Attention, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    report = initialize_(Attention(scored), torch.randn(8, 16, 128))
+    assert worst(report) < 1.3
+    for weight in report.weights:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1), weight
+
+
+def test_merged_patches_keep_what_they_have_in_common() -> None:
+    torch.manual_seed(0)
+    report = initialize_(Merging(), torch.randn(32, 64, 24))
+    assert worst(report) < 1.2
+    head = report.weights[-1]
+    assert head.input_rms == pytest.approx(
+        head.measured_input_rms, rel=3 * head.spread
+    )  # 0.7 times
+
+
+def test_a_gradient_that_is_an_approximation_says_so() -> None:
+    torch.manual_seed(0)
+    chain = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))
+    normed = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.GELU(), nn.Linear(64, 64))
+    x = torch.randn(32, 64)
+    assert [weight.gradient_note for weight in initialize_(chain, x).weights] == ["", ""]
+    report = initialize_(normed, x)
+    first, last = report.weights
+    assert first.exact
+    assert "batch norm" in first.gradient_note
+    assert not last.gradient_note
+    assert [line.endswith("~") for line in str(report).splitlines()[2:4]] == [True, False]
