@@ -97,7 +97,7 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
         fed_by=fed.phrase if node.inputs else "tokens",
         input_rms=math.sqrt(fed.q),
         output_rms=math.sqrt(state.q),
-        gradient_rms=math.sqrt(flow.gradients[node].g),
+        gradient_rms=math.sqrt(flow.gradients[node].g * _by_units(flow.tape, node)),
         spread=math.sqrt(stray) / 2,
         elements=node.size,
         correlation=m.across_samples / m.second_moment if m.second_moment else 0.0,
@@ -108,6 +108,20 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
         measured_output_rms=measured.output_rms,
         measured_gradient_rms=measured.gradient_rms,
     )
+
+
+def _by_units(tape: Tape, node: Node) -> float:
+    """How much larger the gradient by a weight's outputs is where a batch norm follows, which
+    divides each unit by its own variance, a sum of fan_in squares; further back the same weights
+    make up for it. (The mean of 1/χ² is infinite up to two: so few count as three.)"""
+    for later in tape.nodes[node.id + 1 :]:
+        source = later.inputs[0] if later.inputs else later
+        while source.rule == "view":
+            source = source.inputs[0]
+        if later.rule == "normalise" and source is node:
+            over_samples = later.facts["units"] == 1 and later.facts["samples"] > 1
+            return 1 / (1 - 2 / max(3.0, node.facts["fan_in"] * node.facts["taps"])) if over_samples else 1.0
+    return 1.0
 
 
 def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:

@@ -119,7 +119,7 @@ def normalise(
             _clip((c - m.mean**2) / max(m.variance, 1e-300), 1.0)
             for c in (m.across_positions, m.across_samples)
         ]
-        drawn = node.inputs[0].rule == "linear"
+        drawn = x.root.gaussian and x.function.core is None
         down = factor * _projected(positions, samples, drawn, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
