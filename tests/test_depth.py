@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the depth tests need PyTorch")
 import gainreg  # noqa: E402
 from gainreg.adapters import torch as init  # noqa: E402
 
-WIDTH, DEPTH, BATCH, SEEDS = 1024, 50, 32, 3
+WIDTH, DEPTH, BATCH, SEEDS = 1024, 50, 32, 5
 FORWARD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x,
     "relu": torch.relu,
@@ -19,8 +19,6 @@ FORWARD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "elu": torch.nn.functional.elu,
     "selu": torch.selu,
     "tanh": torch.tanh,
-    "gelu": torch.nn.functional.gelu,
-    "silu": torch.nn.functional.silu,
 }
 
 
@@ -32,7 +30,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> gainreg.GainTable:
 
 
 def stds(
-    name: str, initialise: Callable[[torch.nn.Linear, str], object], seeds: int, layers: int = DEPTH
+    name: str, initialise: Callable[[torch.nn.Linear, str], object], seeds: int = SEEDS
 ) -> list[float]:
     """Standard deviation of each layer's pre-activations, the median over seeds."""
     runs = []
@@ -42,7 +40,7 @@ def stds(
         for seed in range(seeds):
             torch.manual_seed(seed)
             x, found = torch.randn(BATCH, WIDTH), []
-            for depth in range(layers):
+            for depth in range(DEPTH):
                 initialise(layer, name if depth else "identity")
                 x = layer(FORWARD[name](x) if depth else x)
                 found.append(float(x.std()))
@@ -51,30 +49,25 @@ def stds(
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "low", "high"),
+    ("name", "low", "high"),
     [
-        ("tanh", DEPTH, 0.97, 1.03),
-        ("selu", DEPTH, 0.97, 1.03),
-        ("elu", DEPTH, 0.9, 1.1),
-        ("relu", DEPTH, 1 / 1.5, 1.5),
-        ("leaky_relu", DEPTH, 1 / 1.5, 1.5),
-        ("identity", DEPTH, 1 / 1.5, 1.5),
-        ("gelu", 10, 1 / 1.5, 1.5),
-        ("silu", 10, 1 / 1.5, 1.5),
+        ("tanh", 0.97, 1.03),
+        ("selu", 0.97, 1.03),
+        ("elu", 0.9, 1.1),
+        ("relu", 1 / 1.5, 1.5),
+        ("leaky_relu", 1 / 1.5, 1.5),
+        ("identity", 1 / 1.5, 1.5),
     ],
 )
 def test_the_pre_activations_keep_their_size_in_every_layer(
-    table: gainreg.GainTable, name: str, layers: int, low: float, high: float
+    table: gainreg.GainTable, name: str, low: float, high: float
 ) -> None:
-    def initialise(layer: torch.nn.Linear, feeds: str) -> None:
-        init.normal_(layer.weight, feeds, table=table)
-
-    found = stds(name, initialise, SEEDS, layers)
+    found = stds(name, lambda layer, feeds: init.normal_(layer.weight, feeds, table=table))
     assert low <= min(found)
     assert max(found) <= high
 
 
-@pytest.mark.parametrize("name", ["identity", "relu", "leaky_relu", "elu", "selu", "tanh"])
+@pytest.mark.parametrize("name", FORWARD)
 def test_with_pytorchs_default_they_die(name: str) -> None:
     found = stds(name, lambda layer, _: torch.nn.init.kaiming_uniform_(layer.weight, a=5**0.5), 1)
     assert found[-1] < 1e-3
@@ -116,7 +109,7 @@ def through(activation: torch.nn.Module, criterion: str, seeds: int) -> tuple[An
 
 
 def test_at_its_critical_point_tanh_keeps_signals_and_gradients_at_once() -> None:
-    levels, gradients = through(torch.nn.Tanh(), "critical", 5)
+    levels, gradients = through(torch.nn.Tanh(), "critical", SEEDS)
     assert abs(levels - 1).max() < 0.08
     assert abs(gradients - 1).max() < 0.1
     levels, gradients = through(torch.nn.Tanh(), "forward", 1)
