@@ -223,12 +223,6 @@ def orthogonal_scale(std: float, rows: int, columns: int) -> float:
     return std * math.sqrt(max(rows, columns))
 
 
-def matrix(shape: tuple[int, ...], fan_in: float) -> tuple[int, int]:
-    """The shape of a weight as a matrix, one side of which are its inputs, wherever they stand."""
-    sides = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
-    return min(sides, key=lambda side: min(abs(math.log(n / fan_in)) for n in side))
-
-
 # --- one signature for all functions of an adapter ---
 
 

@@ -119,8 +119,9 @@ def _by_units(tape: Tape, node: Node) -> float:
         while source.rule == "view":
             source = source.inputs[0]
         if later.rule == "normalise" and source is node:
+            fan_in = max(3.0, node.facts.get("fan_in", math.inf) * node.facts.get("taps", 1.0))
             over_samples = later.facts["units"] == 1 and later.facts["samples"] > 1
-            return 1 / (1 - 2 / max(3.0, node.facts["fan_in"] * node.facts["taps"])) if over_samples else 1.0
+            return 1 / (1 - 2 / fan_in) if over_samples else 1.0
     return 1.0
 
 
