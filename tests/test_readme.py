@@ -1,15 +1,19 @@
-"""The README: its first command, its order, its links; test_docs.py runs the rest."""
+"""The README's commands and blocks run as a reader would paste them; what it links to is there."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from doc_blocks import ROOT, blocks
+from doc_blocks import ROOT, blocks, read
 
 import gainreg
 
 README = ROOT / "README.md"
+
+
+def test_every_block_runs_and_prints_what_it_says(tmp_path: Path) -> None:
+    read([README], tmp_path)
 
 
 def test_the_set_up_command_ends_in_a_table(tmp_path: Path) -> None:
