@@ -279,11 +279,18 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
 
 
 def _beside_jumps(core: Core, x: FloatArray) -> float:
-    """E[f′²] of f′ where it exists, by differences over steps that meet next to no jump."""
+    """E[f′²] of f′ where it exists."""
+    return float(WEIGHTS @ slopes_at(core, x) ** 2)
+
+
+def slopes_at(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+    """f′ at some values, by differences over steps that meet next to no jump; 0 where there is
+    none."""
     step = 1e-6 * (1 + np.abs(x))
     with np.errstate(all="ignore"):
-        slopes = (core(x + step) - core(x)) / step
-    return float(WEIGHTS @ np.where(np.isfinite(slopes), slopes, 0.0) ** 2)
+        slopes = (f(x + step) - f(x)) / step
+    found: FloatArray = np.where(np.isfinite(slopes), slopes, 0.0)
+    return found
 
 
 def of_values(f: Function, x: FloatArray) -> Profile:

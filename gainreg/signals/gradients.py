@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gainreg.signals.functions import NODES, WEIGHTS, FloatArray
+from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, slopes_at
 from gainreg.signals.rules import Back
 from gainreg.signals.state import Root, State, joined
 from gainreg.signals.tape import Node
@@ -87,11 +87,8 @@ def by_root(state: State, by_state: Gradient) -> Gradient:
 
 def _shape(state: State) -> FloatArray:
     """f′² at the nodes, relative to its mean."""
-    with np.errstate(all="ignore"):
-        x = state.root.values
-        step = 1e-6 * (1 + np.abs(x))
-        square = np.nan_to_num((state.function(x + step) - state.function(x)) / step) ** 2
-        mean = float(WEIGHTS @ square)
+    square = slopes_at(state.function, state.root.values) ** 2
+    mean = float(WEIGHTS @ square)
     return square / mean if 0 < mean < math.inf else np.ones_like(NODES)
 
 

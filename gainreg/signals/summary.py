@@ -11,6 +11,7 @@ from gainreg.signals.flow import Flow
 from gainreg.signals.layout import UNIT, count
 from gainreg.signals.plan import Plan, PlannedParameter, PlannedWeight
 from gainreg.signals.report import SignalReport, WeightReport, tendencies
+from gainreg.signals.rules.reductions import inverse_of_squares
 from gainreg.signals.state import joined
 from gainreg.signals.tape import Node, Tape
 
@@ -113,15 +114,15 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
 def _by_units(tape: Tape, node: Node) -> float:
     """How much larger the gradient by a weight's outputs is where a batch norm follows, which
     divides each unit by its own variance, a sum of fan_in squares; further back the same weights
-    make up for it. (The mean of 1/χ² is infinite up to two: so few count as three.)"""
+    make up for it."""
     for later in tape.nodes[node.id + 1 :]:
         source = later.inputs[0] if later.inputs else later
         while source.rule == "view":
             source = source.inputs[0]
         if later.rule == "normalise" and source is node:
-            fan_in = max(3.0, node.facts.get("fan_in", math.inf) * node.facts.get("taps", 1.0))
+            fan_in = node.facts.get("fan_in", math.inf) * node.facts.get("taps", 1.0)
             over_samples = later.facts["units"] == 1 and later.facts["samples"] > 1
-            return 1 / (1 - 2 / fan_in) if over_samples else 1.0
+            return inverse_of_squares(fan_in) if over_samples else 1.0
     return 1.0
 
 

@@ -48,11 +48,11 @@ LITTLE = 0.01
 MANY = 16
 
 # The mean of 1/χ² is infinite up to two degrees of freedom, which no layer of finite width shows:
-# of so few directions it comes out about as of three.
+# of fewer than so many squares it counts as of these.
 FEWEST = 3.0
 
 # What a norm over positions and samples does to a gradient beside dividing it by the variance.
-ALIKE = "the gradient of a batch norm, whose units are taken for equally large"
+ALIKE = "the gradient of a batch norm, whose samples are taken for equally alike"
 
 
 def normalise(
@@ -166,8 +166,13 @@ def _projected(positions: int, samples: int, drawn: bool, rho: float, sigma: flo
     kept = np.diag(1 - 2 * share) + np.outer(share, share * many)
     kept[0] = 0.0  # the mean is taken off
     directions = 1 / float(many @ share**2) if drawn else math.inf
-    found: Back = (merge @ kept @ split) / (1 - 2 / max(directions, FEWEST))
+    found: Back = inverse_of_squares(directions) * (merge @ kept @ split)
     return found
+
+
+def inverse_of_squares(n: float) -> float:
+    """E[1/V]·E[V] of a unit's variance V that is a sum of so many squares."""
+    return 1 / (1 - 2 / max(n, FEWEST))
 
 
 def _in_common(m: Moments, positions: int, samples: int) -> float:
