@@ -13,6 +13,7 @@ from gainreg.errors import MomentError
 from gainreg.signals import gradients, norms, policy, rules
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
+from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.policy import Residual
 from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node, Tape
@@ -301,7 +302,9 @@ class Flow:
         at = dict.fromkeys(self.tape.nodes, NOTHING)
         at_root = [NOTHING] * len(self.tape.nodes)
         for node in self.tape.outputs:
-            at[node] = at[node].plus(Gradient(1.0, 0.0, note=self.states[node].note))
+            of_sample = node.size / count(node.layout)[SAMPLE]
+            whole = of_sample * self.states[node].q
+            at[node] = at[node].plus(Gradient(1.0, 0.0, w=whole, note=self.states[node].note))
         for node in reversed(self.tape.nodes):
             state = self.states[node]
             if at[node] != NOTHING and not state.constant:

@@ -212,13 +212,6 @@ class Profile(NamedTuple):
         rest = max(0.0, self.second_moment - float(self.orders @ self.orders))
         return float(self.orders**2 @ powers) + rest * abs(rho) ** ORDERS
 
-    def slopes(self, rho: float, std: float) -> float:
-        """E[f′(u)·f′(v)], f′ by the variable, for u, v of correlation rho."""
-        rho = min(1.0, max(-1.0, rho))
-        k = np.arange(1, ORDERS)
-        known = float((self.orders[1:] ** 2 * k) @ rho ** (k - 1)) / std**2 if std else 0.0
-        return min(self.slope, known) if math.isfinite(self.slope) else known
-
     def scaled(self, f: Function) -> Profile:
         """The profile of f.scale·this + f.shift, by the variable that is f.inner times larger."""
         orders = f.scale * self.orders
@@ -280,20 +273,27 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
 
 def _beside_jumps(core: Core, x: FloatArray) -> float:
     """E[f′²] of f′ where it exists."""
-    return float(WEIGHTS @ slopes_at(core, x) ** 2)
+    return float(WEIGHTS @ slopes_on_nodes(core, x) ** 2)
 
 
 def slopes_at(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
-    """f′ at some values, by differences over steps that meet next to no jump; 0 where there is
-    none."""
-    step = 1e-6 * (1 + np.abs(x))
+    """f′ at the values of a variable, by differences over steps that meet next to no jump; 0 where
+    there is none."""
+    step = 1e-6 * (np.abs(x) + np.abs(x).mean())
     with np.errstate(all="ignore"):
         slopes = (f(x + step) - f(x)) / step
     found: FloatArray = np.where(np.isfinite(slopes), slopes, 0.0)
     return found
 
 
-def of_values(f: Function, x: FloatArray) -> Profile:
+def slopes_on_nodes(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+    """f′ at the nodes' values, from those between them: functions bend at 0, where a node is."""
+    between = slopes_at(f, (x[1:] + x[:-1]) / 2)
+    found: FloatArray = np.interp(NODES, (NODES[1:] + NODES[:-1]) / 2, between)
+    return found
+
+
+def of_values(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> Profile:
     """The profile of f of a variable whose values at the nodes of z are given: approximate."""
     with np.errstate(all="ignore"):
         y = f(x)

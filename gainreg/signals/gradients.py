@@ -13,14 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, slopes_at
+from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, of_values, slopes_on_nodes
 from gainreg.signals.rules import Back
 from gainreg.signals.state import Root, State, joined
 from gainreg.signals.tape import Node
 
+# A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
+FEW = 64
+
 # Every so many nodes, where a gradient's dependence on a value is smoothed by what is added to the
 # value: it bends on a scale of a standard deviation, and these are 0.2 apart.
 COARSE = 20
+
+STEEP = "a mean squared slope that is infinite, and grows with the number of samples"
 
 # Steps that give each element back as a multiple of itself.
 STRAIGHT = ("dropout", "normalise", "scale")
@@ -33,6 +38,9 @@ class Gradient(NamedTuple):
         g: its mean square.
         h: its mean product across positions.
         k: its mean product across samples, whatever the positions.
+        w: the mean square of Σ gradient·tensor over a sample: what the loss gains where the whole
+            sample grows. It passes unchanged through what is linear, and grows through what is
+            steeper than that, as SiLU is, where all else that is in g averages out.
         given: how many times g it is where the unit Gaussian behind the tensor's root has the
             values of the nodes; None where it does not depend on that.
         note: what on its way was an approximation.
@@ -41,6 +49,7 @@ class Gradient(NamedTuple):
     g: float
     h: float
     k: float = 0.0
+    w: float = 0.0
     given: FloatArray | None = None
     note: str = ""
 
@@ -52,12 +61,13 @@ class Gradient(NamedTuple):
             here, there = (1.0 if it.given is None else it.given for it in (self, other))
             given = np.asarray((self.g * here + other.g * there) / g)
         h, k = self.h + other.h, self.k + other.k
-        return Gradient(g, h, k, given, joined(self.note, other.note))
+        w = (math.sqrt(self.w) + math.sqrt(other.w)) ** 2  # both are parts of one
+        return Gradient(g, h, k, w, given, joined(self.note, other.note))
 
     def times(self, by: Back, given: FloatArray | None, note: str) -> Gradient:
         """What a step hands on of it, which depends so on the values there."""
-        g, h, k = map(float, by @ (self.g, self.h, self.k))
-        return Gradient(g, h, k, given, joined(self.note, note))
+        g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
+        return Gradient(g, h, k, w, given, joined(self.note, note))
 
 
 NOTHING = Gradient(0.0, 0.0)
@@ -65,31 +75,28 @@ NOTHING = Gradient(0.0, 0.0)
 
 def by_root(state: State, by_state: Gradient) -> Gradient:
     """From a function of a root to the root: E[f′²·g], and E[f′(u)f′(v)]·h across positions."""
-    g, h, k, given, note = by_state
+    g, h, k, w, given, note = by_state
     f, root = state.profile, state.root
     if state.function.core is None:
         factor = state.function.scale**2
-        return Gradient(factor * g, factor * h, factor * k, given, note)
-    slope = f.slope if math.isfinite(f.slope) else 0.0
+        return Gradient(factor * g, factor * h, factor * k, w, given, note)
+    slopes = slopes_on_nodes(state.function, root.values)
+    known = of_values(lambda _: slopes, root.values)
+    if not known.second_moment:
+        return NOTHING
+    slope = f.slope
+    if not math.isfinite(slope):
+        slope, note = known.second_moment, joined(note, STEEP)
+    shape = slopes**2 / known.second_moment * (1.0 if given is None else given)
+    together = float(WEIGHTS @ shape)
+    if not together:
+        return NOTHING
     positions, samples = (
-        f.slopes(root.correlation(c), root.std)
+        known.covariance(root.correlation(c)) / known.second_moment
         for c in (root.moments.across_positions, root.moments.across_samples)
     )
-    shape = _shape(state)
-    together = 1.0
-    if given is not None and slope:
-        shape = shape * given
-        together = float(WEIGHTS @ shape)
-        shape = shape / together if together else shape
-    g, h, k = (together * part for part in (slope * g, positions * h, samples * k))
-    return Gradient(g, h, k, shape, note)
-
-
-def _shape(state: State) -> FloatArray:
-    """f′² at the nodes, relative to its mean."""
-    square = slopes_at(state.function, state.root.values) ** 2
-    mean = float(WEIGHTS @ square)
-    return square / mean if 0 < mean < math.inf else np.ones_like(NODES)
+    g, h, k = (slope * together * part for part in (g, positions * h, samples * k))
+    return Gradient(g, h, k, w * f.growth**2, shape / together, note)
 
 
 def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> FloatArray | None:
@@ -101,19 +108,24 @@ def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> Flo
     if node.rule == "view":
         return given
     spread = made.moments.variance
-    if node.rule == "add":
-        factor = float(node.facts["factors"][which])
-    elif node.rule in STRAIGHT and which == 0:
+    with np.errstate(all="ignore"):
+        own = np.nan_to_num(x.function(x.root.values)[::COARSE])
+    fan_in = node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0)
+    if node.rule == "add" or (node.rule in STRAIGHT and which == 0):
         factor = math.sqrt(spread / x.moments.variance)
+        if node.rule == "add":
+            factor = float(node.facts["factors"][which])
+        own = factor * (own - x.moments.mean) + made.moments.mean
+        rest = np.full_like(own, math.sqrt(max(0.0, spread - factor**2 * x.moments.variance)))
+    elif node.rule == "linear" and which == 0 and fan_in < FEW:
+        # by the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3
+        rest = np.sqrt(spread * (1 - 1 / fan_in + 3 * own**2 / (x.q * fan_in)))
+        own = np.full_like(own, made.moments.mean)
     else:
         return None
-    with np.errstate(all="ignore"):
-        own = factor * np.nan_to_num(x.function(x.root.values)[::COARSE])
-    rest = math.sqrt(max(0.0, spread - factor**2 * x.moments.variance))
-    shift = made.moments.mean - factor * x.moments.mean
     others = NODES[::COARSE]
     weights = WEIGHTS[::COARSE] / WEIGHTS[::COARSE].sum()
-    at = np.interp(np.add.outer(own + shift, rest * others), made.values, given) @ weights
+    at = np.interp(own[:, None] + np.outer(rest, others), made.values, given) @ weights
     found: FloatArray = np.interp(NODES, others, at)
     mean = float(WEIGHTS @ found)
     return found / mean if mean > 0 else None

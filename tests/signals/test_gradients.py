@@ -28,6 +28,37 @@ class Rectified(nn.Module):
         return F.relu(self.norms[0](self.layer(x)) + self.norms[1](x))
 
 
+class Depthwise(nn.Module):
+    """A depthwise convolution and one of single positions, each with a batch norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.deep = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.mix = nn.Conv2d(width, width, 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.norms[0](self.deep(x)))
+        return F.hardswish(self.norms[1](self.mix(x)))
+
+
+class Squeezed(nn.Module):
+    """Two maps with batch norms, and gates for each channel of a sample, as in EfficientNet."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Conv2d(width, width, 1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+        self.down = nn.Linear(width, width // 4)
+        self.up = nn.Linear(width // 4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.maps, self.norms, strict=True):
+            x = F.silu(norm(layer(x)))
+        gates = torch.sigmoid(self.up(F.silu(self.down(x.mean((2, 3))))))
+        return x * gates[:, :, None, None]
+
+
 class Attention(nn.Module):
     """Pre-norm blocks of attention whose scores go through ``scored`` before softmax."""
 
@@ -90,6 +121,36 @@ def test_units_active_in_one_block_are_active_in_the_next() -> None:
     report = initialize_(model, torch.randn(16, 27, 8, 8))
     assert worst(report) < 1.5  # 6 if the gates of two blocks are taken for independent
     assert all("batch norm" in weight.gradient_note for weight in report.weights[:-1])
+
+
+def pooled(width: int, *blocks: nn.Module) -> nn.Module:
+    stem = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+    return nn.Sequential(
+        *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    )
+
+
+def test_a_depthwise_map_is_open_where_its_few_inputs_are_large() -> None:
+    torch.manual_seed(0)
+    model = pooled(256, *(Depthwise(256) for _ in range(6)))
+    assert worst(initialize_(model, torch.randn(8, 3, 16, 16))) < 1.4  # 1.6 otherwise
+
+
+def test_what_the_loss_gains_where_a_sample_grows_comes_back_through_its_gates() -> None:
+    torch.manual_seed(0)
+    model = pooled(128, *(Squeezed(128) for _ in range(6)))
+    assert worst(initialize_(model, torch.randn(8, 3, 32, 32))) < 1.5  # 1.6 by single gradients
+
+
+def test_a_root_at_0_lets_no_infinite_gradient_through() -> None:
+    torch.manual_seed(0)
+
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.abs().sqrt()
+
+    layers = [nn.Linear(256, 256), Root(), nn.Linear(256, 256), Root(), nn.Linear(256, 9)]
+    assert worst(initialize_(nn.Sequential(*layers), torch.randn(64, 256))) < 3  # 600 once
 
 
 @pytest.mark.parametrize("scored", [capped_and_causal, biased_by_distance])

@@ -18,6 +18,7 @@ from gainreg.signals.functions import (
     compose,
     describe,
 )
+from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
@@ -26,6 +27,7 @@ from gainreg.signals.rules.step import (
     normal_points,
     number,
     pairs,
+    part,
     points_of,
 )
 from gainreg.signals.state import (
@@ -111,7 +113,12 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     first = of_root(root, IDENTITY, alike, "a sum")
     return Step(
         replace(first, noise=noise),
-        tuple(_spread_out(node, i, k**2, k**2) for i, k in enumerate(factors)),
+        tuple(
+            _spread_out(
+                node, i, s, k**2, k**2, min(1.0, k**2 * part(s.moments.variance, m.variance))
+            )
+            for i, (s, k) in enumerate(zip(states, factors, strict=True))
+        ),
     )
 
 
@@ -166,16 +173,31 @@ def multiply(node: Node, a: State, b: State) -> Step:
         gaussian=False,
         values=(on_nodes(values),),
     )
-    factors = ((n.second_moment, n.across_positions), (m.second_moment, m.across_positions))
-    return Step(state, tuple(_spread_out(node, i, *factor) for i, factor in enumerate(factors)))
+    down = (
+        _spread_out(node, i, x, other.second_moment, other.across_positions)
+        for i, (x, other) in enumerate(((a, n), (b, m)))
+    )
+    return Step(state, tuple(down))
 
 
-def _spread_out(node: Node, i: int, g: float, h: float) -> Back:
-    """The factors of an input that is broadcast: the gradients by its copies add up."""
+def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float = 1.0) -> Back:
+    """The factors of an input that may be broadcast: the gradients by its copies add up.
+
+    Their part along the output adds up whatever its size: a gate of many positions gets of what
+    the loss gains where the sample grows, of which ``along`` is due to this input, as much as each
+    other gate.
+    """
     share = node.size / node.input_sizes[i]
     copies = max(1.0, node.positions / node.input_positions[i])
-    all_of_them = share * copies * h
-    return pairs(share * g, added=share * (copies - 1) * h, h=all_of_them, k=all_of_them)
+    gates = node.input_sizes[i] / count(node.inputs[i].layout)[SAMPLE]
+    return pairs(
+        share * g,
+        added=share * (copies - 1) * h,
+        along=part(along**2, gates**2 * x.q) if copies > 1 else 0.0,
+        h=share * copies * h,
+        k=share * copies * h,
+        w=along**2,
+    )
 
 
 PRODUCT = Operation("product", np.multiply)
@@ -259,7 +281,7 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
             moved = [v + step if j == i else v for j, v in enumerate(x)]
             slopes = np.nan_to_num((np.nan_to_num(operation.call(*moved)) - y) / step)
             slope = float(np.mean(slopes**2))
-            factors.append(_spread_out(node, i, slope, slope))
+            factors.append(_spread_out(node, i, states[i], slope, slope))
     m = Moments(
         float(y.mean()),
         float(np.mean(y * y)),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gainreg.signals.functions import (
     FloatArray,
 )
-from gainreg.signals.rules.step import Back, Step, back, number, pairs, points_of
+from gainreg.signals.rules.step import Back, Step, back, number, pairs, part, points_of
 from gainreg.signals.state import (
     Moments,
     State,
@@ -68,7 +68,8 @@ def concatenate(node: Node, *states: State) -> Step:
         seen = [s.q if s.counted is None else s.counted for s in states]
         counted = math.fsum(share * q for share, q in zip(shares, seen, strict=True))
         state = replace(state, counted=counted)
-    return Step(state, tuple(back(1.0) for _ in states))
+    due = [share * part(s.q, m.second_moment) for s, share in zip(states, shares, strict=True)]
+    return Step(state, tuple(back(1.0, w=along**2) for along in due))
 
 
 def _row(m: Moments) -> tuple[float, float, float, float]:

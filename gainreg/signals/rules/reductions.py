@@ -12,6 +12,7 @@ from gainreg.signals.functions import (
     NODES,
     FloatArray,
     Function,
+    slopes_at,
 )
 from gainreg.signals.rules.elementwise import names_of
 from gainreg.signals.rules.step import (
@@ -112,7 +113,8 @@ def normalise(
         _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
     )
     factor = square * k
-    note, down = "", back(factor)
+    # only a norm over samples lets one sample be larger than another
+    note, down = "", back(factor, w=float(samples > 1))
     if centred and positions * samples > 1 and units == 1:
         note = ALIKE
         alike = [
@@ -120,7 +122,7 @@ def normalise(
             for c in (m.across_positions, m.across_samples)
         ]
         drawn = x.root.gaussian and x.function.core is None
-        down = factor * _projected(positions, samples, drawn, *alike)
+        down[:3, :3] = factor * _projected(positions, samples, drawn, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if not uniform or beyond > LITTLE * spread:
@@ -341,9 +343,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
         gaussian=False,
         values=(np.interp(NODES, sorted_levels(), np.sort(y)),),
     )
-    step = 1e-6 * (1 + np.abs(at))
-    with np.errstate(all="ignore"):
-        slopes = np.nan_to_num((x.function(at + step) - y) / step)
+    slopes = slopes_at(x.function, at)
     share = node.size / node.input_sizes[0]
     g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
     return Step(state, (back(share * g, share**2 * h),), to_roots=True)

@@ -27,20 +27,25 @@ from gainreg.signals.tape import Node
 POINTS = 4096
 
 
-# How g, h and k of the gradient by an output make those by an input: a matrix of 3×3. g is the
-# mean square, h the mean product across positions, k that across samples.
+# How g, h, k and w of the gradient by an output make those by an input: a matrix of 4×4. g is the
+# mean square, h the mean product across positions, k that across samples; w is the mean square of
+# Σ gradient·value over a sample, what the loss gains where a sample grows as a whole, which passes
+# unchanged through all that is linear.
 Back = FloatArray
 
 
-def back(g: float, h: float | None = None) -> Back:
-    """The factor of g, and that of h and k where it is another."""
+def back(g: float, h: float | None = None, w: float = 1.0) -> Back:
+    """The factor of g, that of h and k where it is another, and that of w."""
     h = g if h is None else h
-    return np.diag([g, h, h])
+    return np.diag([g, h, h, w])
 
 
-def pairs(g: float, *, added: float = 0.0, common: float = 0.0, h: float, k: float) -> Back:
-    """The factors of g, h and k, with what h adds to g, and g to h."""
-    return np.array([[g, added, 0.0], [common, h, 0.0], [0.0, 0.0, k]])
+def pairs(
+    g: float, *, added: float = 0.0, along: float = 0.0, common: float = 0.0, h: float, k: float,
+    w: float = 1.0,
+) -> Back:  # fmt: skip
+    """The factors of g, h, k and w, with what h and w add to g, and g to h."""
+    return np.array([[g, added, 0, along], [common, h, 0, 0], [0, 0, k, 0], [0, 0, 0, w]])
 
 
 class Step(NamedTuple):
