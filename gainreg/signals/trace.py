@@ -130,7 +130,7 @@ class Trace(ABC):
         self.recipes: dict[Node, Recipe] = {}
         self.inputs: dict[Node, Any] = {}
         self._entries = entries
-        self._numbers: dict[Any, Node] = {}
+        self._constants: dict[Any, tuple[Node, Any]] = {}
         for name, parameter in parameters:
             known = self.entry(parameter)
             if isinstance(known, Weight):
@@ -209,34 +209,37 @@ class Trace(ABC):
         if isinstance(entry, Signal):
             return settled(self.tape, entry)
         own = aligned(tensor.shape, like)
-        moments, note = self._moments(tensor, entry, own)
-        key = (moments, own, note)
-        if key not in self._numbers or isinstance(entry, (Weight, Computed, Constant)):
+        moments, note, numbers = self._moments(tensor, entry, own)
+        # one constant is one variable, wherever it is used: that of the same numbers or, where
+        # there are none, the same tensor, which is kept, so that no other one gets its id
+        key = own, id(tensor) if numbers is None else hash(numbers.tobytes())
+        if key not in self._constants or isinstance(entry, (Weight, Computed, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else "a constant"
             node = self.tape.record(
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
             )
-            self._numbers[key] = node
+            self._constants[key] = node, tensor if numbers is None else None
         for name in names(entry):
             self.tape.keep(name, "a parameter that signals meet: kept as it is")
-        made = Signal(self._numbers[key], own)
+        made = Signal(self._constants[key][0], own)
         if isinstance(entry, Constant):
             self.set(tensor, made)
         return made
 
-    def _moments(self, tensor: Any, entry: Entry, own: Layout) -> tuple[Moments, str]:
+    def _moments(
+        self, tensor: Any, entry: Entry, own: Layout
+    ) -> tuple[Moments, str, FloatArray | None]:
+        """The moments of what is no signal, what is to be said of them, and its numbers."""
         if isinstance(entry, Constant):
-            return Moments(entry.mean, entry.square, entry.square, entry.square), ""
+            return Moments(entry.mean, entry.square, entry.square, entry.square), "", None
         numbers = self.values(tensor)
         if numbers is not None:
-            return measured(numbers, own), ""
+            return measured(numbers, own), "", numbers
         if isinstance(entry, (Weight, Computed)):
             self.tape.warn(WITHOUT_VALUES)
-            return Moments(0.0, 0.0, 0.0, 0.0), ""
-        return (
-            Moments(0.0, 1.0, 1.0, 1.0),
-            "a constant without values, counted as of second moment 1",
-        )
+            return Moments(0.0, 0.0, 0.0, 0.0), "", None
+        note = "a constant without values, counted as of second moment 1"
+        return Moments(0.0, 1.0, 1.0, 1.0), note, None
 
     def statistics(self, tensor: Any, default: float) -> tuple[float, float]:
         """Mean and mean square of a scale or shift; the default where it is none or on meta."""
@@ -296,7 +299,8 @@ class Trace(ABC):
         """Take back all steps from that number on."""
         gone = set(self.tape.nodes[since:])
         del self.tape.nodes[since:]
-        self._numbers = {k: node for k, node in self._numbers.items() if node not in gone}
+        known = self._constants.items()
+        self._constants = {key: found for key, found in known if found[0] not in gone}
 
     @abstractmethod
     def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:

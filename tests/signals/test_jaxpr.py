@@ -420,6 +420,23 @@ def test_what_is_shared_stays_shared() -> None:
     assert report.parameters["layers/0/kernel"] == ("tied", "the same as first/kernel")
 
 
+def test_layers_of_a_scan_have_all_the_names_of_what_they_are_slices_of() -> None:
+    class Twice(nnx.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self.layers = nnx.Param(params((3, *SQUARE))["a"])
+            self.same = self.layers
+            self.last = nnx.Linear(*LAST, rngs=nnx.Rngs(1))
+
+        def __call__(self, x: Any) -> Any:
+            layer = lambda x, w: (jnp.tanh(x @ w), None)  # noqa: E731
+            return self.last(jax.lax.scan(layer, x, self.layers[...])[0])
+
+    new, report = initialize(Twice(), rows(), key=KEY)
+    assert new.same is new.layers
+    assert report.parameters["same[2]"] == ("tied", "the same as layers[2]")
+    assert report.parameters["layers[2]"][0] == "set"
+
+
 def test_types_and_shardings_and_trees_stay_as_they_were() -> None:
     sharding = jax.sharding.NamedSharding(
         jax.sharding.Mesh(jax.devices()[:1], "x"), jax.sharding.PartitionSpec("x")

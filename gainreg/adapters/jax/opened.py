@@ -24,7 +24,7 @@ from gainreg.adapters.jax.runs import (
     parted,
     read,
 )
-from gainreg.adapters.jax.tracer import sliced_name
+from gainreg.adapters.jax.tracer import sliced_aliases, sliced_name
 from gainreg.adapters.jax.weights import draw
 from gainreg.errors import ParameterError
 from gainreg.signals import models
@@ -117,6 +117,7 @@ class Opened(models.Model):
             if axis < len(leaf.shape):
                 parts = [sliced_name(found[1], axis, i) for i in range(leaf.shape[axis])]
                 self.divided[found[1]] = leaf, axis, parts
+                self.aliases = sliced_aliases(self.aliases, found[1], axis, parts)
                 del self.leaves[found[1]]
                 self.leaves.update((part, leaf.take(i, axis)) for i, part in enumerate(parts))
 

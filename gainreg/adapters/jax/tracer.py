@@ -250,6 +250,7 @@ class JaxTrace(Trace):
             part = derived(functools.partial(jnp.take, indices=i, axis=axis), whole, shape)
             found[name] = Parameter(name, shape, *self.statistic(part))
         self.slices[base] = tuple(found)
+        self.tape.aliases = sliced_aliases(self.tape.aliases, base, axis, list(found))
         listed = self.tape.parameters
         self.tape.parameters = {}
         for name, parameter in listed.items():
@@ -315,6 +316,17 @@ _ALWAYS = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real", 
 def sliced_name(base: str, axis: int, i: int) -> str:
     """What a layer of a stacked parameter is called: as NumPy's index of it."""
     return f"{base}[{':, ' * axis}{i}]"
+
+
+def sliced_aliases(
+    aliases: Mapping[str, str], base: str, axis: int, parts: Sequence[str]
+) -> dict[str, str]:
+    """Other names of parameters, of which one was divided into its layers along an axis."""
+    found: dict[str, str] = {}
+    for alias, name in aliases.items():
+        layers = (sliced_name(alias, axis, i) for i in range(len(parts)))
+        found.update(zip(layers, parts, strict=True) if name == base else {alias: name})
+    return found
 
 
 def _bound(equation: Any) -> Callable[..., Sequence[Any]]:
