@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
-from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
+from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, sliced
 from gainreg.signals.softmax import Rows, causal, grouped
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
@@ -207,7 +207,6 @@ def dropped(trace: Trace, x: Any, mask: Mask, elements: bool) -> Signal:
 def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     """Σ a·b of two signals over what lies along an axis that both have, the left one's last; each
     part of that for itself."""
-    left, right = (settled(trace.tape, signal) for signal in (left, right))
     left, axis = left.apart(len(left.layout) - 1), left.axis
     if axis is None or left.layout[: axis + 1] != layout[: axis + 1]:
         return _contracted(trace, left.whole, right, over, layout)
@@ -312,7 +311,7 @@ def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     size = layouts.size(signal.layout[axis])
     rows = signal.rows or ((size, 1.0),)
     over_units = origin(signal.node).rule != "scores" and layouts.role(signal.layout[axis]) == UNIT
-    signal = settled(trace.tape, signal).apart(axis % len(layout))
+    signal = signal.apart(axis % len(layout))
 
     def make(part: Signal, own: Layout) -> Signal:
         return trace.record("softmax", [part], own, size=size, rows=rows, units=over_units)
@@ -325,7 +324,6 @@ def attention(
 ) -> Signal:
     """Scores, softmax and sums in one operation, units being each one's last axis and positions
     the one before; each part of the queries for itself."""
-    queries, key, value = (settled(trace.tape, signal) for signal in (queries, key, value))
     queries = queries.apart(len(queries.layout) - 1)
     facts: dict[str, Any] = {
         "width": layouts.size(queries.layout[-1]),
@@ -354,7 +352,7 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
         "samples": counts[SAMPLE],
         "factor": factor,
     }
-    source = settled(trace.tape, signal).apart(*axes)
+    source = signal.apart(*axes)
     place = source.axis or 0
     place -= 0 if keep else sum(axis < place for axis in axes)
 

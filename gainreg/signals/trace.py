@@ -29,7 +29,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
-from gainreg.signals.signal import Signal, record, settled
+from gainreg.signals.signal import Signal, map_of, portions, record
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
 
@@ -207,7 +207,7 @@ class Trace(ABC):
         """
         entry = self.entry(tensor)
         if isinstance(entry, Signal):
-            return settled(self.tape, entry)
+            return entry
         own = aligned(tensor.shape, like)
         moments, note, numbers = self._moments(tensor, entry, own)
         # one constant is one variable, wherever it is used: that of the same numbers or, where
@@ -331,7 +331,7 @@ class Trace(ABC):
 
         ``over_last`` says that the sums go over x's last axis and treat all others apart.
         """
-        inputs = [settled(self.tape, self.signal(x) if inside is None else inside)]
+        inputs = [self.signal(x) if inside is None else inside]
         counts = layouts.count(inputs[0].layout)
         if bias is not None:
             inputs.append(self.signal(bias, layout))
@@ -347,11 +347,6 @@ class Trace(ABC):
             **facts,
         )
         node, entry = made.node, self.entry(weight)
-        joint = inputs[0].joint
-        if over_last and joint is not None:
-            rows = math.prod(map(layouts.size, layout[:-1]))
-            if rows % (joint.before * sum(joint.lengths)) == 0:
-                self.tape.fed[node] = inputs[0]
         if isinstance(entry, Weight):
             node.weight = entry.name
         else:
@@ -364,7 +359,7 @@ class Trace(ABC):
             self._zero(node, bias_entry.name)
         size = math.prod(x.shape) if inside is None else inside.node.size
         self.weighed(node, x, self.outputs[0], size)
-        return made
+        return portions(self.tape, node, inputs[0]) if over_last else made
 
     def biased(self, x: Any, bias: Any) -> Signal | None:
         """The output of a weight with a bias that is added in a step of its own, maybe behind a
@@ -372,14 +367,13 @@ class Trace(ABC):
         signal, entry = self.entry(x), self.entry(bias)
         if not isinstance(signal, Signal) or not isinstance(entry, Weight):
             return None
-        node, last = signal.node, self.tape.nodes[-1]
-        if node is not last:
+        node = map_of(signal.node)
+        if node is None or not node.weight or len(node.inputs) > 1:
             return None
-        while node.rule == "view":
-            node = node.inputs[0]
-        if node.rule != "linear" or not node.weight or node.bias or len(node.inputs) > 1:
-            return None
-        if any(later.rule != "view" for later in self.tape.nodes[node.id + 1 :]):
+        since = self.tape.nodes[node.id + 1 :]
+        if signal.node is not self.tape.nodes[-1] or any(
+            map_of(later) is not node for later in since
+        ):
             return None
         if not self.is_bias(bias, signal):
             return None
@@ -388,7 +382,8 @@ class Trace(ABC):
         self.tape.nodes.insert(node.id, self.tape.nodes.pop())
         for i, later in enumerate(self.tape.nodes[node.id :], start=node.id):
             later.id = i
-        node.inputs = (*node.inputs, given)
+        for adding in (node, *(later for later in since if later.rule == "portion")):
+            adding.inputs = (*adding.inputs, given)
         self._zero(node, entry.name)
         self.shifted(node, self.outputs[0])
         return signal
