@@ -398,6 +398,36 @@ def test_a_weight_that_each_sample_has_of_its_own_is_none() -> None:
     assert [weight.name for weight in made.weights] == ["b"]
 
 
+def test_a_class_token_has_gradients_of_its_own() -> None:
+    class Block(nnx.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, rngs: Any) -> None:
+            self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(4, WIDTH, decode=False, rngs=rngs)
+            self.up = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
+            self.down = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = x + self.attention(self.norm(x))
+            return x + self.down(nnx.gelu(self.up(self.norm(x))))
+
+    class ClassToken(nnx.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.token = nnx.Param(0.02 * rngs.normal((1, 1, WIDTH)))
+            self.blocks = nnx.List([Block(rngs) for _ in range(4)])
+            self.last = nnx.Linear(*LAST, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = jnp.concatenate((jnp.broadcast_to(self.token[...], (8, 1, WIDTH)), x), 1)
+            for block in self.blocks:
+                x = block(x)
+            return self.last(x[:, 0])
+
+    _, report = initialize(ClassToken(), normal(8, 64, WIDTH), key=KEY)
+    for weight in report.weights:
+        assert 1 / 1.8 < weight.gradient_rms / weight.measured_gradient_rms < 1.8, weight.name
+
+
 # --- what comes back, and what stays ---
 
 

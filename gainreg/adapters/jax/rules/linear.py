@@ -62,6 +62,7 @@ def _weighed(
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
+        over_last=first and not batch and list(over_x) == [len(own) - 1],
         common=operations.shared(summed_over, layout),
     )
 
