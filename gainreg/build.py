@@ -246,11 +246,13 @@ def _entries(activation: Activation, params: Mapping[str, float], stds: list[flo
     which others there are.
     """
     outcome: Outcome = []
-    for std in stds:
-        try:
-            outcome.append(find(activation, [std], params)[0])
-        except MomentError as error:
-            outcome.append(error)
-        except GainregError as error:  # its plugin fails: it would say the same at every std
-            return [*outcome, error]
+    try:
+        bound = host().bind(activation, params)
+        for std in stds:
+            try:
+                outcome.append(find(bound, [std])[0])
+            except MomentError as error:
+                outcome.append(error)
+    except GainregError as error:  # its plugin fails: it would say the same at every std
+        outcome.append(error)
     return outcome
