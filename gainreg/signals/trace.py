@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import FloatArray
+from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
 from gainreg.signals.signal import Signal, map_of, portions, record
 from gainreg.signals.state import Moments
@@ -107,6 +107,7 @@ class Trace(ABC):
     Attributes:
         rules: the framework's, by operation, and whether they are asked alone: also where no signal
             is among the operands, but a parameter or the like.
+        sources: the operations whose rules are asked even where nothing is known of any operand.
         tape: what was recorded.
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
@@ -118,6 +119,7 @@ class Trace(ABC):
     """
 
     rules: dict[Any, tuple[Rule, bool]]
+    sources: Set[Any]
 
     def __init__(
         self, parameters: Iterable[tuple[str, Any]], entries: MutableMapping[Any, Entry]
@@ -176,6 +178,11 @@ class Trace(ABC):
         Raises:
             NotUnderstoodError: it is not.
         """
+
+    @abstractmethod
+    def function(self, operation: Any, others: tuple[Any, ...], keywords: Any) -> Operation:
+        """An elementwise operation as a function on arrays of doubles; ``others`` are its
+        arguments, with ``...`` where a tensor was."""
 
     # --- what a tensor is ---
 
@@ -264,8 +271,10 @@ class Trace(ABC):
             tensors: its inputs.
             args, kwargs: what its rule takes.
         """
-        if not self.outputs:
-            return ()
+        nothing = (None,) * len(self.outputs)
+        known = key in self.sources or any(self.entry(tensor) is not None for tensor in tensors)
+        if not self.outputs or not known:
+            return nothing
         found: Any
         rule, alone = self.rules.get(key, (None, False))
         try:
@@ -278,7 +287,7 @@ class Trace(ABC):
         except NotUnderstoodError:
             found = self.not_understood(name, tensors)
         found = found if isinstance(found, tuple) else (found,)
-        return (*found, *(None,) * (len(self.outputs) - len(found)))
+        return (*found, *nothing[len(found) :])
 
     def record(
         self,
@@ -302,9 +311,12 @@ class Trace(ABC):
         known = self._constants.items()
         self._constants = {key: found for key, found in known if found[0] not in gone}
 
-    @abstractmethod
     def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
         """An operation on each element of tensors that broadcast against each other."""
+        others = tuple(... if self.is_tensor(x) else x for x in arguments)
+        layout, signals = self.broadcast(*filter(self.is_tensor, arguments))
+        function = self.function(operation, others, keywords)
+        return self.record("elementwise", signals, layout, operation=function)
 
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
