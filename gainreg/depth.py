@@ -9,16 +9,12 @@ arXiv:1812.05994).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from gainreg.activation import Activation
 from gainreg.bound import Bound
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import bind
+from gainreg.frameworks import Item, bind
 from gainreg.moments import FloatArray
 from gainreg.params import check_std
 from gainreg.resolver import find, known_at
@@ -43,8 +39,6 @@ DRAWS = 1000
 QUANTILES = (0.1587, 0.5, 0.8413)
 # |ln K| up to which a draw is followed, far outside any picture: e⁷⁰ is 10³⁰.
 FAR = 70.0
-
-Item = str | Activation | Callable[..., Any]
 
 
 def through_depth(

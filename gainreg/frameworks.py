@@ -24,6 +24,7 @@ from gainreg.params import check_params
 if TYPE_CHECKING:
     from gainreg.bound import Bound
 
+Item = str | Activation | Callable[..., Any]  # whatever stands for an activation
 Named = tuple[str, dict[str, Any]]  # an activation's gainreg name, and params
 Understood = tuple[str | Activation, Mapping[str, Any]]  # what ``host().bind`` takes
 Function = Callable[[Any], Any]

@@ -16,7 +16,7 @@ from gainreg.correlation_map import correlation as correlation_of
 from gainreg.depth import through_depth
 from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import as_activation, with_params
+from gainreg.frameworks import Item, as_activation, with_params
 from gainreg.host import host
 from gainreg.moments import FloatArray
 from gainreg.params import called, check_choice
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Item = str | Activation | Callable[..., Any]
 Items = Item | tuple[Item, Mapping[str, Any]]
 
 SIZE = 13.0, 6.2  # of an overview, in inches
