@@ -7,7 +7,7 @@ what the output is. A tensor knows its ``shape``; all else is asked of the ``Tra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -204,17 +204,39 @@ def dropped(trace: Trace, x: Any, mask: Mask, elements: bool) -> Signal:
 # --- sums over two signals, masks and softmax ---
 
 
-def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
-    """Σ a·b of two signals over what lies along an axis that both have, the left one's last; each
-    part of that for itself."""
-    left, axis = left.apart(len(left.layout) - 1), left.axis
-    if axis is None or left.layout[: axis + 1] != layout[: axis + 1]:
-        return _contracted(trace, left.whole, right, over, layout)
+def contracted(
+    trace: Trace,
+    left: Signal,
+    right: Signal,
+    over: Axis,
+    layout: Layout,
+    places: tuple[Mapping[int, int], Mapping[int, int]] | None = None,
+) -> Signal:
+    """Σ a·b of two signals over what lies along an axis that both have; each part of one that has
+    parts along another axis for itself, the queries' rather than the keys'.
+
+    Args:
+        over, layout: what is summed over, and the output's layout.
+        places: where in the output the axes of each are; None where those of the left one but its
+            last are where they were.
+    """
+    if places is None:
+        places = {i: i for i in range(len(left.layout) - 1)}, {}
+    parted: dict[int, Signal] = {}
+    for signal, own in zip((right, left), reversed(places), strict=True):
+        axis = signal.axis
+        if axis is not None and axis in own and signal.layout[axis] == layout[own[axis]]:
+            parted[own[axis]] = signal
+    if not parted:
+        return _contracted(trace, left.whole, right.whole, over, layout)
+    place = min(parted)
 
     def make(part: Signal, own: Layout) -> Signal:
-        return _contracted(trace, part, right, over, own)
+        if parted[place] is left:
+            return _contracted(trace, part, right.whole, over, own)
+        return _contracted(trace, left.whole, part, over, own)
 
-    return each(trace.tape, left, layout, axis, make)
+    return each(trace.tape, parted[place], layout, place, make)
 
 
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:

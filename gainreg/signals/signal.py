@@ -116,18 +116,18 @@ def record(
     return join(tape, made, layout, axis)
 
 
-def portions(tape: Tape, whole: Node, fed: Signal) -> Signal:
-    """A linear map's output; where it treats what feeds it apart, joined from what it makes of each
-    part."""
-    joint = fed.joint
-    rows = math.prod(map(layouts.size, whole.layout[:-1]))
+def portions(tape: Tape, whole: Node, fed: Signal, over: int) -> Signal:
+    """The output of a linear map over the last axes of what feeds it, so many; where the parts of
+    that lie along the others, joined from what it makes of each."""
+    joint, kept = fed.joint, len(fed.layout) - over
+    rows = math.prod(map(layouts.size, whole.layout[:kept]))
     if joint is None or rows % (joint.before * sum(joint.lengths)):
         return Signal(whole, whole.layout)
     whole.facts["observed"] = True
     parts = []
     for part in joint.parts:
         nodes = (part.node, fed.node, whole, *whole.inputs[1:])
-        layout = (*part.layout[:-1], *whole.layout[len(part.layout) - 1 :])
+        layout = (*part.layout[:kept], *whole.layout[kept:])
         parts.append(Signal(tape.record("portion", nodes, layout), layout))
     node = tape.record("concatenate", [part.node for part in parts], whole.layout)
     return Signal(node, whole.layout, joint=replace(joint, parts=tuple(parts)))

@@ -336,12 +336,13 @@ class Trace(ABC):
         units: int,
         taps: float = 1.0,
         inside: Signal | None = None,
-        over_last: bool = False,
+        over_last: int = 0,
         **facts: Any,
     ) -> Signal:
         """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
 
-        ``over_last`` says that the sums go over x's last axis and treat all others apart.
+        ``over_last`` says that the sums go over so many of x's last axes and treat all others
+        apart.
         """
         inputs = [self.signal(x) if inside is None else inside]
         counts = layouts.count(inputs[0].layout)
@@ -371,7 +372,7 @@ class Trace(ABC):
             self._zero(node, bias_entry.name)
         size = math.prod(x.shape) if inside is None else inside.node.size
         self.weighed(node, x, self.outputs[0], size)
-        return portions(self.tape, node, inputs[0]) if over_last else made
+        return portions(self.tape, node, inputs[0], over_last) if over_last else made
 
     def biased(self, x: Any, bias: Any) -> Signal | None:
         """The output of a weight with a bias that is added in a step of its own, maybe behind a
