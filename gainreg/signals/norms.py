@@ -143,6 +143,8 @@ def _value(
             made = numbers[0]
         elif node.rule == "scale" and node.weight:
             made, scales = numbers[0], {**scales, node.weight: None}
+        elif node.rule == "scale" and math.isclose(facts["mean"] ** 2, facts["square"]):
+            made = numbers[0] * facts["mean"]  # one number for all, as the 1 of a norm without γ
         elif node.rule == "mean" and _averaged(node) == over:
             made = numbers[0].mean(1, keepdims=True) * facts.get("factor", 1.0)
         elif node.rule == "deviation" and _averaged(node) == over:
