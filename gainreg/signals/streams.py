@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gainreg.signals.tape import Node, Tape
+from gainreg.signals.tape import CONSTANT, Node, Tape
 
 # What a skip may pass on its way from one residual sum to the next and remain one stream.
 CARRIERS = ("view", "elementwise", "dropout", "scale", "maximum", "mean", "add")
@@ -66,6 +66,8 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
             continue
         for skip, branch in (node.inputs, node.inputs[::-1]):
             carried = list(_carried(skip, found))
+            if carried[-1].facts.get("phrase") == CONSTANT:  # a number that is added everywhere
+                continue
             direct = any(weighted[branch.id] >> point.id & 1 for point in carried)
             if not (direct or _projected(skip, branch, weighted, before)):
                 continue

@@ -10,6 +10,9 @@ from typing import Any
 
 from gainreg.signals.layout import POSITION, Layout, count, size
 
+# What a report calls a tensor that is no signal and no parameter, where a signal meets it.
+CONSTANT = "a constant"
+
 
 @dataclass(eq=False)
 class Node:

@@ -31,7 +31,7 @@ from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
 from gainreg.signals.signal import Signal, map_of, portions, record
 from gainreg.signals.state import Moments
-from gainreg.signals.tape import Node, Parameter, Tape
+from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
 
 # A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
 # weight is none.
@@ -221,7 +221,7 @@ class Trace(ABC):
         # there are none, the same tensor, which is kept, so that no other one gets its id
         key = own, id(tensor) if numbers is None else hash(numbers.tobytes())
         if key not in self._constants or isinstance(entry, (Weight, Computed, Constant)):
-            phrase = entry.name if isinstance(entry, Weight) else "a constant"
+            phrase = entry.name if isinstance(entry, Weight) else CONSTANT
             node = self.tape.record(
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
             )

@@ -54,6 +54,12 @@ def batch_one(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
     return centred.add_(of_channels(b))
 
 
+def batch_two(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
+    """Without a scale, which is written as ones."""
+    mean, variance = by_moments(x, (0, 2, 3))
+    return (x - mean) * ((variance + EPSILON).rsqrt() * torch.ones(32, 1, 1)) + of_channels(b)
+
+
 def group_one(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
     parted = x.reshape(x.shape[0], 4, -1, *x.shape[2:])
     mean, variance = by_moments(parted, (2, 3, 4))
@@ -76,6 +82,10 @@ def layer(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
 
 def batch(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, g, b, training=True, eps=EPSILON)
+
+
+def batch_unscaled(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, None, b, training=True, eps=EPSILON)
 
 
 def group(x: Tensor, g: Tensor, b: Tensor) -> Tensor:
@@ -107,14 +117,14 @@ def model(norm: Norm, images: bool, scales: bool) -> nn.Module:
 
 PAIRS: list[tuple[Norm, Norm]] = [
     (layer_one, layer), (layer_two, layer), (layer_three, layer), (batch_one, batch),
-    (group_one, group), (rms_one, rms), (rms_two, rms),
+    (batch_two, batch_unscaled), (group_one, group), (rms_one, rms), (rms_two, rms),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("scales", [False, True])
 @pytest.mark.parametrize(("written", "whole"), PAIRS)
 def test_a_norm_written_out_is_the_norm(written: Norm, whole: Norm, scales: bool) -> None:
-    images = whole in (batch, group)
+    images = whole in (batch, batch_unscaled, group)
     x = torch.randn(4, 32, 6, 6) if images else torch.randn(4, 6, 32)
     made, wanted = (plan(model(norm, images, scales), x) for norm in (written, whole))
     assert [w.std for w in made.weights] == pytest.approx([w.std for w in wanted.weights], rel=1e-9)

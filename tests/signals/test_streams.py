@@ -74,3 +74,16 @@ def test_of_a_stream_in_parts_the_largest_counts() -> None:
     number, rms = streams(WithClassToken())["branch.parts.1.weight"]
     assert number == 1
     assert rms == pytest.approx(2**0.5, rel=0.1)  # of the patches; the class token's is 1
+
+
+def test_one_constant_that_is_added_again_and_again_is_no_stream() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.shift = linear(), torch.tensor(3.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.layer(x) + self.shift)
+
+    found = streams(nn.Sequential(Shifted(), Shifted(), linear()))
+    assert {stream for stream, _ in found.values()} == {0}
