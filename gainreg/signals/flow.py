@@ -316,8 +316,9 @@ class Flow:
             step = self.steps[node]
             for k, (parent, factor) in enumerate(zip(node.inputs, step.back, strict=False)):
                 before = self.states[parent]
-                given = gradients.seen(node, state.root, before, k, here)
-                passed = here.times(factor, given, step.note)
+                profiles = gradients.seen(node, state.root, before, k, here)
+                by = factor(here.given, here.lean) if callable(factor) else factor
+                passed = here.times(by, profiles, step.note)
                 if step.to_roots:
                     i = before.root.node
                     at_root[i] = at_root[i].plus(passed)

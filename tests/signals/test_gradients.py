@@ -59,6 +59,22 @@ class Squeezed(nn.Module):
         return x * gates[:, :, None, None]
 
 
+class Gated(nn.Module):
+    """Gates for each channel of a sample, and what comes behind them."""
+
+    def __init__(self, behind: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(n, 128, 3, padding=1) for n in (3, 128, 128))
+        self.gate = nn.Linear(128, 128)
+        self.head = nn.Linear(128, 9)
+        self.behind = behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.layers[1](F.relu(self.layers[0](x))))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        return self.head(F.relu(self.layers[2](self.behind(x))).mean((2, 3)))
+
+
 class Attention(nn.Module):
     """Pre-norm blocks of attention whose scores go through ``scored`` before softmax."""
 
@@ -140,6 +156,21 @@ def test_what_the_loss_gains_where_a_sample_grows_comes_back_through_its_gates()
     torch.manual_seed(0)
     model = pooled(128, *(Squeezed(128) for _ in range(6)))
     assert worst(initialize_(model, torch.randn(8, 3, 32, 32))) < 1.5  # 1.6 by single gradients
+
+
+@pytest.mark.parametrize(
+    ("behind", "within"),
+    [
+        (lambda x: F.gelu(3 * x - 1), 1.25),  # where the gradient is, the signal is large
+        (lambda x: F.max_pool2d(x, 3, 2), 1.3),  # 2.8 without the same of maxima
+        (lambda x: F.max_pool2d(x, 5, 1, 2), 1.4),  # 7 if each window has a maximum of its own
+    ],
+)
+def test_a_gate_meets_the_gradient_where_its_signal_is(
+    behind: Callable[[Tensor], Tensor], within: float
+) -> None:
+    torch.manual_seed(0)
+    assert worst(initialize_(Gated(behind), torch.randn(16, 3, 16, 16))) < within
 
 
 def test_a_root_at_0_lets_no_infinite_gradient_through() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
+    WEIGHTS,
     FloatArray,
     Function,
     Operation,
@@ -24,6 +25,7 @@ from gainreg.signals.rules.step import (
     Back,
     Step,
     back,
+    in_common,
     normal_points,
     number,
     pairs,
@@ -107,6 +109,11 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
             terms[source] = terms.get(source, 0.0) + k
     terms = {source: k for source, k in terms.items() if k}
     m = _of_terms(terms, shift)
+    copied = math.fsum(
+        k**2 * (_broadcast(node, i, s.moments).across_positions - s.moments.across_positions)
+        for i, (s, k) in enumerate(zip(states, factors, strict=True))
+    )
+    m = replace(m, across_positions=m.across_positions + copied)
     total = math.fsum(k**2 * s.q for s, k in varying)
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
     root = Root(node.id, terms, shift, m)
@@ -155,7 +162,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
         return elementwise(node, a, b, operation=PRODUCT)
     if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
-    m, n = a.moments, b.moments
+    m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
     moments = Moments(
         m.mean * n.mean,
         m.second_moment * n.second_moment,
@@ -173,11 +180,36 @@ def multiply(node: Node, a: State, b: State) -> Step:
         gaussian=False,
         values=(on_nodes(values),),
     )
-    down = (
-        _spread_out(node, i, x, other.second_moment, other.across_positions)
-        for i, (x, other) in enumerate(((a, n), (b, m)))
-    )
+    down = (_met(node, i, x, by, state) for i, (x, by) in enumerate(((a, b), (b, a))))
     return Step(state, tuple(down))
+
+
+def _met(node: Node, i: int, x: State, by: State, made: State) -> Back | Callable[..., Back]:
+    """Through a product, to a factor that is multiplied by a signal. A gate of many positions adds
+    up what the gradient and the signal have in common, wherever the gradient depends on that."""
+    m = by.moments
+    if node.input_positions[i] >= node.positions:
+        return _spread_out(node, i, x, m.second_moment, m.across_positions)
+    values = np.sort(np.nan_to_num(by.function(by.root.values)))
+    c = made.moments.across_positions
+
+    def down(given: FloatArray | None, lean: FloatArray | None) -> Back:
+        g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
+        h = m.across_positions if lean is None else in_common(made.root, c, values, lean)
+        return _spread_out(node, i, x, g, h)
+
+    return down
+
+
+def _broadcast(node: Node, i: int, m: Moments) -> Moments:
+    """The moments of an input at the positions of the output: of copies at several, some pairs of
+    positions are the same."""
+    before, after = node.input_positions[i], node.positions
+    if before >= after:
+        return m
+    same = (after / before - 1) / (after - 1)
+    beyond = m.second_moment - m.across_positions
+    return replace(m, across_positions=m.across_positions + same * beyond)
 
 
 def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float = 1.0) -> Back:

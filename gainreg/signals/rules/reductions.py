@@ -329,13 +329,13 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
 
     y, at = largest(1.0)
     q = float(np.mean(y * y))
-    pairs = []
+    common = []
     for c in covariances(root.moments):
         r = min(1.0, max(0.0, root.correlation(c)))
-        pairs.append(min(q, float(np.mean(y * largest(r)[0]))))
+        common.append(min(q, float(np.mean(y * largest(r)[0]))))
     state = fresh(
         node.id,
-        Moments(float(y.mean()), q, *pairs),
+        Moments(float(y.mean()), q, *common),
         x.noise,
         False,
         joined(x.note, "maximum pooling, on samples"),
@@ -346,4 +346,8 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     slopes = slopes_at(x.function, at)
     share = node.size / node.input_sizes[0]
     g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
-    return Step(state, (back(share * g, share**2 * h),), to_roots=True)
+    # of windows that overlap so many have the same largest element: (k + 1)/2 of k along an axis
+    meets = max(1.0, node.facts["positions"] * node.positions / node.input_positions[0])
+    same = ((math.sqrt(meets) + 1) / 2) ** 2
+    h *= share**2
+    return Step(state, (pairs(share * g, added=share * g * (same - 1), h=h, k=h),), to_roots=True)
