@@ -163,7 +163,7 @@ def test_what_the_loss_gains_where_a_sample_grows_comes_back_through_its_gates()
     [
         (lambda x: F.gelu(3 * x - 1), 1.25),  # where the gradient is, the signal is large
         (lambda x: F.max_pool2d(x, 3, 2), 1.3),  # 2.8 without the same of maxima
-        (lambda x: F.max_pool2d(x, 5, 1, 2), 1.4),  # 7 if each window has a maximum of its own
+        (lambda x: F.max_pool2d(x, 5, 1, 2), 1.25),  # 7 if each window has a maximum of its own
     ],
 )
 def test_a_gate_meets_the_gradient_where_its_signal_is(

@@ -346,8 +346,15 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     slopes = slopes_at(x.function, at)
     share = node.size / node.input_sizes[0]
     g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
-    # of windows that overlap so many have the same largest element: (k + 1)/2 of k along an axis
-    meets = max(1.0, node.facts["positions"] * node.positions / node.input_positions[0])
-    same = ((math.sqrt(meets) + 1) / 2) ** 2
+    same = _largest_in_both(node.facts["positions"] * node.positions / node.input_positions[0])
     h *= share**2
     return Step(state, (pairs(share * g, added=share * g * (same - 1), h=h, k=h),), to_roots=True)
+
+
+def _largest_in_both(meets: float) -> float:
+    """How many windows have the largest element of a typical one as theirs, where so many meet an
+    element: of two of n that share m it is the same in m/(2n − m) of all cases."""
+    side = math.sqrt(max(1.0, meets))
+    along = np.maximum(0.0, 1 - np.abs(np.arange(-int(side), int(side) + 1)) / side)
+    share = np.outer(along, along)
+    return float(np.sum(share / (2 - share)))
