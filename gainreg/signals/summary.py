@@ -122,7 +122,8 @@ def _by_units(tape: Tape, node: Node) -> float:
         if later.rule == "normalise" and source is node:
             fan_in = node.facts.get("fan_in", math.inf) * node.facts.get("taps", 1.0)
             over_samples = later.facts["units"] == 1 and later.facts["samples"] > 1
-            return inverse_of_squares(fan_in) if over_samples else 1.0
+            units = count(later.layout)[UNIT]
+            return inverse_of_squares(fan_in, units) if over_samples else 1.0
     return 1.0
 
 

@@ -184,3 +184,19 @@ def test_a_gradient_that_is_an_approximation_says_so() -> None:
     assert "batch norm" in first.gradient_note
     assert not last.gradient_note
     assert [line.endswith("~") for line in str(report).splitlines()[2:4]] == [True, False]
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_batch_norms_behind_weights_of_few_inputs(inputs: int) -> None:
+    """Units whose few weights are small have large gradients; so the draws differ."""
+    found = []
+    for seed in range(9):
+        torch.manual_seed(seed)
+        grouped = nn.Conv2d(240, 240, 1, groups=240 // inputs)
+        model = nn.Sequential(
+            nn.Conv2d(9, 240, 1), nn.ReLU(), grouped, nn.BatchNorm2d(240), nn.Conv2d(240, 9, 1)
+        )
+        weight = initialize_(model, torch.randn(8, 9, 8, 8)).weights[1]
+        assert weight.measured_gradient_rms
+        found.append(weight.gradient_rms / weight.measured_gradient_rms)
+    assert 2 / 3 < sorted(found)[4] < 1.5
