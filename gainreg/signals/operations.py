@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import Operation
+from gainreg.signals.functions import RECIPROCAL
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
 from gainreg.signals.softmax import Rows, causal, grouped
+from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
     MASKED,
@@ -32,8 +33,6 @@ from gainreg.signals.trace import (
     Weight,
     measured,
 )
-
-RECIPROCAL = Operation("reciprocal", lambda x: 1 / x)
 
 # --- weights ---
 
@@ -206,11 +205,18 @@ def dropped(trace: Trace, x: Any, mask: Mask, elements: bool) -> Signal:
 
 def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     """Σ a·b of two signals over what lies along an axis that both have, the left one's last; each
-    part of that for itself."""
+    part of the left or, along its last axis, of the right one for itself."""
     left, right = (settled(trace.tape, signal) for signal in (left, right))
     left, axis = left.apart(len(left.layout) - 1), left.axis
     if axis is None or left.layout[: axis + 1] != layout[: axis + 1]:
-        return _contracted(trace, left.whole, right, over, layout)
+        last = len(right.layout) - 1
+        if right.axis != last or right.layout[last] != layout[-1]:
+            return _contracted(trace, left.whole, right.whole, over, layout)
+
+        def make_of_right(part: Signal, own: Layout) -> Signal:
+            return _contracted(trace, left.whole, part, over, own)
+
+        return each(trace.tape, right, layout, len(layout) - 1, make_of_right)
 
     def make(part: Signal, own: Layout) -> Signal:
         return _contracted(trace, part, right, over, own)
@@ -220,6 +226,7 @@ def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: La
 
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     width = layouts.size(over)
+    along = layouts.count([over])[POSITION]
     for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
         node = origin(weights.node)
         if node.rule != "softmax":
@@ -228,10 +235,20 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         scored = origin(node.inputs[0])
         keys = scored.inputs[1] if scored.rule == "scores" else scored
         common = common_width(keys, value.node)
-        units = bool(node.facts["units"])
+        units = _with_positions(along, weights, value) if node.facts["units"] else None
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
-    along = layouts.role(over)
-    return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
+    if layouts.role(layout[-1]) != UNIT and layouts.role(over) != POSITION:
+        return trace.record("scores", [left, right], layout, width=width)
+    rest = _with_positions(along, left, right)
+    common = common_width(left.node, right.node) if along > 1 else None
+    facts: dict[str, Any] = {"width": width, "along": along > 1, "rest": rest, "common": common}
+    return trace.record("contract", [left, right], layout, **facts)
+
+
+def _with_positions(along: int, a: Signal, b: Signal) -> tuple[bool, bool]:
+    """Whether two signals have more positions than are summed over."""
+    one, other = (layouts.count(signal.layout)[POSITION] > along for signal in (a, b))
+    return one, other
 
 
 def origin(node: Node) -> Node:
@@ -259,7 +276,8 @@ def common_width(key: Node, value: Node) -> int | None:
 
 
 def _image_of(node: Node) -> tuple[Node | None, int]:
-    while node.rule in ("view", "add", "normalise", "scale", "concatenate") and node.inputs:
+    passed = ("view", "add", "normalise", "scale", "concatenate", "elementwise")
+    while node.rule in passed and node.inputs:
         node = node.inputs[0]
     if node.rule == "portion":
         node = node.inputs[2]
@@ -491,8 +509,8 @@ def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:
     return join(trace.tape, sides, layout, axis)
 
 
-def padded(trace: Trace, x: Any, before: Sequence[int]) -> Entry:
-    """x with zeros around it, so many before it on each axis."""
+def padded(trace: Trace, x: Any, before: Sequence[int], value: float = 0.0) -> Entry:
+    """x with a number around it, 0 most often, so many before it on each axis."""
     entry, shape = trace.entry(x), trace.outputs[0].shape
     if not isinstance(entry, Signal):
         return entry
@@ -500,6 +518,24 @@ def padded(trace: Trace, x: Any, before: Sequence[int]) -> Entry:
     here, there = math.prod(x.shape), math.prod(shape)
     if here == there:
         return reshaped(trace.tape, entry, layout)
+    grown = [axis for axis, size in enumerate(x.shape) if size < shape[axis]]
+    if value and len(grown) == 1:
+        return _beside(trace, entry, grown[0], before[grown[0]], shape, value)
     view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
     made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
     return replace(made, padded=Padded(entry, tuple(x.shape), tuple(before)))
+
+
+def _beside(
+    trace: Trace, signal: Signal, axis: int, before: int, shape: Sequence[int], value: float
+) -> Signal:
+    """A signal with a number before and after it along an axis."""
+    after = shape[axis] - before - layouts.size(signal.layout[axis])
+
+    def number(size: int) -> Signal:
+        own = layouts.fitted(signal.layout, [*shape[:axis], size, *shape[axis + 1 :]])
+        moments = Moments(value, value**2, value**2, value**2)
+        return trace.record("given", [], own, moments=moments, phrase="a constant")
+
+    sides = [number(before)] * (before > 0) + [signal] + [number(after)] * (after > 0)
+    return join(trace.tape, sides, layouts.fitted(signal.layout, shape), axis)

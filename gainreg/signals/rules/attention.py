@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from gainreg.signals.rules.step import Back, Step, back, pairs
+from gainreg.signals.rules.products import contract
+from gainreg.signals.rules.step import RELATED, Back, Step, back, pairs
 from gainreg.signals.softmax import Rows, over_rows, passing, shared
 from gainreg.signals.state import (
     Moments,
@@ -26,19 +27,14 @@ def scores(
     *,
     width: int,
     factor: float = 1.0,
-    positions: bool = False,
 ) -> Step:
     """Σ query·key over ``width`` units, times ``factor``: q = factor²·width·q_q·q_k.
 
     ``across_positions`` of the result is across keys: what all have in common, softmax ignores;
     ``across_samples`` is across queries.
-    ``positions`` says that the sum goes over positions, which have their c in common, as in
-    linear attention.
     """
-    note = ""
-    if related(query, key) or positions:
-        note = "a product of signals that depend on each other"
-    moments = _scores(query.moments, key.moments, width, factor, positions)
+    note = RELATED if related(query, key) else ""
+    moments = _scores(query.moments, key.moments, width, factor)
     state = fresh(
         node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,
         joined(query.note, key.note, note), "attention scores",
@@ -59,12 +55,10 @@ def _beyond(m: Moments) -> float:
     return max(0.0, m.second_moment - m.across_positions)
 
 
-def _scores(a: Moments, b: Moments, width: int, factor: float, positions: bool) -> Moments:
+def _scores(a: Moments, b: Moments, width: int, factor: float) -> Moments:
     size = factor**2 * width
     mean = factor * width * a.mean * b.mean
     beyond = mean**2 * (1 - 1 / width)
-    if positions:
-        beyond = size * (width - 1) * a.across_positions * b.across_positions
     return Moments(
         mean,
         size * a.second_moment * b.second_moment + beyond,
@@ -106,26 +100,27 @@ def attend(
     *,
     size: int,
     common: int | None = None,
-    units: bool = False,
+    units: tuple[bool, bool] | None = None,
 ) -> Step:
     """q → c + (q − c)·(a + s²/D), with a the sum of the squared weights. Noci et al. 2022.
 
     Where keys and values are images of the same D units, a query that looks for a direction among
     the keys finds it in the values: the weights e^{u·x} move the mean of x by u, and |u|² = s².
 
-    ``units`` says that the weights go over units, as those of a mixture of experts: these have no
-    more in common than their mean.
+    Weights may go over units, as those of a mixture of experts or of cross-covariances; ``units``
+    says then whether the weights, and the values, have positions, and sums are as of any units.
     """
+    if units is not None:
+        step = contract(node, weights, value, width=size, along=False, rest=units)
+        return Step(step.state, (*step.back, back(0.0)))
     spread, alike = (0.0, 0.0) if scored is None else _spread(scored)
     v = value.moments
-    if units:
-        v = replace(v, across_positions=v.mean**2)
     moments, a, same = _attend(weights.moments, v, size, spread, alike, common)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
-    state = replace(state, counted=None if units else value.q)
+    state = replace(state, counted=value.q)
     width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
     queries = node.size / node.input_sizes[1] * size
     return Step(state, (back(_beyond(v) * width), _to_values(a, same, queries, size), back(0.0)))
@@ -196,7 +191,7 @@ def attention(
     common: int | None = None,
 ) -> Step:
     """Scores, softmax and attend in one operation."""
-    scored = _scores(query.moments, key.moments, width, factor, False)
+    scored = _scores(query.moments, key.moments, width, factor)
     spread, alike = _alike(scored)
     weights, through = _softmax(spread, alike, size, rows)
     moments, a, same = _attend(weights, value.moments, size, spread, alike, common)

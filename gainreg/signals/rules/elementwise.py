@@ -11,6 +11,8 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
+    RECIPROCAL,
+    WEIGHTS,
     FloatArray,
     Function,
     Operation,
@@ -145,6 +147,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
 
 def multiply(node: Node, a: State, b: State) -> Step:
     """Of independent signals m·m′, q·q′, c·c′; the gradient by one is the other's q."""
+    a, b = _divisor(node, a), _divisor(node, b)
     if a.constant and b.constant:
         return Step(number(node, a.moments.mean * b.moments.mean, (a, b)))
     if a.constant or b.constant:
@@ -180,6 +183,23 @@ def multiply(node: Node, a: State, b: State) -> Step:
     return Step(state, tuple(down))
 
 
+def _divisor(node: Node, x: State) -> State:
+    """1/y for a y that may be nearly 0, as one number; anything else as it is.
+
+    No model divides by that unless what it divides vanishes there too, as in a mean with weights
+    that are signals. Taken for independent, such quotients had no size at all.
+    """
+    core = x.function.core
+    if core is None or core.operation is not RECIPROCAL or x.constant:
+        return x
+    with np.errstate(all="ignore"):
+        size = float(WEIGHTS @ np.abs(core.operands[0](x.function.inner * x.root.values)))
+    k = x.function.scale / size
+    if x.q <= NEARLY_ZERO * k**2:
+        return x
+    return number(node, k, (x,)).but("a quotient whose divisor may be nearly 0")
+
+
 def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float = 1.0) -> Back:
     """The factors of an input that may be broadcast: the gradients by its copies add up.
 
@@ -201,6 +221,10 @@ def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float =
 
 
 PRODUCT = Operation("product", np.multiply)
+
+# E[1/y²]·E[|y|]² of a divisor that counts as one number: 4.5 for a mean of six squares, infinite
+# for one of four.
+NEARLY_ZERO = 4.0
 
 
 def scale(

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import NODES, FloatArray
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
-from gainreg.signals.rules.step import Back, Step
+from gainreg.signals.rules.step import Back, Step, back
 from gainreg.signals.state import Moments, State, fresh, joined
 from gainreg.signals.tape import Node
 
@@ -32,6 +33,14 @@ KINDS = (
 )
 
 
+class Ran(NamedTuple):
+    """Samples of the inputs, the outputs for them, and how gradients go back."""
+
+    inputs: list[FloatArray]
+    outputs: list[FloatArray]
+    pull: Pull
+
+
 @dataclass(eq=False)
 class Inside:
     """A step that is not followed inside, as a function.
@@ -43,21 +52,22 @@ class Inside:
 
     layouts: tuple[Layout, ...]
     run: Callable[[list[FloatArray]], tuple[list[FloatArray], Pull]]
-    last: dict[tuple[Moments, ...], tuple[list[FloatArray], Pull]] = field(default_factory=dict)
+    last: dict[tuple[Moments, ...], Ran] = field(default_factory=dict)
 
-    def at(self, moments: tuple[Moments, ...]) -> tuple[list[FloatArray], Pull]:
-        """The same for inputs of those moments, kept until others are asked for."""
+    def at(self, moments: tuple[Moments, ...]) -> Ran:
+        """Inputs of those moments, and what is run on them; kept until others are asked for."""
         if moments not in self.last:
             source = np.random.default_rng(0)
             pairs = zip(moments, self.layouts, strict=True)
+            inputs = [drawn(m, own, source) for m, own in pairs]
             self.last.clear()
-            self.last[moments] = self.run([drawn(m, own, source) for m, own in pairs])
+            self.last[moments] = Ran(inputs, *self.run(inputs))
         return self.last[moments]
 
 
 def opaque(node: Node, *states: State, inside: Inside, output: int, own: Layout, kind: str) -> Step:
     """One output of what is not followed inside, which has the layout ``own`` there."""
-    outputs, pull = inside.at(tuple(state.moments for state in states))
+    inputs, outputs, pull = inside.at(tuple(state.moments for state in states))
     y = outputs[output]
     own = layouts.fitted(own, y.shape)
     q, positions, samples, _ = in_common(y, own)
@@ -72,10 +82,13 @@ def opaque(node: Node, *states: State, inside: Inside, output: int, own: Layout,
     )  # fmt: skip
     source = np.random.default_rng(1)
     found = [pull(output, drawn(gradient, own, source)) for gradient in KINDS]
+    grown = pull(output, y / max(1e-300, float(np.sum(y * y))))
     factors = []
-    for i, taken in enumerate(inside.layouts):
+    for i, (x, taken) in enumerate(zip(inputs, inside.layouts, strict=True)):
         columns = [_gradient(gradients[i], taken) for gradients in found]
-        factors.append(_by_kinds(columns, layouts.count(own)))
+        factor = back(1.0, w=float(np.sum(grown[i] * x)) ** 2)
+        factor[:3, :3] = _by_kinds(columns, layouts.count(own))
+        factors.append(factor)
     return Step(state, tuple(factors), note=f"the gradient through {kind}, on samples")
 
 
@@ -86,7 +99,7 @@ def _gradient(x: FloatArray, own: Layout) -> FloatArray:
     return np.array([g, h if counts[POSITION] > 1 else 0.0, k if counts[SAMPLE] > 1 else 0.0])
 
 
-def _by_kinds(columns: Sequence[FloatArray], counts: dict[str, int]) -> Back:
+def _by_kinds(columns: Sequence[FloatArray], counts: dict[str, int]) -> FloatArray:
     """The factors of g, h and k: a gradient that positions share has g and h, and so on."""
     own, shared, same = columns
     h = shared - own if counts[POSITION] > 1 else np.zeros(3)

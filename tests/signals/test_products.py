@@ -1,0 +1,69 @@
+"""Sums of products of two signals that are no attention of keys: covariances, linear attention."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gainreg.adapters.torch import initialize_
+from gainreg.signals.report import SignalReport
+
+F = nn.functional
+WIDTH, HEADS, TOKENS = 64, 4, 196
+
+
+class Block(nn.Module):
+    """A residual block whose tokens meet in ``meet``, read out by their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.images = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        images = self.images(self.norm(x)).view(len(x), TOKENS, 3, HEADS, WIDTH // HEADS)
+        q, k, v = images.permute(2, 0, 3, 1, 4)
+        y = self.meet(q, k, v).transpose(1, 2).reshape(x.shape)
+        found: Tensor = self.head((x + self.out(y)).mean(1))
+        return found
+
+    def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class OfChannels(Block):
+    """Attention of channels to channels (Ding et al. 2022, DaViT)."""
+
+    def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = (q.transpose(-1, -2) @ k / math.sqrt(TOKENS)).softmax(-1)
+        return (weights @ v.transpose(-1, -2)).transpose(-1, -2)
+
+
+class Linear(Block):
+    """Attention by ReLU in place of softmax, divided by its sum (Cai et al. 2023, EfficientViT)."""
+
+    def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        found = F.relu(q) @ (F.relu(k).transpose(-1, -2) @ F.pad(v, (0, 1), value=1.0))
+        return found[..., :-1] / (found[..., -1:] + 1e-5)
+
+
+def factors(report: SignalReport) -> list[float]:
+    pairs = [(it.gradient_rms, it.measured_gradient_rms) for it in report.weights]
+    pairs += [(it.input_rms, it.measured_input_rms) for it in report.weights]
+    return [max(a / b, b / a) for a, b in pairs if b]
+
+
+@pytest.mark.parametrize(("kind", "most"), [(OfChannels, 1.3), (Linear, 2.2)])
+def test_sizes_and_gradients_are_predicted(kind: type[Block], most: float) -> None:
+    """Of linear attention, what units share beside their mean is not followed."""
+    torch.manual_seed(0)
+    report = initialize_(kind(), torch.randn(8, TOKENS, WIDTH))
+    assert max(factors(report)) < most
+    assert "depend on each other" in report.weights[2].note
