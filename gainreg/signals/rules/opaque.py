@@ -17,7 +17,7 @@ import numpy as np
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import NODES, FloatArray
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
-from gainreg.signals.rules.step import Back, Step, back
+from gainreg.signals.rules.step import Step, back
 from gainreg.signals.state import Moments, State, fresh, joined
 from gainreg.signals.tape import Node
 
