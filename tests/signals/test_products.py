@@ -67,3 +67,32 @@ def test_sizes_and_gradients_are_predicted(kind: type[Block], most: float) -> No
     report = initialize_(kind(), torch.randn(8, TOKENS, WIDTH))
     assert max(factors(report)) < most
     assert "depend on each other" in report.weights[2].note
+
+
+class RunningMean(nn.Module):
+    """A mean with weights eᵏ that decay, kept as two sums below their running maximum (Peng et al.
+    2023, RWKV)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.decay = nn.Parameter(torch.linspace(-1, 2, WIDTH))
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys, values, found = self.keys(x), self.values(x), []
+        decay = -torch.exp(self.decay)
+        above, below, most = values[:, 0], torch.ones_like(values[:, 0]), keys[:, 0]
+        for key, value in zip(keys.unbind(1), values.unbind(1), strict=True):
+            now = torch.maximum(most + decay, key)
+            before, added = torch.exp(most + decay - now), torch.exp(key - now)
+            above, below, most = before * above + added * value, before * below + added, now
+            found.append(above / below)
+        y: Tensor = self.head(torch.stack(found, 1))
+        return y
+
+
+def test_what_meets_its_own_maximum_again_is_no_variable_of_its_own() -> None:
+    torch.manual_seed(0)
+    report = initialize_(RunningMean(), torch.randn(8, 12, WIDTH))
+    assert max(factors(report)) < 2  # sizes were 10⁵ times off, gradients were nan

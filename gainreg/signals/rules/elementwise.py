@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,11 +40,12 @@ from gainreg.signals.state import (
     fresh,
     joined,
     mixed,
+    names_of,
     of_root,
     on_nodes,
+    opened,
     product_mean,
     related,
-    ultimate,
 )
 from gainreg.signals.tape import Node
 
@@ -97,6 +98,8 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
         f = combine([s.function for s in alike], [k for _, k in varying]).scaled(1.0, shift)
         state = _of(root, f, alike)
         return Step(state if len(alike) > 1 else replace(state, phrase=alike[0].phrase))
+    if opened(alike)[1]:
+        return sampled(node, *alike, operation=_sum(tuple(k for _, k in varying), shift))
     terms: dict[Source, float] = {}
     for state, k in varying:
         if state.function.core is None:
@@ -124,8 +127,13 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     )
 
 
-def names_of(root: Root) -> tuple[Hashable, ...]:
-    return (*((source.key, k) for source, k in root.terms.items()), root.shift)
+def _sum(factors: tuple[float, ...], shift: float) -> Operation:
+    """The sum as an operation."""
+
+    def call(*values: FloatArray) -> FloatArray:
+        return np.asarray(sum(k * v for k, v in zip(factors, values, strict=True)) + shift)
+
+    return Operation(("sum", factors, shift), call, "sum")
 
 
 def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
@@ -268,7 +276,7 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
 
 def sampled(node: Node, *states: State, operation: Operation) -> Step:
     """A function of several variables, on samples of what they depend on: approximate."""
-    sources = list(dict.fromkeys(s for state in states for s in ultimate(state)))
+    sources, within = opened(states)
     points = normal_points(2 * max(1, len(sources)))
     first, second = points[: len(sources)], points[len(sources) :]
 
@@ -281,10 +289,16 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
                 z = r * z + math.sqrt(max(0.0, 1 - r * r)) * other
             values[source] = np.interp(z, NODES, root.values)
 
+        def of(source: Source) -> FloatArray:
+            if source in within and source not in values and source.made is not None:
+                made, inner = source.made
+                values[source] = np.nan_to_num(made.call(*map(at, inner)))
+            return values[source] if source.of is None else at(source.of)
+
         def at(state: State) -> FloatArray:
             total = np.full(POINTS, state.root.shift)
             for source, k in state.root.terms.items():
-                total += k * (values[source] if source.of is None else at(source.of))
+                total += k * of(source)
             return state.function(total)
 
         return [at(state) for state in states]
@@ -316,5 +330,6 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         node.id, m, max(s.noise for s in states), False,
         joined(*(s.note for s in states), "a function of several signals, on samples"), kind,
         gaussian=False, values=(np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),),
+        made=(operation, states),
     )  # fmt: skip
     return Step(state, tuple(factors))

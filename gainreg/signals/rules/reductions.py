@@ -16,7 +16,6 @@ from gainreg.signals.functions import (
     slopes_at,
 )
 from gainreg.signals.layout import UNIT, count
-from gainreg.signals.rules.elementwise import names_of
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
@@ -35,6 +34,7 @@ from gainreg.signals.state import (
     State,
     fresh,
     joined,
+    names_of,
     of_root,
 )
 from gainreg.signals.tape import Node
@@ -281,7 +281,7 @@ def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) ->
         rest(moments.across_samples, m.across_samples),
     )
     values = _above_zero(x, others)
-    left = Source((node.id,), others, not values, None, values)
+    left = Source((node.id,), others, not values, values=values)
     root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
     return of_root(root, IDENTITY)
 
