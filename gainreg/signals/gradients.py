@@ -31,6 +31,12 @@ STEEP = "a mean squared slope that is infinite, and grows with the number of sam
 STRAIGHT = ("dropout", "normalise", "scale")
 
 
+# A gradient beyond this, or one that is no number, is an approximation that got lost, since single
+# precision holds none such.
+BEYOND = 1e76
+LOST = "a gradient that is not known from here back: it counts as what it was a step later"
+
+
 class Gradient(NamedTuple):
     """The gradient by a tensor, on average over units, positions and samples.
 
@@ -66,7 +72,10 @@ class Gradient(NamedTuple):
 
     def times(self, by: Back, given: FloatArray | None, note: str) -> Gradient:
         """What a step hands on of it, which depends so on the values there."""
-        g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
+        with np.errstate(all="ignore"):
+            g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
+        if not all(abs(it) < BEYOND for it in (g, h, k, w)):
+            return Gradient(self.g, 0.0, note=joined(self.note, note, LOST))
         return Gradient(g, h, k, w, given, joined(self.note, note))
 
 

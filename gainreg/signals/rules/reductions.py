@@ -175,9 +175,9 @@ def _projected(
 
 
 @functools.lru_cache(1024)
-def inverse_of_squares(n: float, units: int) -> float:
-    """The mean of 1/V, times E[V], over so many units whose variances V are sums of n squares each:
-    what it typically is.
+def inverse_of_squares(n: float, units: int, least: float = 0.0) -> float:
+    """The mean of 1/(V + ε), times E[V], over so many units whose variances V are sums of n squares
+    each, ``least`` being ε/E[V]: what it typically is.
 
     Of one or two squares E[1/V] is infinite, and the mean over units grows with their number. It is
     that at the median places of so many draws in order (Benard's (i − 0.3)/(n + 0.4)): within a
@@ -188,7 +188,7 @@ def inverse_of_squares(n: float, units: int) -> float:
     if math.isinf(n):
         return 1.0
     places = (np.arange(1, units + 1) - 0.3) / (units + 0.4)
-    return float(np.mean(n / 2 / gammaincinv(n / 2, places)))
+    return float(np.mean(1 / (gammaincinv(n / 2, places) * 2 / n + least)))
 
 
 def _in_common(m: Moments, positions: int, samples: int) -> float:
