@@ -276,14 +276,34 @@ def common_width(key: Node, value: Node) -> int | None:
 
 
 def _image_of(node: Node) -> tuple[Node | None, int]:
-    passed = ("view", "add", "normalise", "scale", "concatenate", "elementwise")
+    passed = (*CARRIED, "add", "concatenate", "elementwise")
     while node.rule in passed and node.inputs:
         node = node.inputs[0]
     if node.rule == "portion":
         node = node.inputs[2]
     if node.rule != "linear":
         return None, 1
-    return node.inputs[0], int(node.facts["units"])
+    return node.inputs[0], _directions(node.inputs[0], int(node.facts["units"]))
+
+
+# What keeps the directions that a signal has among its units.
+CARRIED = ("view", "normalise", "scale", "dropout")
+
+
+def _directions(node: Node, most: int) -> int:
+    """Along how many directions among its units a signal varies, at most so many: an image of one
+    number has one, whatever its width. Position embeddings, which are small, do not count."""
+    while node.rule in CARRIED and node.inputs:
+        node = node.inputs[0]
+    if node.rule == "linear":
+        return _directions(node.inputs[0], min(most, node.facts["fan_in"]))
+    if node.rule == "add" and len(node.inputs) > 1:
+        found = 0
+        for term in reversed(node.inputs):  # a branch that has all comes after its stream
+            if term.rule != "given" and found < most:
+                found += _directions(term, most)
+        return min(most, max(1, found))
+    return most
 
 
 def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -> Signal:
