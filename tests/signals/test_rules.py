@@ -198,3 +198,24 @@ def test_a_model_as_it_is_is_predicted_too() -> None:
     for weight in report.weights:
         assert weight.output_rms == pytest.approx(weight.measured_output_rms, rel=0.03)
         assert weight.gradient_rms == pytest.approx(weight.measured_gradient_rms, rel=0.05)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose rows are brought to mean 0 and the second moment that keeps its input's
+    size (Brock et al. 2021)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.weight
+        centred = w - w.mean((1, 2, 3), keepdim=True)
+        scaled = centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return F.conv2d(x, scaled / math.sqrt(w[0].numel()), padding=self.padding)
+
+
+def test_weights_that_are_centred_do_not_see_what_all_units_have_in_common() -> None:
+    torch.manual_seed(0)
+    centred = (Standardised(256, 256, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(
+        nn.Conv2d(32, 256, 1), nn.ReLU(), *centred, *centred, nn.Conv2d(256, 9, 1)
+    )
+    last = initialize_(model, torch.randn(8, 32, 16, 16)).weights[-1]
+    assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)  # else twice as large
