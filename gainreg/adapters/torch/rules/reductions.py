@@ -215,6 +215,24 @@ def _average_pool(
     )
 
 
+@rule(aten.col2im)
+def _folded(
+    trace: Trace, x: Tensor, size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int],
+    padding: Sequence[int], stride: Sequence[int],
+) -> Any:  # fmt: skip
+    """The sum of all windows that meet at a place."""
+    y, n = trace.outputs[0], 1.0
+    for large, taps, apart, before, step in zip(
+        size, kernel, dilation, padding, stride, strict=True
+    ):
+        small = (large + 2 * before - apart * (taps - 1) - 1) // step + 1
+        n *= sum(layouts.taps_inside(large, small, taps, step, before, apart)) / large
+    roles = (SAMPLE, UNIT, POSITION, POSITION)[4 - y.dim() :]
+    layout = tuple(((role, length),) for role, length in zip(roles, y.shape, strict=True))
+    signal = trace.signal(x).whole
+    return trace.record("mean", [signal], layout, units=1, positions=n, samples=1, factor=n)
+
+
 @rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
 def _blended(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     y = trace.outputs[0]
