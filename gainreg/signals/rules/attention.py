@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from gainreg.signals.rules.step import Back, Step, back, pairs
-from gainreg.signals.softmax import Rows, over_rows, passing, shared
+from gainreg.signals.softmax import Rows, of_one, of_two
 from gainreg.signals.state import (
     Moments,
     State,
@@ -43,15 +45,25 @@ def scores(
         node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,
         joined(query.note, key.note, note), "attention scores",
     )  # fmt: skip
-    # each query element meets all keys, less what those have in common; each key all queries
-    meets = [node.size * width / size for size in node.input_sizes]
-    return Step(
-        state,
-        (
-            back(factor**2 * _beyond(key.moments) * meets[0], 0.0),
-            back(factor**2 * query.q * (meets[1] if len(meets) > 1 else 0.0), 0.0),
-        ),
-    )
+    keys, queries = (node.size * width / size for size in node.input_sizes)
+    to_query, to_key = _to_scored(query.moments, key.moments, queries, keys, factor)
+    return Step(state, (to_query, to_key))
+
+
+def _to_scored(
+    query: Moments, key: Moments, queries: float, keys: float, factor: float
+) -> tuple[Back, Back]:
+    """From the scores to queries and keys: a query's gradient is Σ of its scores' times their keys,
+    a key's Σ over queries. By the scores of one query they add up to 0, since softmax ignores what
+    all keys have in common; two queries' are alike by k, as their outputs' gradients are by h.
+    """
+    by_keys = factor**2 * keys * _beyond(key)
+    by_queries = factor**2 * queries * query.second_moment
+    by_pairs = factor**2 * queries * max(0.0, queries - 1) * query.across_positions
+    to_query = np.array([[by_keys, 0.0, 0.0], [0.0, 0.0, by_keys], [0.0, 0.0, 0.0]])
+    to_key = np.array([[by_queries, 0.0, by_pairs], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    to_key[1] = -to_key[0] / max(1.0, keys - 1)
+    return to_query, to_key
 
 
 def _beyond(m: Moments) -> float:
@@ -90,12 +102,11 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
 
 
 def _softmax(spread: float, alike: float, size: int, rows: Rows) -> tuple[Moments, Back]:
-    """The moments of the weights, and the factor of the gradient by a score."""
-    a = over_rows(spread, rows)
-    # two queries look at the same keys as far as they are alike
-    both = min(a, shared(rows) * math.exp(min(spread * alike, 300.0)))
-    down = back(passing(spread, rows) / size, 0.0)
-    return Moments(1 / size, a / size, both / size, both / size), down
+    """The moments of the weights, and the factor of the gradient by the scores."""
+    one, two = of_one(spread, rows), of_two(spread, alike, rows)
+    a, both = one.seen / size, two.seen / size
+    down = np.diag([one.passed / size, 0.0, two.passed / size])
+    return Moments(1 / size, a, both, both), down
 
 
 def attend(
@@ -120,15 +131,17 @@ def attend(
     v = value.moments
     if units:
         v = replace(v, across_positions=v.mean**2)
-    moments, a, same = _attend(weights.moments, v, size, spread, alike, common)
+    width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
+    queries = node.size / node.input_sizes[1] * size
+    together = _together(node, queries)
+    moments, a, same = _attend(weights.moments, v, size, spread, alike, common, together)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
     state = replace(state, counted=None if units else value.q)
-    width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
-    queries = node.size / node.input_sizes[1] * size
-    return Step(state, (back(_beyond(v) * width), _to_values(a, same, queries, size), back(0.0)))
+    through = _to_weights(_beyond(v) * width)
+    return Step(state, (through, _to_values(a, same, queries, size), back(0.0)))
 
 
 def _spread(scored: State) -> tuple[float, float]:
@@ -146,6 +159,11 @@ def _spread(scored: State) -> tuple[float, float]:
     return _beyond(m), scored.function.scale**2 * shared / _beyond(m)
 
 
+def _together(node: Node, queries: float) -> float:
+    """Of two positions, how often they look at the same keys: in windows, where they share one."""
+    return min(1.0, max(0.0, queries - 1) / max(1.0, node.positions - 1))
+
+
 def _alike(m: Moments) -> tuple[float, float]:
     """The same of scores alone."""
     q = m.second_moment
@@ -153,7 +171,13 @@ def _alike(m: Moments) -> tuple[float, float]:
 
 
 def _attend(
-    p: Moments, v: Moments, size: int, spread: float, alike: float, common: int | None
+    p: Moments,
+    v: Moments,
+    size: int,
+    spread: float,
+    alike: float,
+    common: int | None,
+    together: float,
 ) -> tuple[Moments, float, float]:
     """The moments of what is attended to, and Σp² and Σp·p′ of the weights of two queries."""
     a = min(1.0, p.second_moment * size)
@@ -164,10 +188,15 @@ def _attend(
     m = Moments(
         v.mean,
         c + (q - c) * min(1.0, a + found),
-        c + (q - c) * min(1.0, same + alike * found),
+        c + (q - c) * min(1.0, same + alike * found) * together,
         both + (s - both) * same,
     )
     return m, a, same
+
+
+def _to_weights(values: float) -> Back:
+    """To the weights, of which those of two queries are alike as the gradients by their outputs."""
+    return np.array([[values, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, values, 0.0]])
 
 
 def _to_values(a: float, same: float, queries: float, keys: int) -> Back:
@@ -199,20 +228,22 @@ def attention(
     scored = _scores(query.moments, key.moments, width, factor, False)
     spread, alike = _alike(scored)
     weights, through = _softmax(spread, alike, size, rows)
-    moments, a, same = _attend(weights, value.moments, size, spread, alike, common)
+    queries = node.input_sizes[0] / width  # of all heads
+    by_key = queries * size * width / node.input_sizes[1]
+    together = _together(node, by_key)
+    moments, a, same = _attend(weights, value.moments, size, spread, alike, common, together)
     note = joined(
         query.note, key.note, value.note, "attention weights, from scores taken for independent"
     )
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
-    queries = node.input_sizes[0] / width
-    passed = float(through[0, 0]) * node.size / queries
-    down = passed * _beyond(value.moments)  # mean square by a score
+    to_scores = through @ _to_weights(_beyond(value.moments) * node.size / queries)
+    to_query, to_key = _to_scored(query.moments, key.moments, by_key, size, factor)
     return Step(
         state,
         (
-            back(down * factor**2 * size * _beyond(key.moments), 0.0),
-            back(down * factor**2 * query.q * queries * size * width / node.input_sizes[1], 0.0),
+            to_query @ to_scores,
+            to_key @ to_scores,
             _to_values(a, same, node.size / node.input_sizes[2] * size, size),
         ),
     )
