@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
-from gainreg.signals.softmax import Rows, causal, grouped
+from gainreg.signals.softmax import Rows, causal, full, left_by
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
     MASKED,
@@ -276,12 +275,12 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
     if value < MASKED:
         triangular = isinstance(trace.entry(condition), Constant)
         keys = x.shape[-1]
-        rows = rows_of(left, keys) if left is not None else causal(keys) if triangular else None
+        rows = left_by(left, keys) if left is not None else causal(keys) if triangular else None
         return replace(signal, rows=rows)
     if left is None or left.all():
         return signal
     weights = origin(signal.node)
-    twice = weights.rule == "softmax" and weights.facts["rows"] == rows_of(left, x.shape[-1])
+    twice = weights.rule == "softmax" and weights.facts["rows"] == left_by(left, x.shape[-1])
     if twice and not value:  # what was masked before has no weight
         return signal
     return trace.record("dropout", [signal], keep=float(left.mean()), factor=1.0, elements=True)
@@ -289,28 +288,28 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
 
 def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
     """Scores with a mask added; None if it is none."""
-    if trace.is_signal(mask) or trace.is_weight(mask) or origin(signal.node).rule != "scores":
+    if trace.is_signal(mask) or origin(signal.node).rule != "scores":
         return None
     keys = layouts.size(signal.layout[-1])
     numbers = trace.values(mask)
+    learned = trace.is_weight(mask)
     if numbers is None:
         triangular = isinstance(trace.entry(mask), Constant)
-        return replace(signal, rows=causal(keys) if triangular else None)
-    if not (numbers < MASKED).any():
-        return None if numbers.any() else signal
-    return replace(signal, rows=rows_of(numbers > MASKED, keys))
-
-
-def rows_of(left: NDArray[np.bool_], keys: int) -> Rows | None:
-    """How many keys a mask leaves to which share of the rows."""
-    counts = np.broadcast_to(left, (*left.shape[:-1], keys)).sum(-1).ravel().tolist()
-    return grouped(counts) or None
+        return None if learned else replace(signal, rows=causal(keys) if triangular else None)
+    left = numbers > MASKED
+    if left.all():
+        return None if learned or numbers.any() else signal
+    if learned or numbers[left].any():  # a bias besides
+        layout = signal.layout
+        inputs = [settled(trace.tape, signal), trace.signal(mask, layout)]
+        signal = trace.record("add", inputs, layout, factors=(1.0, 1.0))
+    return replace(signal, rows=left_by(left, keys))
 
 
 def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     """Softmax of a signal along an axis."""
     size = layouts.size(signal.layout[axis])
-    rows = signal.rows or ((size, 1.0),)
+    rows = signal.rows or full(size)
     over_units = origin(signal.node).rule != "scores" and layouts.role(signal.layout[axis]) == UNIT
     signal = settled(trace.tape, signal).apart(axis % len(layout))
 

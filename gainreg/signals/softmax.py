@@ -9,15 +9,31 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gainreg.signals.functions import FloatArray
 
-Rows = tuple[tuple[int, float], ...]
+
+class Rows(NamedTuple):
+    """The keys that queries see.
+
+    Attributes:
+        counts: how many keys which share of the queries sees.
+        meets: of two queries, how much of the keys of the one with more the other sees, where it
+            could see as many as it sees: 1 if it always does, as in causal attention.
+    """
+
+    counts: tuple[tuple[int, float], ...]
+    meets: float = 1.0
+
 
 # Spacing of nodes for ln t, and for exponents: integrands are smooth on a scale of 1, and the rule
 # is good to 1e-8. A standard deviation has at most so many and at least so few nodes.
 _STEP = 0.5
 _NARROW, _WIDE = 0.2, 0.8
+
+# So many queries of a mask say how many keys two of them share.
+QUERIES = 64
 
 # Scores of a larger variance look at their largest alone, but for 1 %.
 _MOST_SPREAD = 300.0
@@ -86,34 +102,51 @@ def overlap(spread: float, alike: float, keys: int) -> Overlap:
 
 def of_one(spread: float, rows: Rows) -> Overlap:
     """Of a row with itself, averaged over rows with different numbers of keys."""
-    found = [(overlap(spread, 1.0, keys), share) for keys, share in rows]
+    found = [(overlap(spread, 1.0, keys), share) for keys, share in rows.counts]
     return Overlap(*(math.fsum(share * it[i] for it, share in found) for i in range(2)))
 
 
 def of_two(spread: float, alike: float, rows: Rows) -> Overlap:
-    """Of two rows, of which the one with fewer keys sees some of the other's."""
+    """Of two rows, of which the one with fewer keys may see some of the other's."""
     found, below = [], 0.0
-    for keys, share in sorted(rows):
-        pairs = share * (2 * below + share)
+    for keys, share in sorted(rows.counts):
+        pairs = rows.meets * share * (2 * below + share)
         found.append((overlap(spread, alike, keys), pairs))
         below += share
     return Overlap(*(math.fsum(pairs * it[i] for it, pairs in found) for i in range(2)))
 
 
 def causal(keys: int) -> Rows:
-    """Rows of 1, 2, … keys."""
+    """1, 2, … keys."""
     return grouped(range(1, keys + 1))
 
 
-def grouped(counts: Sequence[int] | range) -> Rows:
-    """How many keys rows have, and which share of them: one number for those within 10 %."""
+def full(keys: int) -> Rows:
+    """All of them."""
+    return Rows(((keys, 1.0),))
+
+
+def left_by(mask: NDArray[np.bool_], keys: int) -> Rows | None:
+    """What a mask of queries and keys leaves; None if that is nothing."""
+    left = np.broadcast_to(mask, (*mask.shape[:-1], keys)).astype(float)
+    seen = grouped(left.sum(-1).ravel())
+    if not seen.counts or left.ndim < 2:
+        return seen if seen.counts else None
+    few = left[..., :: max(1, left.shape[-2] // QUERIES), :]
+    counts = few.sum(-1)
+    both = few @ few.swapaxes(-1, -2)
+    most = np.maximum(counts[..., :, None], counts[..., None, :])
+    least = np.minimum(counts[..., :, None], counts[..., None, :])
+    return seen._replace(meets=float(both[most > 0].sum() / max(1.0, least[most > 0].sum())))
+
+
+def grouped(counts: Sequence[int] | range | FloatArray) -> Rows:
+    """How many keys queries see, and which share of them: one number for those within 10 %."""
     values = np.sort(np.asarray(counts, dtype=np.int64))
     values = values[values > 0]
-    if not values.size:
-        return ()
     bins = np.round(np.log(values) / 0.1)
     rows = []
     for one in np.unique(bins):
         members = values[bins == one]
         rows.append((round(float(members.mean())), members.size / values.size))
-    return tuple(rows)
+    return Rows(tuple(rows))
