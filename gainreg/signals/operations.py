@@ -225,12 +225,19 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
             continue
         inputs = [weights, value, Signal(node.inputs[0], ())]
         scored = origin(node.inputs[0])
-        keys = scored.inputs[1] if scored.rule == "scores" else scored
+        keys = scored
+        if scored.rule == "scores":
+            query, keys = scored.inputs
+            inputs.append(Signal(query, ()))
         common = common_width(keys, value.node)
         units = bool(node.facts["units"])
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
-    along = layouts.role(over)
-    return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
+    facts: dict[str, Any] = {
+        "width": width,
+        "positions": layouts.role(over) == POSITION,
+        "keys": layouts.role(layout[-1]) == POSITION,
+    }
+    return trace.record("scores", [left, right], layout, **facts)
 
 
 def origin(node: Node) -> Node:
@@ -257,8 +264,12 @@ def common_width(key: Node, value: Node) -> int | None:
     return width if a is not None and a is b else None
 
 
+# Steps that change no unit into another; multiplied is a key that is divided by its norm.
+UNITWISE = ("view", "add", "normalise", "multiply", "scale", "concatenate")
+
+
 def _image_of(node: Node) -> tuple[Node | None, int]:
-    while node.rule in ("view", "add", "normalise", "scale", "concatenate") and node.inputs:
+    while node.rule in UNITWISE and node.inputs:
         node = node.inputs[0]
     if node.rule == "portion":
         node = node.inputs[2]
@@ -310,7 +321,9 @@ def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     """Softmax of a signal along an axis."""
     size = layouts.size(signal.layout[axis])
     rows = signal.rows or full(size)
-    over_units = origin(signal.node).rule != "scores" and layouts.role(signal.layout[axis]) == UNIT
+    scored = origin(signal.node)
+    known = scored.rule != "scores" or scored.facts["positions"]
+    over_units = known and layouts.role(signal.layout[axis]) == UNIT
     signal = settled(trace.tape, signal).apart(axis % len(layout))
 
     def make(part: Signal, own: Layout) -> Signal:

@@ -1,9 +1,14 @@
-"""Scores, softmax and what looks by them."""
+"""Sums over two signals, scores among them, softmax and what looks by them.
+
+Weights and scores have queries and keys in place of samples and positions: ``across_positions`` is
+across keys, ``across_samples`` across queries, and so are h and k of their gradients.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,49 +26,71 @@ from gainreg.signals.tape import Node
 INDEPENDENT = "attention weights, from scores taken for independent"
 
 
+# --- sums over two signals ---
+
+
 def scores(
     node: Node,
-    query: State,
-    key: State,
+    left: State,
+    right: State,
     *,
     width: int,
     factor: float = 1.0,
     positions: bool = False,
+    keys: bool = True,
 ) -> Step:
-    """Σ query·key over ``width`` units, times ``factor``: q = factor²·width·q_q·q_k.
+    """Σ left·right, times ``factor``: q = factor²·width·q·q′ for what is independent.
 
-    ``across_positions`` of the result is across keys: what all have in common, softmax ignores;
-    ``across_samples`` is across queries.
-    ``positions`` says that the sum goes over positions, which have their c in common, as in
-    linear attention.
+    Args:
+        width: how many terms a sum has.
+        positions: whether it goes over positions, which have their c in common, as in linear
+            attention, or where weights are mixed among heads before they meet the values.
+        keys: whether what is right is keys, so that there is a score for each of them; else it is
+            the same for all positions that are left.
     """
     note = ""
-    if related(query, key) or positions:
+    if related(left, right) or positions:
         note = "a product of signals that depend on each other"
-    moments = _scores(query.moments, key.moments, width, factor, positions)
+    a, b = left.moments.scaled(factor), right.moments
     state = fresh(
-        node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,
-        joined(query.note, key.note, note), "attention scores",
+        node.id, _summed(a, b, width, positions, keys), left.noise + right.noise,
+        left.exact and right.exact and not note, joined(left.note, right.note, note),
+        "attention scores",
     )  # fmt: skip
-    keys, queries = (node.size * width / size for size in node.input_sizes)
-    to_query, to_key = _to_scored(query.moments, key.moments, queries, keys, factor)
-    return Step(state, (to_query, to_key))
+    rights, lefts = (node.size * width / size for size in node.input_sizes)
+    if positions:
+        return Step(state, (factor**2 * _to_weights(b, rights), _to_summed(a, lefts)))
+    if keys:
+        return Step(state, _to_scored(a, b, lefts, rights, factor))
+    to_left = np.diag([rights * c for c in (b.second_moment, b.second_moment, b.across_samples)])
+    to_right = np.diag([lefts * a.second_moment, 0.0, lefts**2 * _both(a)])
+    to_right[0, 1] = lefts * max(0.0, lefts - 1) * a.across_positions
+    return Step(state, (factor**2 * to_left, to_right))
 
 
-def _to_scored(
-    query: Moments, key: Moments, queries: float, keys: float, factor: float
-) -> tuple[Back, Back]:
-    """From the scores to queries and keys: a query's gradient is Σ of its scores' times their keys,
-    a key's Σ over queries. By the scores of one query they add up to 0, since softmax ignores what
-    all keys have in common; two queries' are alike by k, as their outputs' gradients are by h.
-    """
-    by_keys = factor**2 * keys * _beyond(key)
-    by_queries = factor**2 * queries * query.second_moment
-    by_pairs = factor**2 * queries * max(0.0, queries - 1) * query.across_positions
-    to_query = np.array([[by_keys, 0.0, 0.0], [0.0, 0.0, by_keys], [0.0, 0.0, 0.0]])
-    to_key = np.array([[by_queries, 0.0, by_pairs], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    to_key[1] = -to_key[0] / max(1.0, keys - 1)
-    return to_query, to_key
+def _summed(a: Moments, b: Moments, width: int, positions: bool, keys: bool) -> Moments:
+    mean = width * a.mean * b.mean
+    others = mean**2 * (1 - 1 / width)
+    if positions:
+        pairs = width * (width - 1)
+        c = pairs * a.across_positions * b.across_positions
+        return Moments(
+            mean,
+            width * a.second_moment * b.second_moment + c,
+            width * a.across_samples * b.second_moment + c,
+            width * a.across_samples * b.across_samples + pairs * _both(a) * _both(b),
+        )
+    q, c, s = a.second_moment, a.across_positions, a.across_samples
+    if keys:
+        found = (q * b.second_moment, q * b.across_positions, c * b.second_moment)
+    else:
+        found = (q * b.second_moment, c * b.second_moment, s * b.across_samples)
+    return Moments(mean, *(width * part + others for part in found))
+
+
+def _both(m: Moments) -> float:
+    """What is common to pairs of other positions in other samples."""
+    return min(m.across_positions, m.across_samples)
 
 
 def _beyond(m: Moments) -> float:
@@ -71,18 +98,85 @@ def _beyond(m: Moments) -> float:
     return max(0.0, m.second_moment - m.across_positions)
 
 
-def _scores(a: Moments, b: Moments, width: int, factor: float, positions: bool) -> Moments:
-    size = factor**2 * width
-    mean = factor * width * a.mean * b.mean
-    beyond = mean**2 * (1 - 1 / width)
-    if positions:
-        beyond = size * (width - 1) * a.across_positions * b.across_positions
-    return Moments(
-        mean,
-        size * a.second_moment * b.second_moment + beyond,
-        size * a.second_moment * b.across_positions + beyond,
-        size * a.across_positions * b.second_moment,
+def _to_scored(
+    query: Moments, key: Moments, queries: float, keys: float, factor: float
+) -> tuple[Back, Back]:
+    """From the scores to queries, which are scaled by ``factor`` here, and keys: a query's gradient
+    is Σ of its scores' times their keys, a key's Σ over queries."""
+    by_keys, by_queries = factor**2 * keys, queries * query.second_moment
+    by_pairs = queries * max(0.0, queries - 1) * query.across_positions
+    others = max(0.0, keys - 1)
+    to_query = np.array(
+        [
+            [by_keys * key.second_moment, by_keys * others * key.across_positions, 0.0],
+            [0.0, 0.0, by_keys * _beyond(key)],
+            [0.0, 0.0, 0.0],
+        ]
     )
+    to_key = np.array(
+        [
+            [by_queries, 0.0, by_pairs],
+            [0.0, by_queries, -by_pairs / max(1.0, others)],
+            [0.0, 0.0, 0.0],
+        ]
+    )
+    return to_query, to_key
+
+
+def _to_weights(v: Moments, width: float) -> Back:
+    """To weights of positions, each of which multiplies so many units of a value."""
+    q, c = v.second_moment, v.across_positions
+    return width * np.array([[q, 0.0, 0.0], [c, 0.0, 0.0], [0.0, _beyond(v), 0.0]])
+
+
+def _to_summed(w: Moments, queries: float) -> Back:
+    """Through weights to the values that they sum over."""
+    two = queries * max(0.0, queries - 1)
+    return pairs(
+        queries * w.second_moment,
+        added=two * w.across_samples,
+        common=queries * w.across_positions,
+        h=two * w.across_positions,
+        k=queries**2 * _both(w),
+    )
+
+
+# --- softmax ---
+
+
+class Spread(NamedTuple):
+    """How scores differ.
+
+    Attributes:
+        total: their variance over keys.
+        alike: the correlation of two queries' scores.
+        drawn: of the variance, what products of queries and keys make.
+    """
+
+    total: float
+    alike: float
+    drawn: float
+
+
+def _spread(scored: State) -> Spread:
+    """What is the same in all samples beside scores that are not is a bias of positions: queries
+    differ by it as much as keys do."""
+    m = scored.moments
+    terms = [(k**2, source.moments) for source, k in scored.root.terms.items()]
+    varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
+    if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
+        return _of_scores(m)
+    by = scored.function.scale**2
+    drawn = by * math.fsum(k * _beyond(it) for k, it in varied)
+    shared = by * math.fsum(k * _beyond(it) * _of_scores(it).alike for k, it in varied)
+    return Spread(_beyond(m), shared / _beyond(m), drawn)
+
+
+def _of_scores(m: Moments) -> Spread:
+    """The same of scores alone."""
+    q = m.second_moment
+    alike = min(1.0, max(0.0, m.across_samples / q)) if q else 0.0
+    return Spread(_beyond(m), alike, _beyond(m))
 
 
 def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
@@ -95,18 +189,27 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     if units:
         m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
         x = replace(x, moments=m)
-    moments, down = _softmax(*_spread(x), size, rows)
+    moments, down = _softmax(_spread(x), size, rows, units)
     note = joined(x.note, INDEPENDENT)
     state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
     return Step(state, (down,))
 
 
-def _softmax(spread: float, alike: float, size: int, rows: Rows) -> tuple[Moments, Back]:
-    """The moments of the weights, and the factor of the gradient by the scores."""
-    one, two = of_one(spread, rows), of_two(spread, alike, rows)
+def _softmax(spread: Spread, size: int, rows: Rows, units: bool = False) -> tuple[Moments, Back]:
+    """The moments of the weights, and the factor of the gradient by the scores: what all keys have
+    in common is taken off."""
+    one, two = of_one(spread.total, rows), of_two(spread.total, spread.alike, rows)
     a, both = one.seen / size, two.seen / size
-    down = np.diag([one.passed / size, 0.0, two.passed / size])
-    return Moments(1 / size, a, both, both), down
+    passed, shared = one.passed / size, two.passed / size
+    if units:
+        return Moments(1 / size, a, both, both), np.diag([passed, shared, shared])
+    others = size * max(1, size - 1)
+    down = np.array([[passed, -passed, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, shared]])
+    down[1] = -down[0] / max(1, size - 1)
+    return Moments(1 / size, a, (1 - one.seen) / others, both), down
+
+
+# --- attention ---
 
 
 def attend(
@@ -114,49 +217,60 @@ def attend(
     weights: State,
     value: State,
     scored: State | None = None,
+    query: State | None = None,
     *,
     size: int,
     common: int | None = None,
     units: bool = False,
 ) -> Step:
-    """q → c + (q − c)·(a + s²/D), with a the sum of the squared weights. Noci et al. 2022.
+    """q → c + (q − c)·(a + s²(1 − a)²/D), with a the sum of the squared weights. Noci et al. 2022.
 
     Where keys and values are images of the same D units, a query that looks for a direction among
-    the keys finds it in the values: the weights e^{u·x} move the mean of x by u, and |u|² = s².
+    the keys finds it in the values: the weights e^{u·x} move the mean of x by u·(1 − a), and
+    |u|² = s². The gradient by the query is looked for likewise.
 
     ``units`` says that the weights go over units, as those of a mixture of experts: these have no
     more in common than their mean.
     """
-    spread, alike = (0.0, 0.0) if scored is None else _spread(scored)
-    v = value.moments
-    if units:
-        v = replace(v, across_positions=v.mean**2)
-    width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
+    p, v = weights.moments, value.moments
+    width = node.size / node.input_sizes[0] * size  # how many values a weight multiplies
     queries = node.size / node.input_sizes[1] * size
-    together = _together(node, queries)
-    moments, a, same = _attend(weights.moments, v, size, spread, alike, common, together)
+    if units:
+        moments, through = _over_units(node, p, v, width, size, queries)
+    else:
+        spread = Spread(0.0, 0.0, 0.0) if scored is None else _spread(scored)
+        moments, found = _attend(p, v, size, spread, common, _together(node, queries))
+        through = (_to_weights(v, width), _to_values(p, queries, size), back(0.0))
+        if query is not None and query.q:
+            each = node.input_sizes[3] * size / node.input_sizes[0]  # units of a query
+            through = (*through, back(found * width / (each * query.q)))
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
-    state = replace(state, counted=None if units else value.q)
-    through = _to_weights(_beyond(v) * width)
-    return Step(state, (through, _to_values(a, same, queries, size), back(0.0)))
+    return Step(replace(state, counted=None if units else value.q), through)
 
 
-def _spread(scored: State) -> tuple[float, float]:
-    """Variance of scores over keys, and how far two queries are alike.
-
-    What is the same in all samples beside scores that are not is a bias of positions: queries
-    differ by it as much as keys do.
-    """
-    m = scored.moments
-    terms = [(k**2, source.moments) for source, k in scored.root.terms.items()]
-    varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
-    if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
-        return _alike(m)
-    shared = math.fsum(k * _beyond(it) * _alike(it)[1] for k, it in varied)
-    return _beyond(m), scored.function.scale**2 * shared / _beyond(m)
+def _over_units(
+    node: Node, p: Moments, v: Moments, width: float, size: int, queries: float
+) -> tuple[Moments, tuple[Back, ...]]:
+    """Weights of units: one for each position, or for all of a sample together, as where channels
+    attend to each other."""
+    square, alone = v.mean**2, node.input_positions[0] > 1
+    a, same = p.second_moment * size, (p.across_positions if alone else p.second_moment) * size
+    moments = Moments(
+        v.mean,
+        square + (v.second_moment - square) * min(1.0, a),
+        square + (v.across_positions - square) * min(1.0, same),
+        square + (v.across_samples - square) * min(1.0, p.across_samples * size),
+    )
+    beyond = [c - square for c in (v.second_moment, v.across_positions, v.across_samples)]
+    to_weights = width * np.diag(beyond)
+    if not alone:
+        to_weights[1] = 0.0
+        to_weights[0, 1] = width * max(0.0, width - 1) * beyond[1]
+    shares = [queries * c for c in (p.second_moment, same / size, p.across_samples)]
+    return moments, (to_weights, np.diag(shares), back(0.0))
 
 
 def _together(node: Node, queries: float) -> float:
@@ -164,44 +278,29 @@ def _together(node: Node, queries: float) -> float:
     return min(1.0, max(0.0, queries - 1) / max(1.0, node.positions - 1))
 
 
-def _alike(m: Moments) -> tuple[float, float]:
-    """The same of scores alone."""
-    q = m.second_moment
-    return _beyond(m), min(1.0, max(0.0, m.across_samples / q)) if q else 0.0
-
-
 def _attend(
-    p: Moments,
-    v: Moments,
-    size: int,
-    spread: float,
-    alike: float,
-    common: int | None,
-    together: float,
-) -> tuple[Moments, float, float]:
-    """The moments of what is attended to, and Σp² and Σp·p′ of the weights of two queries."""
+    p: Moments, v: Moments, size: int, spread: Spread, common: int | None, together: float
+) -> tuple[Moments, float]:
+    """The moments of what is attended to, and how much of it was looked for."""
     a = min(1.0, p.second_moment * size)
     same = min(a, p.across_samples * size)
-    found = spread * (1 - a) / common if common else 0.0
+    found = spread.drawn * (1 - a) ** 2 / common if common else 0.0
     q, c, s = v.second_moment, v.across_positions, v.across_samples
     both = min(c, s)
     m = Moments(
         v.mean,
         c + (q - c) * min(1.0, a + found),
-        c + (q - c) * min(1.0, same + alike * found) * together,
+        c + (q - c) * min(1.0, same + spread.alike * found) * together,
         both + (s - both) * same,
     )
-    return m, a, same
+    return m, found * _beyond(v)
 
 
-def _to_weights(values: float) -> Back:
-    """To the weights, of which those of two queries are alike as the gradients by their outputs."""
-    return np.array([[values, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, values, 0.0]])
-
-
-def _to_values(a: float, same: float, queries: float, keys: int) -> Back:
+def _to_values(p: Moments, queries: float, keys: int) -> Back:
     """Through the weights to the values: a key's gradient is Σ over queries of p·g. Of a query
     with itself Σp² = a, of two Σp·p′ = ``same``; all keys together get 1 of each query."""
+    a = min(1.0, p.second_moment * keys)
+    same = min(a, p.across_samples * keys)
     two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
     return pairs(
         a * queries / keys,
@@ -225,25 +324,20 @@ def attention(
     common: int | None = None,
 ) -> Step:
     """Scores, softmax and attend in one operation."""
-    scored = _scores(query.moments, key.moments, width, factor, False)
-    spread, alike = _alike(scored)
-    weights, through = _softmax(spread, alike, size, rows)
+    scaled, v = query.moments.scaled(factor), value.moments
+    spread = _of_scores(_summed(scaled, key.moments, width, False, True))
+    p, through = _softmax(spread, size, rows)
     queries = node.input_sizes[0] / width  # of all heads
     by_key = queries * size * width / node.input_sizes[1]
-    together = _together(node, by_key)
-    moments, a, same = _attend(weights, value.moments, size, spread, alike, common, together)
-    note = joined(
-        query.note, key.note, value.note, "attention weights, from scores taken for independent"
-    )
+    moments, found = _attend(p, v, size, spread, common, _together(node, by_key))
+    note = joined(query.note, key.note, value.note, INDEPENDENT)
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
-    to_scores = through @ _to_weights(_beyond(value.moments) * node.size / queries)
-    to_query, to_key = _to_scored(query.moments, key.moments, by_key, size, factor)
-    return Step(
-        state,
-        (
-            to_query @ to_scores,
-            to_key @ to_scores,
-            _to_values(a, same, node.size / node.input_sizes[2] * size, size),
-        ),
-    )
+    units = node.size / queries
+    to_scores = through @ _to_weights(v, units)
+    to_query, to_key = _to_scored(scaled, key.moments, by_key, size, factor)
+    to_query = to_query @ to_scores
+    if query.q:
+        to_query = to_query + back(found * units / (width * query.q))
+    by_value = node.size / node.input_sizes[2] * size
+    return Step(state, (to_query, to_key @ to_scores, _to_values(p, by_value, size)))
