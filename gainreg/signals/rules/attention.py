@@ -102,24 +102,14 @@ def _to_scored(
     query: Moments, key: Moments, queries: float, keys: float, factor: float
 ) -> tuple[Back, Back]:
     """From the scores to queries, which are scaled by ``factor`` here, and keys: a query's gradient
-    is Σ of its scores' times their keys, a key's Σ over queries."""
-    by_keys, by_queries = factor**2 * keys, queries * query.second_moment
+    is Σ of its scores' times their keys, a key's Σ over queries. A query's scores' add up to 0, as
+    softmax ignores what all keys have in common."""
+    by_keys = factor**2 * keys * _beyond(key)
+    by_queries = queries * query.second_moment
     by_pairs = queries * max(0.0, queries - 1) * query.across_positions
-    others = max(0.0, keys - 1)
-    to_query = np.array(
-        [
-            [by_keys * key.second_moment, by_keys * others * key.across_positions, 0.0],
-            [0.0, 0.0, by_keys * _beyond(key)],
-            [0.0, 0.0, 0.0],
-        ]
-    )
-    to_key = np.array(
-        [
-            [by_queries, 0.0, by_pairs],
-            [0.0, by_queries, -by_pairs / max(1.0, others)],
-            [0.0, 0.0, 0.0],
-        ]
-    )
+    to_query = np.array([[by_keys, 0.0, 0.0], [0.0, 0.0, by_keys], [0.0, 0.0, 0.0]])
+    to_key = np.array([[by_queries, 0.0, by_pairs], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    to_key[1] = -to_key[0] / max(1.0, keys - 1)
     return to_query, to_key
 
 
@@ -205,7 +195,6 @@ def _softmax(spread: Spread, size: int, rows: Rows, units: bool = False) -> tupl
         return Moments(1 / size, a, both, both), np.diag([passed, shared, shared])
     others = size * max(1, size - 1)
     down = np.array([[passed, -passed, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, shared]])
-    down[1] = -down[0] / max(1, size - 1)
     return Moments(1 / size, a, (1 - one.seen) / others, both), down
 
 
