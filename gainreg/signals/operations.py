@@ -18,6 +18,7 @@ from gainreg.signals.functions import Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
 from gainreg.signals.softmax import Rows, causal, full, left_by
+from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
     MASKED,
@@ -512,6 +513,23 @@ def padded(trace: Trace, x: Any, before: Sequence[int]) -> Entry:
     here, there = math.prod(x.shape), math.prod(shape)
     if here == there:
         return reshaped(trace.tape, entry, layout)
-    view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
-    made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
+    longer = [axis for axis, n in enumerate(shape) if n > x.shape[axis]]
+    if len(longer) == 1:
+        axis = longer[0]
+        lengths = before[axis], shape[axis] - x.shape[axis] - before[axis]
+        first, last = (_zeros(trace, layout, axis, n) for n in lengths)
+        made = join(trace.tape, [*first, entry, *last], layout, axis)
+    else:
+        view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
+        made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
     return replace(made, padded=Padded(entry, tuple(x.shape), tuple(before)))
+
+
+def _zeros(trace: Trace, layout: Layout, axis: int, length: int) -> list[Signal]:
+    """So many zeros along an axis, if any."""
+    if length < 1:
+        return []
+    along: Axis = ((layouts.role(layout[axis]), length),) if length > 1 else ()
+    own = (*layout[:axis], along, *layout[axis + 1 :])
+    zeros = trace.tape.record("given", (), own, moments=Moments(0.0, 0.0, 0.0, 0.0), phrase="zeros")
+    return [Signal(zeros, own)]
