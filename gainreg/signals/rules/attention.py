@@ -25,6 +25,9 @@ from gainreg.signals.tape import Node
 
 INDEPENDENT = "attention weights, from scores taken for independent"
 
+# To what only says how something else goes.
+NOTHING = back(0.0, w=0.0)
+
 
 # --- sums over two signals ---
 
@@ -62,10 +65,20 @@ def scores(
         return Step(state, (factor**2 * _to_weights(b, rights), _to_summed(a, lefts)))
     if keys:
         return Step(state, _to_scored(a, b, lefts, rights, factor))
-    to_left = np.diag([rights * c for c in (b.second_moment, b.second_moment, b.across_samples)])
-    to_right = np.diag([lefts * a.second_moment, 0.0, lefts**2 * _both(a)])
-    to_right[0, 1] = lefts * max(0.0, lefts - 1) * a.across_positions
-    return Step(state, (factor**2 * to_left, to_right))
+    q, s = rights * b.second_moment, rights * b.across_samples
+    to_left = factor**2 * from_to(gg=q, hh=q, kk=s)
+    pairs = lefts * max(0.0, lefts - 1) * a.across_positions
+    to_right = from_to(gg=lefts * a.second_moment, hg=pairs, kk=lefts**2 * _both(a))
+    return Step(state, (to_left, to_right))
+
+
+def from_to(**factors: float) -> Back:
+    """A factor for each pair of g, h, k and w: ``hg`` is of h what goes into g."""
+    found = np.zeros((4, 4))
+    for pair, factor in factors.items():
+        one, other = map("ghkw".index, pair)
+        found[other, one] = factor
+    return found
 
 
 def _summed(a: Moments, b: Moments, width: int, positions: bool, keys: bool) -> Moments:
@@ -107,16 +120,16 @@ def _to_scored(
     by_keys = factor**2 * keys * _beyond(key)
     by_queries = queries * query.second_moment
     by_pairs = queries * max(0.0, queries - 1) * query.across_positions
-    to_query = np.array([[by_keys, 0.0, 0.0], [0.0, 0.0, by_keys], [0.0, 0.0, 0.0]])
-    to_key = np.array([[by_queries, 0.0, by_pairs], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    to_key[1] = -to_key[0] / max(1.0, keys - 1)
-    return to_query, to_key
+    others = max(1.0, keys - 1)
+    return (
+        from_to(gg=by_keys, kh=by_keys),
+        from_to(gg=by_queries, kg=by_pairs, gh=-by_queries / others, kh=-by_pairs / others),
+    )
 
 
 def _to_weights(v: Moments, width: float) -> Back:
     """To weights of positions, each of which multiplies so many units of a value."""
-    q, c = v.second_moment, v.across_positions
-    return width * np.array([[q, 0.0, 0.0], [c, 0.0, 0.0], [0.0, _beyond(v), 0.0]])
+    return from_to(gg=width * v.second_moment, gh=width * v.across_positions, hk=width * _beyond(v))
 
 
 def _to_summed(w: Moments, queries: float) -> Back:
@@ -192,10 +205,9 @@ def _softmax(spread: Spread, size: int, rows: Rows, units: bool = False) -> tupl
     a, both = one.seen / size, two.seen / size
     passed, shared = one.passed / size, two.passed / size
     if units:
-        return Moments(1 / size, a, both, both), np.diag([passed, shared, shared])
-    others = size * max(1, size - 1)
-    down = np.array([[passed, -passed, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, shared]])
-    return Moments(1 / size, a, (1 - one.seen) / others, both), down
+        return Moments(1 / size, a, both, both), from_to(gg=passed, hh=shared, kk=shared)
+    others = (1 - one.seen) / (size * max(1, size - 1))
+    return Moments(1 / size, a, others, both), from_to(gg=passed, hg=-passed, kk=shared)
 
 
 # --- attention ---
@@ -229,10 +241,10 @@ def attend(
     else:
         spread = Spread(0.0, 0.0, 0.0) if scored is None else _spread(scored)
         moments, found = _attend(p, v, size, spread, common, _together(node, queries))
-        through = (_to_weights(v, width), _to_values(p, queries, size), back(0.0))
+        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING)
         if query is not None and query.q:
             each = node.input_sizes[3] * size / node.input_sizes[0]  # units of a query
-            through = (*through, back(found * width / (each * query.q)))
+            through = (*through, _looked_for(found * width / (each * query.q)))
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
@@ -245,21 +257,27 @@ def _over_units(
 ) -> tuple[Moments, tuple[Back, ...]]:
     """Weights of units: one for each position, or for all of a sample together, as where channels
     attend to each other."""
-    square, alone = v.mean**2, node.input_positions[0] > 1
-    a, same = p.second_moment * size, (p.across_positions if alone else p.second_moment) * size
+    square, own = v.mean**2, node.input_positions[0] > 1
+    a, same = p.second_moment * size, (p.across_positions if own else p.second_moment) * size
     moments = Moments(
         v.mean,
         square + (v.second_moment - square) * min(1.0, a),
         square + (v.across_positions - square) * min(1.0, same),
         square + (v.across_samples - square) * min(1.0, p.across_samples * size),
     )
-    beyond = [c - square for c in (v.second_moment, v.across_positions, v.across_samples)]
-    to_weights = width * np.diag(beyond)
-    if not alone:
-        to_weights[1] = 0.0
-        to_weights[0, 1] = width * max(0.0, width - 1) * beyond[1]
-    shares = [queries * c for c in (p.second_moment, same / size, p.across_samples)]
-    return moments, (to_weights, np.diag(shares), back(0.0))
+    q, c, s = (
+        width * (it - square) for it in (v.second_moment, v.across_positions, v.across_samples)
+    )
+    to_weights = from_to(gg=q, hh=c, kk=s)
+    if not own:
+        to_weights = from_to(gg=q, hg=max(0.0, width - 1) * c, kk=s)
+    to_values = from_to(
+        gg=queries * p.second_moment,
+        hh=queries * same / size,
+        kk=queries * p.across_samples,
+        ww=1.0,
+    )
+    return moments, (to_weights, to_values, NOTHING)
 
 
 def _together(node: Node, queries: float) -> float:
@@ -283,6 +301,11 @@ def _attend(
         both + (s - both) * same,
     )
     return m, found * _beyond(v)
+
+
+def _looked_for(factor: float) -> Back:
+    """What queries get by what they find, whatever the gradient's direction."""
+    return back(factor, w=0.0)
 
 
 def _to_values(p: Moments, queries: float, keys: int) -> Back:
@@ -327,6 +350,6 @@ def attention(
     to_query, to_key = _to_scored(scaled, key.moments, by_key, size, factor)
     to_query = to_query @ to_scores
     if query.q:
-        to_query = to_query + back(found * units / (width * query.q))
+        to_query = to_query + _looked_for(found * units / (width * query.q))
     by_value = node.size / node.input_sizes[2] * size
     return Step(state, (to_query, to_key @ to_scores, _to_values(p, by_value, size)))
