@@ -228,8 +228,8 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         scored = origin(node.inputs[0])
         keys = scored
         if scored.rule == "scores":
-            query, keys = scored.inputs
-            inputs.append(Signal(query, ()))
+            inputs += [Signal(it, ()) for it in scored.inputs]
+            keys = scored.inputs[1]
         common = common_width(keys, value.node)
         units = bool(node.facts["units"])
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)

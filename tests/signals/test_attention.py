@@ -87,7 +87,7 @@ KINDS = {
 
 @pytest.mark.parametrize("keys", [16, 64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_of_queries_keys_and_values(kind: str, keys: int) -> None:
+def test_what_is_looked_at_and_gradients_by_it(kind: str, keys: int) -> None:
     torch.manual_seed(0)
     report = initialize_(Attention(KINDS[kind]), torch.randn(8, keys, UNITS))
     assert worst(report) < 1.25
@@ -96,11 +96,18 @@ def test_gradients_of_queries_keys_and_values(kind: str, keys: int) -> None:
         assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["plain", "fused"])
-def test_queries_whose_outputs_share_a_gradient_share_it_with_keys(kind: str) -> None:
+@pytest.mark.parametrize("alike", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_that_all_queries_share(kind: str, alike: float) -> None:
     torch.manual_seed(0)
-    x = torch.randn(8, 64, UNITS) + torch.randn(8, 1, UNITS)
-    assert worst(initialize_(Attention(KINDS[kind], pooled=True), x)) < 1.25
+    x = torch.randn(8, 32, UNITS) + alike * torch.randn(8, 1, UNITS)
+    assert worst(initialize_(Attention(KINDS[kind], pooled=True), x)) < 1.3
+
+
+def test_many_queries_find_gradients_among_their_keys() -> None:
+    torch.manual_seed(0)
+    report = initialize_(Attention(plain), torch.randn(4, 256, UNITS))
+    assert worst(report) < 1.2  # 1.7 where values are taken for independent of keys
 
 
 class Windows(nn.Module):

@@ -219,6 +219,7 @@ def attend(
     value: State,
     scored: State | None = None,
     query: State | None = None,
+    key: State | None = None,
     *,
     size: int,
     common: int | None = None,
@@ -228,7 +229,7 @@ def attend(
 
     Where keys and values are images of the same D units, a query that looks for a direction among
     the keys finds it in the values: the weights e^{u·x} move the mean of x by u·(1 − a), and
-    |u|² = s². The gradient by the query is looked for likewise.
+    |u|² = s². The gradients by queries and keys are looked for likewise.
 
     ``units`` says that the weights go over units, as those of a mixture of experts: these have no
     more in common than their mean.
@@ -242,9 +243,10 @@ def attend(
         spread = Spread(0.0, 0.0, 0.0) if scored is None else _spread(scored)
         moments, found = _attend(p, v, size, spread, common, _together(node, queries))
         through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING)
-        if query is not None and query.q:
+        if query is not None and key is not None:
             each = node.input_sizes[3] * size / node.input_sizes[0]  # units of a query
-            through = (*through, _looked_for(found * width / (each * query.q)))
+            by = width * _beyond(v), each, queries, size
+            through = (*through, *_looked_for(query.moments, key.moments, found, *by))
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
@@ -287,11 +289,13 @@ def _together(node: Node, queries: float) -> float:
 
 def _attend(
     p: Moments, v: Moments, size: int, spread: Spread, common: int | None, together: float
-) -> tuple[Moments, float]:
-    """The moments of what is attended to, and how much of it was looked for."""
+) -> tuple[Moments, tuple[float, float]]:
+    """The moments of what is attended to; how far queries move the weights to where they look, and
+    how much of the values that finds."""
     a = min(1.0, p.second_moment * size)
     same = min(a, p.across_samples * size)
-    found = spread.drawn * (1 - a) ** 2 / common if common else 0.0
+    looked = spread.drawn * (1 - a) ** 2
+    found = looked / common if common else 0.0
     q, c, s = v.second_moment, v.across_positions, v.across_samples
     both = min(c, s)
     m = Moments(
@@ -300,12 +304,28 @@ def _attend(
         c + (q - c) * min(1.0, same + spread.alike * found) * together,
         both + (s - both) * same,
     )
-    return m, found * _beyond(v)
+    return m, (looked, found)
 
 
-def _looked_for(factor: float) -> Back:
-    """What queries get by what they find, whatever the gradient's direction."""
-    return back(factor, w=0.0)
+def _looked_for(
+    query: Moments,
+    key: Moments,
+    moved: tuple[float, float],
+    by_weight: float,
+    units: float,
+    queries: float,
+    keys: int,
+) -> tuple[Back, Back]:
+    """To queries and keys, by what weights have to do with both: a query finds among the keys those
+    whose values are along the gradient, and a key gets a gradient that queries share from those
+    that look for it."""
+    looked, found = moved
+    scale = query.second_moment * units
+    by_query = found * by_weight / scale if scale else 0.0
+    two = queries * max(0.0, queries - 1) / keys**2
+    scale = _beyond(key) * units**2
+    by_key = two * by_weight * looked**2 / scale if scale else 0.0
+    return from_to(gg=by_query, hh=by_query, kk=by_query), from_to(hg=by_key)
 
 
 def _to_values(p: Moments, queries: float, keys: int) -> Back:
@@ -348,8 +368,8 @@ def attention(
     units = node.size / queries
     to_scores = through @ _to_weights(v, units)
     to_query, to_key = _to_scored(scaled, key.moments, by_key, size, factor)
-    to_query = to_query @ to_scores
-    if query.q:
-        to_query = to_query + _looked_for(found * units / (width * query.q))
+    by = units * _beyond(v), width, by_key, size
+    looking, looked = _looked_for(query.moments, key.moments, found, *by)
     by_value = node.size / node.input_sizes[2] * size
-    return Step(state, (to_query, to_key @ to_scores, _to_values(p, by_value, size)))
+    down = to_query @ to_scores + looking, to_key @ to_scores + looked
+    return Step(state, (*down, _to_values(p, by_value, size)))
