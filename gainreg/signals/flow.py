@@ -308,7 +308,7 @@ class Flow:
             at[node] = at[node].plus(Gradient(1.0, 0.0, w=whole, note=self.states[node].note))
         for node in reversed(self.tape.nodes):
             state = self.states[node]
-            if at[node] != NOTHING and not state.constant:
+            if at[node] != NOTHING:
                 i = state.root.node
                 at_root[i] = at_root[i].plus(gradients.by_root(state, at[node]))
             here = at_root[node.id]

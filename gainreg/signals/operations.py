@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import RECIPROCAL
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
-from gainreg.signals.softmax import Rows, causal, grouped
+from gainreg.signals.softmax import Rows, causal, full, left_by
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
@@ -226,29 +225,27 @@ def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: La
 
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     width = layouts.size(over)
-    along = layouts.count([over])[POSITION]
     for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
         node = origin(weights.node)
         if node.rule != "softmax":
             continue
         inputs = [weights, value, Signal(node.inputs[0], ())]
         scored = origin(node.inputs[0])
-        keys = scored.inputs[1] if scored.rule == "scores" else scored
+        keys = scored
+        if scored.rule == "scores":
+            inputs += [Signal(it, ()) for it in scored.inputs]
+            keys = scored.inputs[1]
         common = common_width(keys, value.node)
-        units = _with_positions(along, weights, value) if node.facts["units"] else None
+        units = bool(node.facts["units"])
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
-    if layouts.role(layout[-1]) != UNIT and layouts.role(over) != POSITION:
-        return trace.record("scores", [left, right], layout, width=width)
-    rest = _with_positions(along, left, right)
-    common = common_width(left.node, right.node) if along > 1 else None
-    facts: dict[str, Any] = {"width": width, "along": along > 1, "rest": rest, "common": common}
-    return trace.record("contract", [left, right], layout, **facts)
-
-
-def _with_positions(along: int, a: Signal, b: Signal) -> tuple[bool, bool]:
-    """Whether two signals have more positions than are summed over."""
-    one, other = (layouts.count(signal.layout)[POSITION] > along for signal in (a, b))
-    return one, other
+    positions = layouts.role(over) == POSITION
+    facts: dict[str, Any] = {
+        "width": width,
+        "positions": positions,
+        "keys": layouts.role(layout[-1]) == POSITION,
+        "common": common_width(left.node, right.node) if positions else None,
+    }
+    return trace.record("scores", [left, right], layout, **facts)
 
 
 def origin(node: Node) -> Node:
@@ -275,9 +272,12 @@ def common_width(key: Node, value: Node) -> int | None:
     return width if a is not None and a is b else None
 
 
+# Steps that change no unit into another; multiplied is a key that is divided by its norm.
+UNITWISE = ("view", "add", "normalise", "multiply", "scale", "concatenate", "elementwise")
+
+
 def _image_of(node: Node) -> tuple[Node | None, int]:
-    passed = (*CARRIED, "add", "concatenate", "elementwise")
-    while node.rule in passed and node.inputs:
+    while node.rule in UNITWISE and node.inputs:
         node = node.inputs[0]
     if node.rule == "portion":
         node = node.inputs[2]
@@ -286,14 +286,10 @@ def _image_of(node: Node) -> tuple[Node | None, int]:
     return node.inputs[0], _directions(node.inputs[0], int(node.facts["units"]))
 
 
-# What keeps the directions that a signal has among its units.
-CARRIED = ("view", "normalise", "scale", "dropout")
-
-
 def _directions(node: Node, most: int) -> int:
     """Along how many directions among its units a signal varies, at most so many: an image of one
     number has one, whatever its width. Position embeddings, which are small, do not count."""
-    while node.rule in CARRIED and node.inputs:
+    while node.rule in ("view", "normalise", "scale", "dropout") and node.inputs:
         node = node.inputs[0]
     if node.rule == "linear":
         return _directions(node.inputs[0], min(most, node.facts["fan_in"]))
@@ -314,12 +310,12 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
     if value < MASKED:
         triangular = isinstance(trace.entry(condition), Constant)
         keys = x.shape[-1]
-        rows = rows_of(left, keys) if left is not None else causal(keys) if triangular else None
+        rows = left_by(left, keys) if left is not None else causal(keys) if triangular else None
         return replace(signal, rows=rows)
     if left is None or left.all():
         return signal
     weights = origin(signal.node)
-    twice = weights.rule == "softmax" and weights.facts["rows"] == rows_of(left, x.shape[-1])
+    twice = weights.rule == "softmax" and weights.facts["rows"] == left_by(left, x.shape[-1])
     if twice and not value:  # what was masked before has no weight
         return signal
     return trace.record("dropout", [signal], keep=float(left.mean()), factor=1.0, elements=True)
@@ -327,29 +323,31 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
 
 def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
     """Scores with a mask added; None if it is none."""
-    if trace.is_signal(mask) or trace.is_weight(mask) or origin(signal.node).rule != "scores":
+    if trace.is_signal(mask) or origin(signal.node).rule != "scores":
         return None
     keys = layouts.size(signal.layout[-1])
     numbers = trace.values(mask)
+    learned = trace.is_weight(mask)
     if numbers is None:
         triangular = isinstance(trace.entry(mask), Constant)
-        return replace(signal, rows=causal(keys) if triangular else None)
-    if not (numbers < MASKED).any():
-        return None if numbers.any() else signal
-    return replace(signal, rows=rows_of(numbers > MASKED, keys))
-
-
-def rows_of(left: NDArray[np.bool_], keys: int) -> Rows | None:
-    """How many keys a mask leaves to which share of the rows."""
-    counts = np.broadcast_to(left, (*left.shape[:-1], keys)).sum(-1).ravel().tolist()
-    return grouped(counts) or None
+        return None if learned else replace(signal, rows=causal(keys) if triangular else None)
+    left = numbers > MASKED
+    if left.all():
+        return None if learned or numbers.any() else signal
+    if learned or numbers[left].any():  # a bias besides
+        layout = signal.layout
+        inputs = [settled(trace.tape, signal), trace.signal(mask, layout)]
+        signal = trace.record("add", inputs, layout, factors=(1.0, 1.0))
+    return replace(signal, rows=left_by(left, keys))
 
 
 def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     """Softmax of a signal along an axis."""
     size = layouts.size(signal.layout[axis])
-    rows = signal.rows or ((size, 1.0),)
-    over_units = origin(signal.node).rule != "scores" and layouts.role(signal.layout[axis]) == UNIT
+    rows = signal.rows or full(size)
+    scored = origin(signal.node)
+    known = scored.rule != "scores" or scored.facts["positions"]
+    over_units = known and layouts.role(signal.layout[axis]) == UNIT
     signal = settled(trace.tape, signal).apart(axis % len(layout))
 
     def make(part: Signal, own: Layout) -> Signal:
@@ -538,24 +536,25 @@ def padded(trace: Trace, x: Any, before: Sequence[int], value: float = 0.0) -> E
     here, there = math.prod(x.shape), math.prod(shape)
     if here == there:
         return reshaped(trace.tape, entry, layout)
-    grown = [axis for axis, size in enumerate(x.shape) if size < shape[axis]]
-    if value and len(grown) == 1:
-        return _beside(trace, entry, grown[0], before[grown[0]], shape, value)
-    view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
-    made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
+    longer = [axis for axis, n in enumerate(shape) if n > x.shape[axis]]
+    if len(longer) == 1:
+        axis = longer[0]
+        lengths = before[axis], shape[axis] - x.shape[axis] - before[axis]
+        first, last = (_numbers(trace, layout, axis, n, value) for n in lengths)
+        made = join(trace.tape, [*first, entry, *last], layout, axis)
+        if value:
+            return made
+    else:
+        view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
+        made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
     return replace(made, padded=Padded(entry, tuple(x.shape), tuple(before)))
 
 
-def _beside(
-    trace: Trace, signal: Signal, axis: int, before: int, shape: Sequence[int], value: float
-) -> Signal:
-    """A signal with a number before and after it along an axis."""
-    after = shape[axis] - before - layouts.size(signal.layout[axis])
-
-    def number(size: int) -> Signal:
-        own = layouts.fitted(signal.layout, [*shape[:axis], size, *shape[axis + 1 :]])
-        moments = Moments(value, value**2, value**2, value**2)
-        return trace.record("given", [], own, moments=moments, phrase="a constant")
-
-    sides = [number(before)] * (before > 0) + [signal] + [number(after)] * (after > 0)
-    return join(trace.tape, sides, layouts.fitted(signal.layout, shape), axis)
+def _numbers(trace: Trace, layout: Layout, axis: int, length: int, value: float) -> list[Signal]:
+    """One and the same number so many times along an axis, if any."""
+    if length < 1:
+        return []
+    along: Axis = ((layouts.role(layout[axis]), length),) if length > 1 else ()
+    own = (*layout[:axis], along, *layout[axis + 1 :])
+    m = Moments(value, value**2, value**2, value**2)
+    return [Signal(trace.tape.record("given", (), own, moments=m, phrase="a constant"), own)]

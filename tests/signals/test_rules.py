@@ -180,14 +180,21 @@ def test_positions_share_what_the_covariances_say(name: str) -> None:
 
 
 @pytest.mark.parametrize("keys", [1, 2, 5, 40])
-@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0])
-def test_softmax_sees_so_much_of_a_few_keys(keys: int, spread: float) -> None:
-    from gainreg.signals.softmax import participation
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0, 17.0])
+@pytest.mark.parametrize("alike", [0.0, 0.6, 1.0])
+def test_softmax_sees_so_much_of_a_few_keys(alike: float, spread: float, keys: int) -> None:
+    from gainreg.signals.softmax import overlap
 
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(100_000, keys, generator=generator, dtype=torch.float64)
-    seen = (scores * math.sqrt(spread)).softmax(-1).square().sum(-1).mean()
-    assert participation(spread, keys) == pytest.approx(float(seen), rel=0.01)
+    torch.manual_seed(0)
+    common, one, two = torch.randn(3, 50_000, keys, dtype=torch.float64) * math.sqrt(spread)
+    p, r = (
+        (math.sqrt(alike) * common + math.sqrt(1 - alike) * own).softmax(-1) for own in (one, two)
+    )
+    both = (p * r).sum(-1)
+    passed = both - (p * p * r).sum(-1) - (p * r * r).sum(-1) + both**2
+    found = overlap(spread, alike, keys)
+    assert found.seen == pytest.approx(float(both.mean()), rel=0.03)
+    assert found.passed == pytest.approx(float(passed.mean()), rel=0.03, abs=1e-12)
 
 
 def test_a_model_as_it_is_is_predicted_too() -> None:

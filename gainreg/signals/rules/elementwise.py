@@ -91,8 +91,12 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     shift += math.fsum(
         k * s.moments.mean for s, k in zip(states, factors, strict=True) if s.constant
     )
-    if not varying:
-        return Step(number(node, shift, states))
+    if not varying:  # gradients go on to the weights behind what is 0 now
+        down = (
+            _spread_out(node, i, s, k**2, k**2, 0.0)
+            for i, (s, k) in enumerate(zip(states, factors, strict=True))
+        )
+        return Step(number(node, shift, states), tuple(down))
     alike, root = [s for s, _ in varying], varying[0][0].root
     if all(same(s.root, root) for s in alike):
         f = combine([s.function for s in alike], [k for _, k in varying]).scaled(1.0, shift)

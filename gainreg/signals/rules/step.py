@@ -27,9 +27,6 @@ from gainreg.signals.tape import Node
 POINTS = 4096
 
 
-# What a sum of products notes where it takes two signals for independent that are not.
-RELATED = "a product of signals that depend on each other"
-
 # How g, h, k and w of the gradient by an output make those by an input: a matrix of 4×4. g is the
 # mean square, h the mean product across positions, k that across samples; w is the mean square of
 # Σ gradient·value over a sample, what the loss gains where a sample grows as a whole, which passes

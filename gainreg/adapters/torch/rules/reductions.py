@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -277,8 +276,9 @@ def _vector_norm(
         raise NotUnderstoodError
     axes = _axes(x, dim)
     n = float(math.prod(x.shape[axis] for axis in axes))
-    square = trace.elementwise(aten.pow, x, 2)
-    square = replace(square.whole, layout=trace.signal(x).layout)
+    whole = trace.signal(x)
+    squares = trace.operation_of(aten.pow, 2)
+    square = trace.record("elementwise", [whole], whole.layout, operation=squares)
     summed = operations.averaged(trace, square, axes, keepdim, n)
     from gainreg.signals.functions import Operation
 
