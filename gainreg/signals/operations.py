@@ -384,6 +384,10 @@ def attention(
 def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: float) -> Signal:
     """factor·mean over axes."""
     layout, counts = layouts.reduced(signal.layout, axes, keep)
+    if len(axes) == 1 and factor == layouts.size(signal.layout[axes[0]]):
+        looked = _looked_at(trace, signal, int(factor), layout)
+        if looked is not None:
+            return looked
     facts: dict[str, Any] = {
         "units": counts[UNIT],
         "positions": counts[POSITION],
@@ -400,6 +404,20 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
     made = each(trace.tape, source, layout, place, mean)
     trace.recipes[made.node] = Recipe("mean", (signal,), facts, tuple(axes))
     return made
+
+
+def _looked_at(trace: Trace, signal: Signal, size: int, layout: Layout) -> Signal | None:
+    """The sum of values times the softmax of as many units, as gates between branches are; None if
+    it is something else."""
+    product = trace.recipes.get(signal.node)
+    if product is None or product.rule != "multiply":
+        return None
+    for weights, value in (product.inputs, product.inputs[::-1]):
+        node = origin(weights.node)
+        if node.rule == "softmax" and node.facts["units"] and node.facts["size"] == size:
+            inputs = [weights.whole, value.whole, Signal(node.inputs[0], ())]
+            return trace.record("attend", inputs, layout, size=size, units=True)
+    return None
 
 
 # --- softmax, written out ---

@@ -96,3 +96,31 @@ def test_what_meets_its_own_maximum_again_is_no_variable_of_its_own() -> None:
     torch.manual_seed(0)
     report = initialize_(RunningMean(), torch.randn(8, 12, WIDTH))
     assert max(factors(report)) < 2  # sizes were 10⁵ times off, gradients were nan
+
+
+class Branches(nn.Module):
+    """Two convolutions, and a softmax of their means that chooses between them (Li et al. 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(WIDTH, WIDTH, 1)
+        sides = [nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()) for _ in range(6)]
+        self.sides = nn.ModuleList(sides)
+        self.chosen = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(WIDTH) for _ in range(3))
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for i, (chosen, norm) in enumerate(zip(self.chosen, self.norms, strict=True)):
+            both = torch.stack([side(x) for side in self.sides[2 * i : 2 * i + 2]], 1)
+            weights = chosen(both.sum(1).mean((2, 3))).view(len(x), 2, WIDTH, 1, 1).softmax(1)
+            x = x + norm((both * weights).sum(1))
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+def test_a_choice_between_branches_is_a_mean_of_them() -> None:
+    torch.manual_seed(0)
+    report = initialize_(Branches(), torch.randn(16, WIDTH, 10, 10))
+    assert max(factors(report)) < 1.5  # gradients were 6 times off
