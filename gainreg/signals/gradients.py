@@ -76,7 +76,8 @@ class Gradient(NamedTuple):
             g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
         if not all(abs(it) < BEYOND for it in (g, h, k, w)):
             return Gradient(self.g, 0.0, note=joined(self.note, note, LOST))
-        return Gradient(g, h, k, w, given, joined(self.note, note))
+        # what approximations take off may be more than there is
+        return Gradient(max(0.0, g), h, k, max(0.0, w), given, joined(self.note, note))
 
 
 NOTHING = Gradient(0.0, 0.0)
