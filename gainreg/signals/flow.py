@@ -63,7 +63,7 @@ class Flow:
         self.biases: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
-        self.stopped: set[Node] = set()  # signals that are 0 since a parameter that is kept is
+        self.stopped: set[Node] = set()  # signals that are 0 since a kept parameter or constant is
         # where a stream has parts, as class tokens and patches, its largest one counts
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
         self._ends = {node: residual for residual in sums for node in residual.last}
@@ -107,9 +107,10 @@ class Flow:
                 )
             self.states[node] = step.state
             self.steps[node] = step
-            if q == 0 and inputs:
+            if q == 0:
                 by_parameter = node.rule in ("linear", "normalise", "scale") and inputs[0].q > 0
-                if by_parameter or not self.stopped.isdisjoint(node.inputs):
+                given = node.rule == "given" and node.facts["phrase"] != "data"
+                if by_parameter or given or not self.stopped.isdisjoint(node.inputs):
                     self.stopped.add(node)
         return self.states[node]
 
@@ -307,7 +308,7 @@ class Flow:
             at[node] = at[node].plus(Gradient(1.0, 0.0, w=whole, note=self.states[node].note))
         for node in reversed(self.tape.nodes):
             state = self.states[node]
-            if at[node] != NOTHING and not state.constant:
+            if at[node] != NOTHING:
                 i = state.root.node
                 at_root[i] = at_root[i].plus(gradients.by_root(state, at[node]))
             here = at_root[node.id]

@@ -32,6 +32,12 @@ STEEP = "a mean squared slope that is infinite, and grows with the number of sam
 STRAIGHT = ("dropout", "normalise", "scale")
 
 
+# A gradient beyond this, or one that is no number, is an approximation that got lost, since single
+# precision holds none such.
+BEYOND = 1e76
+LOST = "a gradient that is not known from here back: it counts as what it was a step later"
+
+
 class Gradient(NamedTuple):
     """The gradient by a tensor, on average over units, positions and samples.
 
@@ -70,8 +76,12 @@ class Gradient(NamedTuple):
 
     def times(self, by: Back, profiles: Profiles, note: str) -> Gradient:
         """What a step hands on of it, which depends so on the values there."""
-        g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
-        return Gradient(g, h, k, w, *profiles, joined(self.note, note))
+        with np.errstate(all="ignore"):
+            g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
+        if not all(abs(it) < BEYOND for it in (g, h, k, w)):
+            return Gradient(self.g, 0.0, note=joined(self.note, note, LOST))
+        # what approximations take off may be more than there is
+        return Gradient(max(0.0, g), h, k, max(0.0, w), *profiles, joined(self.note, note))
 
 
 def _averaged(*parts: tuple[FloatArray | None, float]) -> FloatArray | None:

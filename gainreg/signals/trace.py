@@ -210,8 +210,8 @@ class Trace(ABC):
             return settled(self.tape, entry)
         own = aligned(tensor.shape, like)
         moments, note = self._moments(tensor, entry, own)
-        key = (moments, own, note)
-        if key not in self._numbers or isinstance(entry, (Weight, Computed, Constant)):
+        key = (moments, own, note, names(entry))
+        if key not in self._numbers or isinstance(entry, (Weight, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else "a constant"
             node = self.tape.record(
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note

@@ -215,3 +215,22 @@ def test_a_gradient_that_is_an_approximation_says_so() -> None:
     assert "batch norm" in first.gradient_note
     assert not last.gradient_note
     assert [line.endswith("~") for line in str(report).splitlines()[2:4]] == [True, False]
+
+
+@pytest.mark.parametrize(("inputs", "kernel"), [(1, 1), (2, 1), (3, 1), (1, 3)])
+def test_batch_norms_behind_weights_of_few_inputs(inputs: int, kernel: int) -> None:
+    """Units whose few weights, or inputs, are small have large gradients; so the draws differ."""
+    found = []
+    for seed in range(9):
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm2d(240)
+        if kernel > 1:
+            nn.init.normal_(norm.weight, 0, 0.02)
+        grouped = nn.Conv2d(240, 240, kernel, groups=240 // inputs)
+        model = nn.Sequential(
+            nn.Conv2d(9, 240, 1), norm, grouped, nn.BatchNorm2d(240, 1e-12), nn.Conv2d(240, 9, 1)
+        )
+        weight = initialize_(model, torch.randn(8, 9, 8, 8)).weights[1]
+        assert weight.measured_gradient_rms
+        found.append(weight.gradient_rms / weight.measured_gradient_rms)
+    assert 2 / 3 < sorted(found)[4] < 1.5

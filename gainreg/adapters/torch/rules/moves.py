@@ -148,7 +148,7 @@ def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
 @rule(aten.constant_pad_nd, alone=True)
 def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -> Any:
     before = tuple(padding[-2::-2])  # of the last axes, as many as are padded
-    return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before)
+    return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before, float(value))
 
 
 @rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like, aten.randn_like,
