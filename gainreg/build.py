@@ -18,14 +18,13 @@ from gainreg.activation import Activation
 from gainreg.bound import reason
 from gainreg.entry import GainEntry
 from gainreg.errors import GainregError, MomentError, ParameterError, TableError
-from gainreg.frameworks import as_activation, with_params
+from gainreg.frameworks import Item, as_activation, with_params
 from gainreg.host import PROGRAM, host
 from gainreg.params import NAME, check_params
 from gainreg.resolver import check_stds, find
 from gainreg.schema import Listing
 from gainreg.table import GainTable
 
-Item = str | Activation | Callable[..., Any]
 Outcome = list[GainEntry | GainregError]  # one for each std, up to an error that all would share
 
 # Stds of one task. A task binds its activation anew, which takes up to 40 ms (ELU: its closed forms
@@ -246,11 +245,13 @@ def _entries(activation: Activation, params: Mapping[str, float], stds: list[flo
     which others there are.
     """
     outcome: Outcome = []
-    for std in stds:
-        try:
-            outcome.append(find(activation, [std], params)[0])
-        except MomentError as error:
-            outcome.append(error)
-        except GainregError as error:  # its plugin fails: it would say the same at every std
-            return [*outcome, error]
+    try:
+        bound = host().bind(activation, params)
+        for std in stds:
+            try:
+                outcome.append(find(bound, [std])[0])
+            except MomentError as error:
+                outcome.append(error)
+    except GainregError as error:  # its plugin fails: it would say the same at every std
+        outcome.append(error)
     return outcome

@@ -41,7 +41,7 @@ def differences(
                 found.append(f"{name}: its {what} are {stored} in the table, {declared} declared")
         for old in listing.entries:
             try:
-                new = find(name, [old.std], old.params)[0]
+                new = find(host().bind(name, old.params), [old.std])[0]
             except GainregError as error:
                 found.append(f"{name} at std = {shortest(old.std)}: {error}")
             else:

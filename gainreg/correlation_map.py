@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import as_activation
-from gainreg.host import host
+from gainreg.frameworks import bind
 from gainreg.moments import FloatArray, pairs
 from gainreg.params import check_std
 from gainreg.resolver import numbers
@@ -69,8 +68,7 @@ def correlation(
     """
     rhos = _check_rho(rho)
     std = check_std(std)
-    activation, given = as_activation(activation, params)
-    bound = host().bind(activation, given)
+    bound = bind(activation, params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
         if not bound.facts.integrable:
             raise MomentError(_no_pairs(bound))

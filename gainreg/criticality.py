@@ -21,9 +21,8 @@ import numpy as np
 from scipy import optimize
 
 from gainreg.errors import MomentError
-from gainreg.frameworks import as_activation
-from gainreg.host import host
-from gainreg.resolver import find
+from gainreg.frameworks import bind
+from gainreg.resolver import known_at
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -91,17 +90,16 @@ def critical(activation: str | Activation | Callable[..., Any], **params: float)
             elementwise.
         PluginError: the activation's own functions fail, or what it declares is wrong.
     """
-    known, given = as_activation(activation, params)
-    bound = host().bind(known, given)
+    bound = bind(activation, params)
     with np.errstate(all="ignore"):  # φ may overflow where it is looked at
         integrable, exact = bound.facts.integrable, _slope_is_exact(bound)
 
     def at(*stds: float) -> list[GainEntry]:
         """The entries at those of the stds at which moments are known without sampling."""
         try:
-            return [entry for entry in find(known, stds, given) if entry.method != "sampling"]
-        except MomentError:  # at one of them there is none
-            return [entry for std in stds for entry in at(std)] if len(stds) > 1 else []
+            return [entry for entry in known_at(bound, stds) if entry.method != "sampling"]
+        except MomentError:  # at none of them
+            return []
 
     entries = []
     if bound.gate is None and (integrable or at(1.0)):  # else samples would take long

@@ -9,21 +9,15 @@ arXiv:1812.05994).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from gainreg.activation import Activation
 from gainreg.bound import Bound
-from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import as_activation
-from gainreg.host import host
+from gainreg.frameworks import Item, bind
 from gainreg.moments import FloatArray
 from gainreg.params import check_std
-from gainreg.resolver import find
+from gainreg.resolver import find, known_at
 
 # The stds at which a layer is evaluated. Between them ln K′ − ln K is a smooth function of ln std,
 # on a scale of 1: with four a decade, monotone cubics give GELU's and tanh's to 3e-3. Beyond them
@@ -45,8 +39,6 @@ DRAWS = 1000
 QUANTILES = (0.1587, 0.5, 0.8413)
 # |ln K| up to which a draw is followed, far outside any picture: e⁷⁰ is 10³⁰.
 FAR = 70.0
-
-Item = str | Activation | Callable[..., Any]
 
 
 def through_depth(
@@ -74,11 +66,10 @@ def through_depth(
     for name, value in (("width", width), ("layers", layers)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ParameterError(f"{name} must be a whole number above 0, got {value!r}")
-    known, given = as_activation(activation, params)
-    bound = host().bind(known, given)
-    (start,) = find(known, [check_std(std)], given)
+    bound = bind(activation, params)
+    (start,) = find(bound, [check_std(std)])
     # with the std itself among them, where an activation of slope above 1 must stand exactly still
-    entries = known_at(known, np.unique([*STDS, start.std]), given)
+    entries = known_at(bound, np.unique([*STDS, start.std]))
     grid = np.log([entry.std for entry in entries])
     growth = np.log([entry.second_moment for entry in entries]) + 2 * np.log(start.gain) - 2 * grid
     drift = PchipInterpolator(grid, growth) if len(grid) > 1 else lambda _: growth[0]
@@ -96,26 +87,6 @@ def through_depth(
         log_k = log_k + step + np.sqrt(noise) * rng.standard_normal(DRAWS)
         log_k = np.clip(log_k, -FAR, FAR)
     return np.asarray(np.exp(np.quantile(found, QUANTILES, axis=1)), dtype=np.float64)
-
-
-def known_at(
-    activation: str | Activation, stds: Sequence[float] | FloatArray, params: Mapping[str, Any]
-) -> list[GainEntry]:
-    """The entries at those of the stds at which the activation has moments.
-
-    Raises:
-        MomentError: it has them at none.
-        UnknownActivationError, ParameterError, PluginError: as ``gainreg.resolve``.
-    """
-
-    def entries(stds: Sequence[float] | FloatArray) -> list[GainEntry]:
-        try:
-            return list(find(activation, stds, params))
-        except MomentError:
-            half = len(stds) // 2
-            return entries(stds[:half]) + entries(stds[half:]) if half else []
-
-    return entries(stds) or list(find(activation, stds[:1], params))
 
 
 def _kurtosis(bound: Bound) -> tuple[FloatArray, FloatArray]:

@@ -15,12 +15,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gainreg.activation import Activation
 from gainreg.errors import ParameterError
 from gainreg.params import check_params
 
+if TYPE_CHECKING:
+    from gainreg.bound import Bound
+
+Item = str | Activation | Callable[..., Any]  # whatever stands for an activation
 Named = tuple[str, dict[str, Any]]  # an activation's gainreg name, and params
 Understood = tuple[str | Activation, Mapping[str, Any]]  # what ``host().bind`` takes
 Function = Callable[[Any], Any]
@@ -79,6 +83,18 @@ def as_activation(activation: Any, params: Mapping[str, Any]) -> Understood:
             break
     found: Understood = framework.understood(activation, params)
     return found
+
+
+def bind(activation: Any, params: Mapping[str, Any]) -> Bound:
+    """Whatever stands for an activation, with its params filled in and checked.
+
+    Raises:
+        UnknownActivationError: no activation has that name.
+        ParameterError: it stands for none; or a param is unknown, missing or out of range.
+    """
+    from gainreg.host import host
+
+    return host().bind(*as_activation(activation, params))
 
 
 def with_params(item: Any) -> tuple[Any, Mapping[str, Any]]:

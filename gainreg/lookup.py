@@ -113,6 +113,8 @@ def entry_for(
     if isinstance(activation, str):
         with contextlib.suppress(TableError, ParameterError):  # the resolver says it better
             return load_table().lookup(activation, std, **params)
+    from gainreg.host import host
     from gainreg.resolver import find
 
-    return find(activation, [check_std(std)], params)[0]
+    stds = [check_std(std)]
+    return find(host().bind(activation, params), stds)[0]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gainreg import __version__
-from gainreg.depth import known_at
 from gainreg.entry import to_dict
 from gainreg.errors import GainregError, MissingPackageError
 from gainreg.host import host
 from gainreg.params import called
+from gainreg.resolver import known_at
 
 if TYPE_CHECKING:
     from gainreg.bound import Bound
@@ -41,7 +41,6 @@ STDS = np.logspace(-2, 2, 33)
 # Where φ is drawn. No node is a round number, as jumps are; what is cut off the corners of φ is
 # smaller than a line is thick.
 POINTS = np.linspace(-4, 4, 160)
-STEP = 1e-6  # of the differences that stand for φ′ where none is declared: good to nine digits
 
 # Rows beyond these have no curves, and say so. A row's take 5 kB and some milliseconds: those of
 # the shipped table half a megabyte in all.
@@ -148,7 +147,7 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
         found = [_shape(bound.gate, "φ in a·φ(b)")] if bound.gate else []
         found += [_shape(bound, "φ")] if bound.activation.forward is not None else []
         stds = np.union1d(STDS, [entry.std for entry in entries])
-        curve = known_at(name, stds, params)
+        curve = known_at(bound, stds)
     except GainregError as error:
         return [], f"No curves: {error}."
     gains = [entry.gain for entry in curve]
@@ -175,11 +174,7 @@ def _charts(entries: Sequence[GainEntry]) -> tuple[list[Chart], str]:
 def _shape(bound: Bound, name: str) -> Chart:
     """φ, by the name that it has here, and φ′."""
     with np.errstate(all="ignore"):
-        values = bound.forward(POINTS)
-        if bound.activation.derivative is not None:
-            slopes = bound.derivative(POINTS)
-        else:
-            slopes = (bound.forward(POINTS + STEP) - bound.forward(POINTS - STEP)) / (2 * STEP)
+        values, slopes = bound.forward(POINTS), bound.slope(POINTS)
     seen = np.clip([values, slopes], -5, 5)
     margin = 0.06 * max(np.ptp(seen), 1.0)
     low, high = float(seen.min() - margin), float(seen.max() + margin)

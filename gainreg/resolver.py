@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gainreg.activation import Activation
+from gainreg.bound import Bound
 from gainreg.entry import SMALLEST, GainEntry, Gains
 from gainreg.errors import MomentError, ParameterError
 from gainreg.evaluate import moments
-from gainreg.frameworks import as_activation
-from gainreg.host import host
+from gainreg.frameworks import bind
 from gainreg.moments import FloatArray
 from gainreg.params import METHODS, check_choice, check_seed, check_std
 
@@ -75,7 +75,8 @@ def resolve(
         MomentError: the second moment is zero, infinite or out of a double's range.
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
-    return find(activation, [check_std(std)], params, method, seed)[0]
+    stds = [check_std(std)]
+    return find(bind(activation, params), stds, method, seed)[0]
 
 
 def curve(
@@ -90,24 +91,19 @@ def curve(
 
     Arguments and errors are those of ``resolve``, with a 1-D array of stds.
     """
-    return find(activation, check_stds(stds), params, method, seed)
+    stds = check_stds(stds)
+    return find(bind(activation, params), stds, method, seed)
 
 
 def find(
-    activation: str | Activation | Callable[..., Any],
-    stds: Sequence[float] | FloatArray,
-    params: Mapping[str, Any],
-    method: str = "auto",
-    seed: int = 0,
+    bound: Bound, stds: Sequence[float] | FloatArray, method: str = "auto", seed: int = 0
 ) -> GainCurve:
-    """``curve`` at stds that were checked, with the params in a mapping."""
+    """``curve`` of an activation with its params, at stds that were checked."""
     std = np.array(stds, dtype=np.float64)
     std.flags.writeable = False  # closed forms are handed this very array
     check_choice(method, "method", ("auto", *METHODS))
     seed = check_seed(seed)
-    activation, params = as_activation(activation, params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
-        bound = host().bind(activation, params)
         m, used = moments(bound, std, method, seed)
         good = (m.second_moment >= SMALLEST) & (abs(m.second_moment + m.mean) < math.inf)
     if not good.all():
@@ -131,6 +127,23 @@ def find(
         method=used,
         **{**vars(m), "derivative_second_moment": slope},
     )
+
+
+def known_at(bound: Bound, stds: Sequence[float] | FloatArray) -> list[GainEntry]:
+    """The entries at those of the stds at which an activation has moments.
+
+    Raises:
+        MomentError: it has them at none.
+    """
+
+    def entries(stds: Sequence[float] | FloatArray) -> list[GainEntry]:
+        try:
+            return list(find(bound, stds))
+        except MomentError:
+            half = len(stds) // 2
+            return entries(stds[:half]) + entries(stds[half:]) if half else []
+
+    return entries(stds) or list(find(bound, stds[:1]))
 
 
 def check_stds(stds: Any) -> FloatArray:

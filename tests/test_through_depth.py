@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import gainreg
-from gainreg.depth import known_at, through_depth
+from gainreg.depth import through_depth
 from gainreg.errors import MomentError, ParameterError
+from gainreg.frameworks import bind
 from gainreg.host import host
+from gainreg.resolver import known_at
 
 WIDTH, LAYERS, DRAWS = 64, 20, 200
 
@@ -60,6 +62,6 @@ def test_a_width_must_be_a_whole_number() -> None:
 
 def test_stds_without_moments_are_left_out() -> None:
     stds = [1.0, 2.0, 1e3, 1e4]  # the exponential overflows from 27 on
-    assert [entry.std for entry in known_at("exp", stds, {})] == [1.0, 2.0]
+    assert [entry.std for entry in known_at(bind("exp", {}), stds)] == [1.0, 2.0]
     with pytest.raises(MomentError):
-        known_at("exp", [1e3, 1e4], {})
+        known_at(bind("exp", {}), [1e3, 1e4])

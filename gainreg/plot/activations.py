@@ -13,10 +13,10 @@ import numpy as np
 from gainreg.activation import Activation
 from gainreg.bound import Bound
 from gainreg.correlation_map import correlation as correlation_of
-from gainreg.depth import known_at, through_depth
+from gainreg.depth import through_depth
 from gainreg.entry import GainEntry
 from gainreg.errors import MomentError, ParameterError
-from gainreg.frameworks import as_activation, with_params
+from gainreg.frameworks import Item, as_activation, with_params
 from gainreg.host import host
 from gainreg.moments import FloatArray
 from gainreg.params import called, check_choice
@@ -33,13 +33,13 @@ from gainreg.plot.look import (
     say,
     shown,
 )
+from gainreg.resolver import known_at
 from gainreg.table import GainTable, load_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Item = str | Activation | Callable[..., Any]
 Items = Item | tuple[Item, Mapping[str, Any]]
 
 SIZE = 13.0, 6.2  # of an overview, in inches
@@ -49,8 +49,8 @@ STDS = np.logspace(-2, 2, 41)
 # Where φ is drawn, wider where it has kinks further out, up to FAR: relu6's at 6, but not
 # threshold's default of 20.
 REACH, FAR = 4.0, 10.0
-# Beside a kink φ is drawn from this far on. A difference of φ across it that is larger than JUMP
-# is a jump, and no line is drawn over it.
+# Beside a kink φ is drawn from this far on, twice the step of the differences that stand for φ′.
+# A difference of φ across it that is larger than JUMP is a jump, and no line is drawn over it.
 BESIDE, JUMP = 1e-6, 1e-3
 # A gain, a gradient_factor and a signal are drawn at most from 1/WIDE to WIDE.
 WIDE = 1e3
@@ -77,7 +77,8 @@ def function(*activations: Items, ax: Axes | None = None) -> Axes:
 
 def derivative(*activations: Items, ax: Axes | None = None) -> Axes:
     """φ′(x)."""
-    return dressed(_of_x(activations, ax, _slope), "its derivative", "x", "φ′(x)")
+    ax = _of_x(activations, ax, lambda phi, x: phi.slope(x))
+    return dressed(ax, "its derivative", "x", "φ′(x)")
 
 
 # What a panel over std says of each quantity.
@@ -109,7 +110,7 @@ def over_std(
     ax.axhline(1.0, color=GREY, linewidth=0.8, zorder=0)
     unknown: list[str] = []
     for subject in _subjects(activations, ax):
-        entries = _entries(subject.activation, subject.bound)
+        entries = _entries(subject.bound)
         y = np.array([getattr(entry, quantity) for entry in entries], dtype=np.float64)
         _line(ax, subject, [entry.std for entry in entries], y)
         if np.isnan(y).all():
@@ -236,10 +237,10 @@ def _subjects(items: Sequence[Any], ax: Axes) -> Iterator[_Subject]:
 
 
 @functools.lru_cache(16)
-def _entries(activation: Activation, bound: Bound) -> list[GainEntry]:
+def _entries(bound: Bound) -> list[GainEntry]:
     """The entries over STDS, once for the three panels that show them; ``bound`` is another object
     when what plugins say of it has changed."""
-    return known_at(activation, STDS, bound.params)
+    return known_at(bound, STDS)
 
 
 def _of_x(
@@ -285,14 +286,6 @@ def _with_gaps(
         xs.append(x)
         ys.append(y)
     return np.concatenate(xs), np.concatenate(ys)
-
-
-def _slope(bound: Bound, x: FloatArray) -> FloatArray:
-    """φ′, as declared where that was found right, else by differences."""
-    if bound.facts.derivative is not None:
-        return bound.facts.derivative(x)
-    step = BESIDE / 2
-    return (bound.forward(x + step) - bound.forward(x - step)) / (2 * step)
 
 
 def _line(ax: Axes, subject: _Subject, x: Any, y: Any) -> None:

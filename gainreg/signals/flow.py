@@ -10,12 +10,12 @@ import numpy as np
 
 import gainreg
 from gainreg.errors import MomentError
-from gainreg.signals import gradients, norms, policy, rules
+from gainreg.signals import gradients, norms, rules, streams
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.layout import SAMPLE, count
-from gainreg.signals.policy import Residual
 from gainreg.signals.state import Moments, State, fresh
+from gainreg.signals.streams import Residual
 from gainreg.signals.tape import Node, Tape
 
 # A weight's target is found to this, relative: as many digits as the moments have.
@@ -55,8 +55,8 @@ class Flow:
         norms.recognise(tape)
         self.tape = tape
         self.aims = aims
-        self.residuals = policy.residuals(tape)
-        self.endings = policy.endings(tape)
+        self.residuals = streams.residuals(tape)
+        self.endings = streams.endings(tape)
         self.states: dict[Node, State] = {}
         self.steps: dict[Node, rules.Step] = {}
         self.variances: dict[str, float] = {}

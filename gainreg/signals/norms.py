@@ -8,7 +8,7 @@ and where the result is (x − mean)/√variance, or x/√(mean square), the ste
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from gainreg.signals.functions import FloatArray
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, count
 from gainreg.signals.tape import Node, Tape
 
-# A norm is written within so many steps of its mean; Keras's group norm takes 11.
+# A norm is written within so many steps behind its mean that depend on what it is of; Keras's group
+# norm takes 11. Those of other parts of a joined signal, which stand between, do not count.
 STEPS = 40
 
 # Three groups of numbers of variances 1, 2 and 4, each with a mean of its own: from the first and
@@ -60,10 +61,14 @@ class _Found(NamedTuple):
 def recognise(tape: Tape) -> None:
     """Make every norm that is written out one step, and drop what leads nowhere."""
     found = False
+    followers: dict[Node, list[Node]] = {node: [] for node in tape.nodes}
+    for node in tape.nodes:
+        for parent in dict.fromkeys(node.inputs):
+            followers[parent].append(node)
     for node in list(tape.nodes):
         if node.rule in ("mean", "deviation") and _averaged(node) is not None:
             for x in _averages_of(node):
-                found = _replace(tape, node, x) or found
+                found = _replace(tape, node, x, followers) or found
     if found:
         tape.prune()
 
@@ -85,17 +90,22 @@ def _averages_of(node: Node) -> Iterator[Node]:
         yield squared.inputs[0]
 
 
-def _replace(tape: Tape, mean: Node, x: Node) -> bool:
-    """Replace the norms of x that a mean leads to; whether there are any."""
+def _replace(tape: Tape, mean: Node, x: Node, followers: Mapping[Node, list[Node]]) -> bool:
+    """Replace the norms of x that a mean leads to; whether there are any. ``followers`` are the
+    steps that take a step's output."""
     over = _averaged(mean)
     assert over is not None
     values = {x: _Value(_GROUPS)}
     norms: list[tuple[Node, _Value, _Found]] = []
-    for node in tape.nodes[x.id + 1 : mean.id + STEPS]:
+    waiting, steps = {node.id: node for node in followers[x]}, 0
+    while waiting and steps < STEPS:
+        node = waiting.pop(min(waiting))
+        steps += node.id > mean.id
         value = _value(tape, node, x, values, over)
         if value is None:
             continue
         values[node] = value
+        waiting.update((later.id, later) for later in followers[node])
         fits = node.size == x.size and node.rule in ("multiply", "add", "scale", "elementwise")
         norm = _norm(value) if fits and mean in values else None
         if norm is not None:
@@ -113,8 +123,8 @@ def _value(
     if not any(known):
         return None
     for i, parent in enumerate(node.inputs):
-        if known[i] is None and _is_shift(tape, parent, x, over):
-            known[i] = _Value(np.zeros((3, 1)), (), (parent.facts["phrase"],))
+        if known[i] is None and (shift := _shift(tape, parent, x, over)):
+            known[i] = _Value(np.zeros((3, 1)), (), (shift,))
     given = [value for value in known if value is not None]
     if len(given) < len(known):
         return None
@@ -149,13 +159,16 @@ def _called(operation: Any, numbers: list[FloatArray]) -> FloatArray:
     return np.asarray(operation.call(*flat)).reshape(shape)
 
 
-def _is_shift(tape: Tape, node: Node, x: Node, over: tuple[int, int, int]) -> bool:
-    """Whether it is a parameter with a number for each unit, or for each element that a norm goes
-    over, as a norm's β is."""
-    is_parameter = node.rule == "given" and node.facts.get("phrase") in tape.parameters
+def _shift(tape: Tape, node: Node, x: Node, over: tuple[int, int, int]) -> str:
+    """The parameter, or "", of which it has a number for each unit, or for each element that a norm
+    goes over, as a norm's β or a part of that."""
+    source = node
+    while source.rule == "view":
+        source = source.inputs[0]
+    name = str(source.facts.get("phrase")) if source.rule == "given" else ""
     units, positions, samples = over
     most = max(count(x.layout)[UNIT], units * positions if samples == 1 else 0)
-    return is_parameter and node.size <= most
+    return name if name in tape.parameters and node.size <= most else ""
 
 
 def _norm(value: _Value) -> _Found | None:

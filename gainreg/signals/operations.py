@@ -7,7 +7,7 @@ what the output is. A tensor knows its ``shape``; all else is asked of the ``Tra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import RECIPROCAL
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
-from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, settled, sliced
+from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, sliced
 from gainreg.signals.softmax import Rows, causal, full, left_by
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
@@ -202,25 +202,40 @@ def dropped(trace: Trace, x: Any, mask: Mask, elements: bool) -> Signal:
 # --- sums over two signals, masks and softmax ---
 
 
-def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
-    """Σ a·b of two signals over what lies along an axis that both have, the left one's last; each
-    part of the left or, along its last axis, of the right one for itself."""
-    left, right = (settled(trace.tape, signal) for signal in (left, right))
-    left, axis = left.apart(len(left.layout) - 1), left.axis
-    if axis is None or left.layout[: axis + 1] != layout[: axis + 1]:
-        last = len(right.layout) - 1
-        if right.axis != last or right.layout[last] != layout[-1]:
-            return _contracted(trace, left.whole, right.whole, over, layout)
+def contracted(
+    trace: Trace,
+    left: Signal,
+    right: Signal,
+    over: Axis,
+    layout: Layout,
+    places: tuple[Mapping[int, int], Mapping[int, int]] | None = None,
+) -> Signal:
+    """Σ a·b of two signals over what lies along an axis that both have; each part of one that has
+    parts along another axis for itself, the queries' rather than the keys'.
 
-        def make_of_right(part: Signal, own: Layout) -> Signal:
-            return _contracted(trace, left.whole, part, over, own)
-
-        return each(trace.tape, right, layout, len(layout) - 1, make_of_right)
+    Args:
+        over, layout: what is summed over, and the output's layout.
+        places: where in the output the axes of each are; None where those of the left one but its
+            last are where they were, and the last of the right one is last.
+    """
+    if places is None:
+        last = {len(right.layout) - 1: len(layout) - 1}
+        places = {i: i for i in range(len(left.layout) - 1)}, last
+    parted: dict[int, Signal] = {}
+    for signal, own in zip((right, left), reversed(places), strict=True):
+        axis = signal.axis
+        if axis is not None and axis in own and signal.layout[axis] == layout[own[axis]]:
+            parted[own[axis]] = signal
+    if not parted:
+        return _contracted(trace, left.whole, right.whole, over, layout)
+    place = min(parted)
 
     def make(part: Signal, own: Layout) -> Signal:
-        return _contracted(trace, part, right, over, own)
+        if parted[place] is left:
+            return _contracted(trace, part, right.whole, over, own)
+        return _contracted(trace, left.whole, part, over, own)
 
-    return each(trace.tape, left, layout, axis, make)
+    return each(trace.tape, parted[place], layout, place, make)
 
 
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
@@ -336,7 +351,7 @@ def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
         return None if learned or numbers.any() else signal
     if learned or numbers[left].any():  # a bias besides
         layout = signal.layout
-        inputs = [settled(trace.tape, signal), trace.signal(mask, layout)]
+        inputs = [signal, trace.signal(mask, layout)]
         signal = trace.record("add", inputs, layout, factors=(1.0, 1.0))
     return replace(signal, rows=left_by(left, keys))
 
@@ -348,7 +363,7 @@ def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     scored = origin(signal.node)
     known = scored.rule != "scores" or scored.facts["positions"]
     over_units = known and layouts.role(signal.layout[axis]) == UNIT
-    signal = settled(trace.tape, signal).apart(axis % len(layout))
+    signal = signal.apart(axis % len(layout))
 
     def make(part: Signal, own: Layout) -> Signal:
         return trace.record("softmax", [part], own, size=size, rows=rows, units=over_units)
@@ -361,7 +376,6 @@ def attention(
 ) -> Signal:
     """Scores, softmax and sums in one operation, units being each one's last axis and positions
     the one before; each part of the queries for itself."""
-    queries, key, value = (settled(trace.tape, signal) for signal in (queries, key, value))
     queries = queries.apart(len(queries.layout) - 1)
     facts: dict[str, Any] = {
         "width": layouts.size(queries.layout[-1]),
@@ -394,7 +408,7 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
         "samples": counts[SAMPLE],
         "factor": factor,
     }
-    source = settled(trace.tape, signal).apart(*axes)
+    source = signal.apart(*axes)
     place = source.axis or 0
     place -= 0 if keep else sum(axis < place for axis in axes)
 

@@ -104,7 +104,6 @@ def record(
     tape: Tape, rule: str, inputs: Sequence[Signal], layout: Layout, weight: str = "", **facts: Any
 ) -> Signal:
     """A step of the tape with that output; of parts, if the rule treats them apart, one each."""
-    inputs = [settled(tape, signal) for signal in inputs]
     axis, joint = _parts_of(rule, inputs, layout)
     if joint is None:
         node = tape.record(rule, [signal.node for signal in inputs], layout, **facts)
@@ -117,35 +116,38 @@ def record(
     return join(tape, made, layout, axis)
 
 
-def settled(tape: Tape, signal: Signal) -> Signal:
-    """The same, whose parts are known: a linear map of parts is recorded for each of them when its
-    output is used, since a bias may come after it."""
-    whole = signal.node
-    if whole not in tape.fed:
-        return signal
-    if whole not in tape.joined:
-        tape.joined[whole] = _by_portions(tape, whole, tape.fed[whole])
-    made = reshaped(tape, tape.joined[whole], signal.layout)
-    return replace(made, rows=signal.rows, padded=signal.padded)
-
-
-def _by_portions(tape: Tape, whole: Node, fed: Signal) -> Signal:
-    """A linear map's output, joined from what it makes of each part."""
-    assert fed.joint is not None
+def portions(tape: Tape, whole: Node, fed: Signal, over: int) -> Signal:
+    """The output of a linear map over the last axes of what feeds it, so many; where the parts of
+    that lie along the others, joined from what it makes of each."""
+    joint, kept = fed.joint, len(fed.layout) - over
+    rows = math.prod(map(layouts.size, whole.layout[:kept]))
+    if joint is None or rows % (joint.before * sum(joint.lengths)):
+        return Signal(whole, whole.layout)
     whole.facts["observed"] = True
     parts = []
-    for part in fed.joint.parts:
+    for part in joint.parts:
         nodes = (part.node, fed.node, whole, *whole.inputs[1:])
-        layout = (*part.layout[:-1], *whole.layout[len(part.layout) - 1 :])
+        layout = (*part.layout[:kept], *whole.layout[kept:])
         parts.append(Signal(tape.record("portion", nodes, layout), layout))
     node = tape.record("concatenate", [part.node for part in parts], whole.layout)
-    return Signal(node, whole.layout, joint=replace(fed.joint, parts=tuple(parts)))
+    return Signal(node, whole.layout, joint=replace(joint, parts=tuple(parts)))
+
+
+def map_of(node: Node) -> Node | None:
+    """The linear map that a step is the output of, in whatever order of its axes; None if of
+    none."""
+    if node.rule == "portion":
+        return node.inputs[2]
+    if node.rule not in ("view", "concatenate"):
+        return node if node.rule == "linear" else None
+    maps = {map_of(parent) for parent in node.inputs}
+    return maps.pop() if len(maps) == 1 else None
 
 
 def join(tape: Tape, signals: Sequence[Signal], layout: Layout, axis: int) -> Signal:
     """Signals one after the other along an axis."""
     parts: list[Signal] = []
-    for signal in (settled(tape, signal) for signal in signals):
+    for signal in signals:
         joint = signal.joint
         parts += joint.parts if joint is not None and signal.axis == axis else [signal.whole]
     node = tape.record("concatenate", [part.node for part in parts], layout)
@@ -159,7 +161,6 @@ def each(
 ) -> Signal:
     """What ``make`` gives of a signal, or of each part of it, for a layout; the parts lie along
     ``axis`` of the result then."""
-    signal = settled(tape, signal)
     if signal.joint is None or signal.axis is None:
         return make(signal.whole, layout)
     made = [
@@ -171,7 +172,6 @@ def each(
 
 def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     """The same elements in the same order, in another layout."""
-    signal = settled(tape, signal)
     here, joint = replace(signal, layout=layout), signal.joint
     if joint is None:
         copied = math.prod(map(layouts.size, layout)) > signal.node.size > 1
@@ -193,7 +193,6 @@ def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
 
 def permuted(tape: Tape, signal: Signal, order: Sequence[int]) -> Signal:
     """Axes in another order; those of length 1 may move without a step."""
-    signal = settled(tape, signal)
     axis = signal.axis
 
     def make(part: Signal, own: Layout) -> Signal:
@@ -212,7 +211,6 @@ def sliced(
     tape: Tape, signal: Signal, layout: Layout, axis: int, start: int, size: int, step: int = 1
 ) -> Signal:
     """``size`` elements along an axis from ``start`` on; the axis may be left out of the layout."""
-    signal = settled(tape, signal)
     view, along = ("slice", axis, start, size, step), signal.axis
     gone = len(signal.layout) > len(layout)
 

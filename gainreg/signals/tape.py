@@ -6,12 +6,9 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gainreg.signals.layout import POSITION, Layout, count, size
-
-if TYPE_CHECKING:
-    from gainreg.signals.signal import Signal
 
 
 @dataclass(eq=False)
@@ -80,17 +77,11 @@ class Parameter:
 
 
 class Tape:
-    """Nodes in the order of execution, the parameters, and which nodes are the model's output.
-
-    ``fed`` holds what feeds the linear maps that treat the parts of it apart, ``joined`` their
-    outputs once they were used.
-    """
+    """Nodes in the order of execution, the parameters, and which nodes are the model's output."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []
-        self.fed: dict[Node, Signal] = {}
-        self.joined: dict[Node, Signal] = {}
         self.parameters: dict[str, Parameter] = {}
         self.aliases: dict[str, str] = {}
         self.kept: dict[str, str] = {}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,9 @@ import numpy as np
 
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import FloatArray
+from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
-from gainreg.signals.signal import Signal, record, settled
+from gainreg.signals.signal import Signal, map_of, portions, record
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node, Parameter, Tape
 
@@ -107,6 +107,7 @@ class Trace(ABC):
     Attributes:
         rules: the framework's, by operation, and whether they are asked alone: also where no signal
             is among the operands, but a parameter or the like.
+        sources: the operations whose rules are asked even where nothing is known of any operand.
         tape: what was recorded.
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
@@ -118,6 +119,7 @@ class Trace(ABC):
     """
 
     rules: dict[Any, tuple[Rule, bool]]
+    sources: Set[Any]
 
     def __init__(
         self, parameters: Iterable[tuple[str, Any]], entries: MutableMapping[Any, Entry]
@@ -130,7 +132,7 @@ class Trace(ABC):
         self.recipes: dict[Node, Recipe] = {}
         self.inputs: dict[Node, Any] = {}
         self._entries = entries
-        self._numbers: dict[Any, Node] = {}
+        self._constants: dict[Any, tuple[Node, Any]] = {}
         for name, parameter in parameters:
             known = self.entry(parameter)
             if isinstance(known, Weight):
@@ -177,6 +179,11 @@ class Trace(ABC):
             NotUnderstoodError: it is not.
         """
 
+    @abstractmethod
+    def function(self, operation: Any, others: tuple[Any, ...], keywords: Any) -> Operation:
+        """An elementwise operation as a function on arrays of doubles; ``others`` are its
+        arguments, with ``...`` where a tensor was."""
+
     # --- what a tensor is ---
 
     def entry(self, tensor: Any) -> Entry:
@@ -207,36 +214,39 @@ class Trace(ABC):
         """
         entry = self.entry(tensor)
         if isinstance(entry, Signal):
-            return settled(self.tape, entry)
+            return entry
         own = aligned(tensor.shape, like)
-        moments, note = self._moments(tensor, entry, own)
-        key = (moments, own, note, names(entry))
-        if key not in self._numbers or isinstance(entry, (Weight, Constant)):
+        moments, note, numbers = self._moments(tensor, entry, own)
+        # one constant is one variable, wherever it is used: that of the same numbers or, where
+        # there are none, the same tensor, which is kept, so that no other one gets its id
+        key = own, names(entry), id(tensor) if numbers is None else hash(numbers.tobytes())
+        if key not in self._constants or isinstance(entry, (Weight, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else "a constant"
             node = self.tape.record(
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
             )
-            self._numbers[key] = node
+            self._constants[key] = node, tensor if numbers is None else None
         for name in names(entry):
             self.tape.keep(name, "a parameter that signals meet: kept as it is")
-        made = Signal(self._numbers[key], own)
+        made = Signal(self._constants[key][0], own)
         if isinstance(entry, Constant):
             self.set(tensor, made)
         return made
 
-    def _moments(self, tensor: Any, entry: Entry, own: Layout) -> tuple[Moments, str]:
+    def _moments(
+        self, tensor: Any, entry: Entry, own: Layout
+    ) -> tuple[Moments, str, FloatArray | None]:
+        """The moments of what is no signal, what is to be said of them, and its numbers."""
         if isinstance(entry, Constant):
-            return Moments(entry.mean, entry.square, entry.square, entry.square), ""
+            return Moments(entry.mean, entry.square, entry.square, entry.square), "", None
         numbers = self.values(tensor)
         if numbers is not None:
-            return measured(numbers, own), ""
+            return measured(numbers, own), "", numbers
         if isinstance(entry, (Weight, Computed)):
             self.tape.warn(WITHOUT_VALUES)
-            return Moments(0.0, 0.0, 0.0, 0.0), ""
-        return (
-            Moments(0.0, 1.0, 1.0, 1.0),
-            "a constant without values, counted as of second moment 1",
-        )
+            return Moments(0.0, 0.0, 0.0, 0.0), "", None
+        note = "a constant without values, counted as of second moment 1"
+        return Moments(0.0, 1.0, 1.0, 1.0), note, None
 
     def statistics(self, tensor: Any, default: float) -> tuple[float, float]:
         """Mean and mean square of a scale or shift; the default where it is none or on meta."""
@@ -261,8 +271,10 @@ class Trace(ABC):
             tensors: its inputs.
             args, kwargs: what its rule takes.
         """
-        if not self.outputs:
-            return ()
+        nothing = (None,) * len(self.outputs)
+        known = key in self.sources or any(self.entry(tensor) is not None for tensor in tensors)
+        if not self.outputs or not known:
+            return nothing
         found: Any
         rule, alone = self.rules.get(key, (None, False))
         try:
@@ -275,7 +287,7 @@ class Trace(ABC):
         except NotUnderstoodError:
             found = self.not_understood(name, tensors)
         found = found if isinstance(found, tuple) else (found,)
-        return (*found, *(None,) * (len(self.outputs) - len(found)))
+        return (*found, *nothing[len(found) :])
 
     def record(
         self,
@@ -296,11 +308,15 @@ class Trace(ABC):
         """Take back all steps from that number on."""
         gone = set(self.tape.nodes[since:])
         del self.tape.nodes[since:]
-        self._numbers = {k: node for k, node in self._numbers.items() if node not in gone}
+        known = self._constants.items()
+        self._constants = {key: found for key, found in known if found[0] not in gone}
 
-    @abstractmethod
     def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
         """An operation on each element of tensors that broadcast against each other."""
+        others = tuple(... if self.is_tensor(x) else x for x in arguments)
+        layout, signals = self.broadcast(*filter(self.is_tensor, arguments))
+        function = self.function(operation, others, keywords)
+        return self.record("elementwise", signals, layout, operation=function)
 
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
@@ -320,14 +336,15 @@ class Trace(ABC):
         units: int,
         taps: float = 1.0,
         inside: Signal | None = None,
-        over_last: bool = False,
+        over_last: int = 0,
         **facts: Any,
     ) -> Signal:
         """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
 
-        ``over_last`` says that the sums go over x's last axis and treat all others apart.
+        ``over_last`` says that the sums go over so many of x's last axes and treat all others
+        apart.
         """
-        inputs = [settled(self.tape, self.signal(x) if inside is None else inside)]
+        inputs = [self.signal(x) if inside is None else inside]
         counts = layouts.count(inputs[0].layout)
         if bias is not None:
             inputs.append(self.signal(bias, layout))
@@ -343,11 +360,6 @@ class Trace(ABC):
             **facts,
         )
         node, entry = made.node, self.entry(weight)
-        joint = inputs[0].joint
-        if over_last and joint is not None:
-            rows = math.prod(map(layouts.size, layout[:-1]))
-            if rows % (joint.before * sum(joint.lengths)) == 0:
-                self.tape.fed[node] = inputs[0]
         if isinstance(entry, Weight):
             node.weight = entry.name
         else:
@@ -360,7 +372,7 @@ class Trace(ABC):
             self._zero(node, bias_entry.name)
         size = math.prod(x.shape) if inside is None else inside.node.size
         self.weighed(node, x, self.outputs[0], size)
-        return made
+        return portions(self.tape, node, inputs[0], over_last) if over_last else made
 
     def biased(self, x: Any, bias: Any) -> Signal | None:
         """The output of a weight with a bias that is added in a step of its own, maybe behind a
@@ -368,14 +380,13 @@ class Trace(ABC):
         signal, entry = self.entry(x), self.entry(bias)
         if not isinstance(signal, Signal) or not isinstance(entry, Weight):
             return None
-        node, last = signal.node, self.tape.nodes[-1]
-        if node is not last:
+        node = map_of(signal.node)
+        if node is None or not node.weight or len(node.inputs) > 1:
             return None
-        while node.rule == "view":
-            node = node.inputs[0]
-        if node.rule != "linear" or not node.weight or node.bias or len(node.inputs) > 1:
-            return None
-        if any(later.rule != "view" for later in self.tape.nodes[node.id + 1 :]):
+        since = self.tape.nodes[node.id + 1 :]
+        if signal.node is not self.tape.nodes[-1] or any(
+            map_of(later) is not node for later in since
+        ):
             return None
         if not self.is_bias(bias, signal):
             return None
@@ -384,7 +395,8 @@ class Trace(ABC):
         self.tape.nodes.insert(node.id, self.tape.nodes.pop())
         for i, later in enumerate(self.tape.nodes[node.id :], start=node.id):
             later.id = i
-        node.inputs = (*node.inputs, given)
+        for adding in (node, *(later for later in since if later.rule == "portion")):
+            adding.inputs = (*adding.inputs, given)
         self._zero(node, entry.name)
         self.shifted(node, self.outputs[0])
         return signal

@@ -398,6 +398,36 @@ def test_a_weight_that_each_sample_has_of_its_own_is_none() -> None:
     assert [weight.name for weight in made.weights] == ["b"]
 
 
+def test_a_class_token_has_gradients_of_its_own() -> None:
+    class Block(nnx.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, rngs: Any) -> None:
+            self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(4, WIDTH, decode=False, rngs=rngs)
+            self.up = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
+            self.down = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = x + self.attention(self.norm(x))
+            return x + self.down(nnx.gelu(self.up(self.norm(x))))
+
+    class ClassToken(nnx.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.token = nnx.Param(0.02 * rngs.normal((1, 1, WIDTH)))
+            self.blocks = nnx.List([Block(rngs) for _ in range(4)])
+            self.last = nnx.Linear(*LAST, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = jnp.concatenate((jnp.broadcast_to(self.token[...], (8, 1, WIDTH)), x), 1)
+            for block in self.blocks:
+                x = block(x)
+            return self.last(x[:, 0])
+
+    _, report = initialize(ClassToken(), normal(8, 64, WIDTH), key=KEY)
+    for weight in report.weights:
+        assert 1 / 1.8 < weight.gradient_rms / weight.measured_gradient_rms < 1.8, weight.name
+
+
 # --- what comes back, and what stays ---
 
 
@@ -418,6 +448,23 @@ def test_what_is_shared_stays_shared() -> None:
     assert model.first is model.layers[0]
     assert model.first.kernel[...] is before
     assert report.parameters["layers/0/kernel"] == ("tied", "the same as first/kernel")
+
+
+def test_layers_of_a_scan_have_all_the_names_of_what_they_are_slices_of() -> None:
+    class Twice(nnx.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self.layers = nnx.Param(params((3, *SQUARE))["a"])
+            self.same = self.layers
+            self.last = nnx.Linear(*LAST, rngs=nnx.Rngs(1))
+
+        def __call__(self, x: Any) -> Any:
+            layer = lambda x, w: (jnp.tanh(x @ w), None)  # noqa: E731
+            return self.last(jax.lax.scan(layer, x, self.layers[...])[0])
+
+    new, report = initialize(Twice(), rows(), key=KEY)
+    assert new.same is new.layers
+    assert report.parameters["same[2]"] == ("tied", "the same as layers[2]")
+    assert report.parameters["layers[2]"][0] == "set"
 
 
 def test_types_and_shardings_and_trees_stay_as_they_were() -> None:

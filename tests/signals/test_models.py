@@ -343,6 +343,20 @@ def test_neither_a_written_out_gelu_nor_rotary_embeddings_are_a_residual() -> No
     assert fed == "gelu_tanh at std 1"
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_two_constants_of_one_size_are_two_and_one_taken_off_again_is_gone(device: str) -> None:
+    first = torch.linspace(-1, 1, WIDTH, device=device)
+    second = first.flip(0)
+
+    def last_std(function: Any) -> float:
+        model = Of(lambda m, x: m.b(function(m.a(x))), **layers("a", "b")).to(device)
+        return plan(model, rows().to(device)).weights[-1].std
+
+    plain = last_std(lambda x: x)
+    assert last_std(lambda x: x + first - first) == pytest.approx(plain)
+    assert last_std(lambda x: x + first - second) < 0.9 * plain
+
+
 def test_a_branch_that_ends_in_a_norm_is_named() -> None:
     assert any("end in a norm" in line for line in plan(ResNet(), images(3, 64)).warnings)
 

@@ -97,6 +97,28 @@ def test_a_batch_norm_scales_each_joined_part_by_its_own_size() -> None:
     assert farthest(report, "gradient") < 1.5
 
 
+class WrittenOut(nn.BatchNorm2d):
+    """A batch norm as means, roots and products, with shifts that are added before the signal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((0, 2, 3), keepdim=True)
+        variance = (x - mean).square().mean((0, 2, 3), keepdim=True)
+        factor = (variance + self.eps).rsqrt() * self.weight.view(1, -1, 1, 1)
+        return x * factor + (self.bias.view(1, -1, 1, 1) - mean * factor)
+
+
+def test_a_written_out_norm_of_many_parts_is_found_among_theirs() -> None:
+    plans = []
+    for norm in (nn.BatchNorm2d, WrittenOut):
+        torch.manual_seed(0)
+        model = Dense()
+        model.norms = nn.ModuleList(norm(layer.num_features) for layer in model.norms)
+        plans.append(initialize_(model, torch.randn(8, 3, 32, 32)))
+    for plain, found in zip(plans[0].weights, plans[1].weights, strict=True):
+        assert found.input_rms == pytest.approx(plain.input_rms, rel=1e-6)
+        assert found.gradient_rms == pytest.approx(plain.gradient_rms, rel=1e-6)
+
+
 def test_a_slice_of_one_part_is_that_part() -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:

@@ -1,20 +1,10 @@
-"""JAX, Flax and Equinox: whole models (models.py), and initializers of single weights and layers
-(weights.py)."""
+"""JAX, Flax and Equinox: initializers of single weights and layers (weights.py), whole models
+(models.py), and what they call an activation (activations.py)."""
 
-from gainreg.adapters.jax.weights import (
-    FRAMEWORK,
-    critical,
-    normal,
-    orthogonal,
-    truncated_normal,
-    uniform,
-    wrap,
-)
-
-# The first says how to install what is missing.
-# isort: split
+from gainreg.adapters.jax.activations import FRAMEWORK, wrap
 from gainreg.adapters.jax.models import apply, initialize, measure, plan
 from gainreg.adapters.jax.tracer import rule
+from gainreg.adapters.jax.weights import critical, normal, orthogonal, truncated_normal, uniform
 
 __all__ = [
     "FRAMEWORK",

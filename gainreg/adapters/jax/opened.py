@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,26 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gainreg import scaling
-from gainreg.adapters.jax.runs import (
-    factors,
-    has_values,
-    is_array,
-    is_parameter,
-    measured,
-    parted,
-    read,
-)
-from gainreg.adapters.jax.tracer import sliced_name
-from gainreg.adapters.jax.weights import draw
+from gainreg.adapters.jax.tracer import sliced_aliases, sliced_name
 from gainreg.errors import ParameterError
-from gainreg.signals import models
-from gainreg.signals.summary import Measured
-from gainreg.signals.tape import Node, Tape
 
 
 @dataclass
-class Opened(models.Model):
+class Opened:
     """A model taken apart: its parameters by name, what else it holds, and how it is run. What is
     set is the parts.
 
@@ -45,7 +30,6 @@ class Opened(models.Model):
         output: ``output(merged, *args, **kwargs)`` is its output.
         aliases: other names of leaves.
         divided: of what was divided into its layers along an axis: itself, the axis, their names.
-        draws: what tells each parameter's random numbers apart, where that is not its name.
         is_pair, is_single: whether it is a pair, or a module of Equinox, made for one sample.
     """
 
@@ -56,56 +40,8 @@ class Opened(models.Model):
     output: Callable[..., Any]
     aliases: dict[str, str] = field(default_factory=dict)
     divided: dict[str, tuple[Any, int, list[str]]] = field(default_factory=dict)
-    draws: Mapping[str, int] = field(default_factory=dict)
     is_pair: bool = False
     is_single: bool = False
-
-    shape_only = "has only a shape"
-
-    def finish(self) -> Any:
-        """The model with its parameters as they are now; of a pair the params."""
-        return self.merged(self.whole(), self.others)
-
-    def parameters(self) -> dict[str, Any]:
-        """Its parameters, by every name that they have."""
-        leaves, others = self.leaves, self.aliases.items()
-        return {**leaves, **{alias: leaves[name] for alias, name in others if name in leaves}}
-
-    def has_values(self, parameter: Any) -> bool:
-        """Whether it is an array."""
-        return has_values(parameter)
-
-    def is_floating(self, parameter: Any) -> bool:
-        """Whether it holds real floating-point numbers."""
-        return bool(jnp.issubdtype(parameter.dtype, jnp.floating))
-
-    def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
-        """The tape of the model's jaxpr."""
-        if values:
-            self.check_values()
-        return read(self, args, kwargs, values).trace.tape
-
-    def probe(self, args: Any, kwargs: Any, backward: bool) -> tuple[Tape, dict[Node, Measured]]:
-        """The tape of the model's jaxpr, and what was measured when that was run."""
-        run = read(self, args, kwargs, with_values=True)
-        return run.trace.tape, measured(run, backward)
-
-    def calibrate(self, args: Any, kwargs: Any, targets: Mapping[str, float]) -> None:
-        """Rescale each weight by what feeds it where it is first used."""
-        run = read(self, args, kwargs, with_values=True)
-        for name, factor in factors(run, self.leaves, targets).items():
-            self.leaves[name] = like(self.leaves[name], factor * self.leaves[name])
-
-    def write(
-        self, name: str, parameter: Any, std: float, fan_in: float, distribution: str, source: Any
-    ) -> None:
-        """Put new numbers in a parameter's place."""
-        _check_key(source)
-        numbers = jnp.zeros(parameter.shape)
-        if std:
-            key = jax.random.fold_in(source, self.draws.get(name, zlib.crc32(name.encode())))
-            numbers = _drawn(key, parameter.shape, std, distribution, fan_in)
-        self.leaves[name] = like(parameter, numbers)
 
     def divide(self, names: Sequence[str]) -> None:
         """Let layers of a scan that a plan names, as "w[:, 3]", be leaves of their own."""
@@ -117,6 +53,7 @@ class Opened(models.Model):
             if axis < len(leaf.shape):
                 parts = [sliced_name(found[1], axis, i) for i in range(leaf.shape[axis])]
                 self.divided[found[1]] = leaf, axis, parts
+                self.aliases = sliced_aliases(self.aliases, found[1], axis, parts)
                 del self.leaves[found[1]]
                 self.leaves.update((part, leaf.take(i, axis)) for i, part in enumerate(parts))
 
@@ -138,29 +75,6 @@ def like(leaf: Any, numbers: Any) -> Any:
         return np.asarray(numbers).astype(leaf.dtype)
     numbers = jnp.asarray(numbers).astype(leaf.dtype)
     return jax.device_put(numbers, leaf.sharding) if numbers.sharding != leaf.sharding else numbers
-
-
-def _drawn(
-    key: Any, shape: tuple[int, ...], std: float, distribution: str, fan_in: float
-) -> jax.Array:
-    """Numbers of mean 0 and that standard deviation."""
-    if len(shape) < 2:
-        distribution = "normal" if distribution == "orthogonal" else distribution
-        return _drawn(key, (1, *shape, 1), std, distribution, fan_in).reshape(shape)
-    inputs = models.inputs_of(shape, fan_in)
-    kind = scaling.Kind(tuple(inputs), tuple(i for i in range(len(shape)) if i not in inputs))
-    return draw(key, shape, std, distribution, scaling.fans(shape, kind), jnp.result_type(float))
-
-
-def _check_key(key: Any) -> None:
-    try:
-        jax.random.fold_in(key, 0)
-    except (TypeError, ValueError) as error:  # also an array of several
-        is_array = isinstance(key, (jax.Array, np.ndarray))
-        got = f"an array of shape {key.shape}" if is_array else f"{key!r:.60}"
-        raise ParameterError(
-            f"key is one of jax.random.key, as in key=jax.random.key(0), got {got}"
-        ) from error
 
 
 def open_model(model: Any) -> Opened:
@@ -193,6 +107,35 @@ def open_model(model: Any) -> Opened:
     if not opened.leaves:
         raise ParameterError(f"{opened.kind} has no parameters: there is nothing to set")
     return opened
+
+
+# --- trees ---
+
+
+def is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+
+
+def is_parameter(x: Any) -> bool:
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def has_values(x: Any) -> bool:
+    return not isinstance(x, jax.ShapeDtypeStruct)
+
+
+def parted(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """The arrays among a tree's leaves, and a function that puts others in their places."""
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def put(arrays: Sequence[Any]) -> Any:
+        found = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            found[i] = array
+        return jax.tree_util.tree_unflatten(structure, found)
+
+    return [leaves[i] for i in places], put
 
 
 def _called(model: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gainreg.adapters.jax import rules  # noqa: F401  registers the rules
+from gainreg.adapters.jax.opened import Opened, has_values, is_array, is_parameter, parted
 from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import layout as layouts
@@ -20,9 +21,6 @@ from gainreg.signals import models
 from gainreg.signals.signal import Signal
 from gainreg.signals.summary import Measured
 from gainreg.signals.tape import Node
-
-if TYPE_CHECKING:
-    from gainreg.adapters.jax.opened import Opened
 
 
 class Run(NamedTuple):
@@ -101,32 +99,6 @@ def read(
     trace.tape.prune()
     taps = {node: taps[node] for node in trace.tape.nodes if node in taps}
     return Run(trace, inputs, outputs, taps)
-
-
-def is_array(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
-
-
-def is_parameter(x: Any) -> bool:
-    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def has_values(x: Any) -> bool:
-    return not isinstance(x, jax.ShapeDtypeStruct)
-
-
-def parted(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
-    """The arrays among a tree's leaves, and a function that puts others in their places."""
-    leaves, structure = jax.tree_util.tree_flatten(tree)
-    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-
-    def put(arrays: Sequence[Any]) -> Any:
-        found = list(leaves)
-        for i, array in zip(places, arrays, strict=True):
-            found[i] = array
-        return jax.tree_util.tree_unflatten(structure, found)
-
-    return [leaves[i] for i in places], put
 
 
 def _jaxpr(flat: Callable[..., Any], everything: Any, opened: Opened) -> Any:

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gainreg.signals.functions import FloatArray, Operation
-from gainreg.signals.signal import Signal
 from gainreg.signals.tape import Parameter
 from gainreg.signals.trace import Computed, Entry, NotUnderstoodError, Rule, Tokens, Trace, Weight
 
@@ -123,6 +122,12 @@ class JaxTrace(Trace):
     """
 
     rules = {}  # noqa: RUF012  filled by ``rule``
+    # what is drawn, whose values are none that a plan may depend on, and what is still one number,
+    # or a few, after it was broadcast
+    sources = frozenset(
+        ("jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real", "broadcast_in_dim",
+         "convert_element_type", "reshape", "squeeze", "transpose", "stop_gradient")
+    )  # fmt: skip
 
     def __init__(self, parameters: Mapping[str, Array], aliases: Mapping[str, str]) -> None:
         self.slices: dict[str, tuple[str, ...]] = {}
@@ -208,19 +213,14 @@ class JaxTrace(Trace):
 
     # --- what an operation does ---
 
-    def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
-        """An operation on each element; its function is NumPy's, or the primitive's own in double
-        precision."""
-        arrays = [x for x in arguments if isinstance(x, Array)]
-        layout, signals = self.broadcast(*arrays)
-        others = tuple(... if isinstance(x, Array) else x for x in arguments)
+    def function(self, operation: Any, others: tuple[Any, ...], keywords: Any) -> Operation:
+        """A function of NumPy's or SciPy's with such arguments."""
 
         def compute(*values: FloatArray) -> Any:
             given = iter(values)
             return operation(*(next(given) if other is ... else other for other in others))
 
-        function = Operation((operation, others), compute)
-        return self.record("elementwise", signals, layout, operation=function)
+        return Operation((operation, others), compute)
 
     def is_stacked(self, x: Array) -> bool:
         """Whether a value is a parameter whose layers a scan may go along."""
@@ -250,6 +250,7 @@ class JaxTrace(Trace):
             part = derived(functools.partial(jnp.take, indices=i, axis=axis), whole, shape)
             found[name] = Parameter(name, shape, *self.statistic(part))
         self.slices[base] = tuple(found)
+        self.tape.aliases = sliced_aliases(self.tape.aliases, base, axis, list(found))
         listed = self.tape.parameters
         self.tape.parameters = {}
         for name, parameter in listed.items():
@@ -290,8 +291,7 @@ class JaxTrace(Trace):
         step = Step(_bound(equation), inputs)
         step.outputs = [array_of(variable, step=step) for variable in equation.outvars]
         self.steps.append(step)
-        nothing = name not in _ALWAYS and all(self.entry(x) is None for x in inputs)
-        if nothing or not any(output.size for output in step.outputs):
+        if not any(output.size for output in step.outputs):
             return step.outputs
         self.operation, self.outputs = name, step.outputs
         found = self.answer(name, name, inputs, inputs, equation.params)
@@ -306,15 +306,20 @@ class JaxTrace(Trace):
         return self.elementwise(ELEMENTWISE[key], *map(self.operand, tensors))
 
 
-# Asked also of constants: of what is drawn, whose values are none that a plan may depend on, and
-# of what is still one number, or a few, after it was broadcast.
-_ALWAYS = {"jit _bernoulli", "jit _uniform", "jit _normal", "jit _normal_real", "broadcast_in_dim",
-           "convert_element_type", "reshape", "squeeze", "transpose", "stop_gradient"}  # fmt: skip
-
-
 def sliced_name(base: str, axis: int, i: int) -> str:
     """What a layer of a stacked parameter is called: as NumPy's index of it."""
     return f"{base}[{':, ' * axis}{i}]"
+
+
+def sliced_aliases(
+    aliases: Mapping[str, str], base: str, axis: int, parts: Sequence[str]
+) -> dict[str, str]:
+    """Other names of parameters, of which one was divided into its layers along an axis."""
+    found: dict[str, str] = {}
+    for alias, name in aliases.items():
+        layers = (sliced_name(alias, axis, i) for i in range(len(parts)))
+        found.update(zip(layers, parts, strict=True) if name == base else {alias: name})
+    return found
 
 
 def _bound(equation: Any) -> Callable[..., Sequence[Any]]:

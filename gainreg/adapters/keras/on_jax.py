@@ -6,33 +6,34 @@ import contextlib
 import functools
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import keras
 
+from gainreg.adapters.jax.models import Model
 from gainreg.adapters.jax.opened import Opened
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.signals.signal import Signal
 
 
-@dataclass
-class _Opened(Opened):
-    """A Keras model's variables, which are assigned to."""
+class _Model(Model):
+    """A Keras model, whose variables are assigned to. What was created later has other names in it,
+    so numbers are drawn by its variables' order."""
 
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, opened: Opened, variables: Mapping[str, Any]) -> None:
+        super().__init__(opened, {name: i for i, name in enumerate(variables)})
+        self.variables = variables
 
     def finish(self) -> None:
         """Give the variables what was set."""
         for name, variable in self.variables.items():
-            variable.assign(self.leaves[name])
+            variable.assign(self.opened.leaves[name])
 
 
-def opened(model: Any, variables: Mapping[str, Any]) -> Opened:
-    """A Keras model with its trainable variables by name. What was created later has other names in
-    it, so numbers are drawn by its variables' order."""
+def opened(model: Any, variables: Mapping[str, Any]) -> Model:
+    """A Keras model with its trainable variables by name."""
     values = {name: variable.value for name, variable in variables.items()}
 
     def output(values: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -43,10 +44,8 @@ def opened(model: Any, variables: Mapping[str, Any]) -> Opened:
                 stack.enter_context(replaced(layer, functools.partial(_unseen, layer)))
             return model(*args, **kwargs)
 
-    return _Opened(
-        type(model).__name__, values, [], lambda own, _: own, output,
-        draws={name: i for i, name in enumerate(variables)}, variables=variables,
-    )  # fmt: skip
+    parts = Opened(type(model).__name__, values, [], lambda own, _: own, output)
+    return _Model(parts, variables)
 
 
 def _unseen(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:

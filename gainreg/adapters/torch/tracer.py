@@ -23,9 +23,6 @@ from gainreg.signals.signal import Signal, reshaped
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import Entry, NotUnderstoodError
 
-# Stands among an operation's arguments where a tensor was.
-TENSOR = ...
-
 
 def rule(*operations: Any, alone: bool = False) -> Callable[[neutral.Rule], neutral.Rule]:
     """Register a rule for operations, as a user does for a kernel of their own.
@@ -55,6 +52,14 @@ class Trace(neutral.Trace):
     """
 
     rules = {}  # noqa: RUF012  filled by ``rule``
+    # what makes something of nothing that a trace knows of, or of conditions
+    sources = frozenset(
+        getattr(torch.ops.aten, name)
+        for name in (
+            "bernoulli", "cos", "sin", "tril", "logical_and", "logical_or", "logical_not",
+            "bitwise_and", "bitwise_or", "bitwise_not",
+        )
+    )  # fmt: skip
 
     def __init__(self, model: nn.Module) -> None:
         self.upsampled: dict[Node, list[Any]] = {}
@@ -85,20 +90,20 @@ class Trace(neutral.Trace):
         x = x.abs() if x.is_complex() else x.to(torch.promote_types(x.dtype, torch.float32))
         return float(x.mean()), float((x * x).mean())
 
-    def elementwise(self, operation: Any, *arguments: Any, **keywords: Any) -> Signal:
-        """An operation on each element of tensors that broadcast against each other.
-
-        Its function is the operation itself, run in double precision.
-        """
-        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        others = [TENSOR if isinstance(argument, Tensor) else argument for argument in arguments]
-        layout, signals = self.broadcast(*tensors)
-        function = _operation(operation, tuple(others), keywords)
-        return self.record("elementwise", signals, layout, operation=function)
+    def function(self, operation: Any, others: tuple[Any, ...], keywords: Any) -> Operation:
+        """The operation itself, run in double precision, with a key that is equal for equal
+        arguments."""
+        call = functools.partial(_in_doubles, operation, others, keywords)
+        key = (operation, others, tuple(sorted(keywords.items())))
+        try:
+            hash(key)
+        except TypeError:  # lists among the arguments
+            return Operation((operation, repr(others), repr(keywords)), call)
+        return Operation(key, call, *_named(key))
 
     def operation_of(self, operation: Any, *others: Any) -> Operation:
         """An operation of one tensor and such other arguments, as a function on arrays."""
-        return _operation(operation, (TENSOR, *others), {})
+        return self.function(operation, (..., *others), {})
 
     # --- the loop ---
 
@@ -107,10 +112,6 @@ class Trace(neutral.Trace):
         tensors = list(tensors_in((args, kwargs)))
         out = list(tensors_in(result))
         packet, mutates = _functional(operation)
-        if packet not in _SOURCES and all(self.entry(tensor) is None for tensor in tensors):
-            for tensor in out if mutates else ():
-                self.set(tensor, None)
-            return
         self.operation, self.outputs = operation, out
         name = str(packet).removeprefix("aten.")
         kwargs = {key: value for key, value in kwargs.items() if key != "out"}
@@ -179,14 +180,6 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 # --- operations ---
 
-# Operations that make something of nothing that a trace knows of, or of conditions.
-_aten = torch.ops.aten
-_SOURCES: set[Any] = {
-    *(_aten.bernoulli, _aten.cos, _aten.sin, _aten.tril),
-    *(_aten.logical_and, _aten.logical_or, _aten.logical_not),
-    *(_aten.bitwise_and, _aten.bitwise_or, _aten.bitwise_not),
-}
-
 
 @functools.cache
 def _functional(operation: Any) -> tuple[Any, bool]:
@@ -199,24 +192,13 @@ def _functional(operation: Any) -> tuple[Any, bool]:
     return packet, mutates
 
 
-def _operation(operation: Any, others: tuple[Any, ...], keywords: dict[str, Any]) -> Operation:
-    """The operation on arrays, with a key that is equal for equal arguments."""
-    call = functools.partial(_in_doubles, operation, others, keywords)
-    key = (operation, others, tuple(sorted(keywords.items())))
-    try:
-        hash(key)
-    except TypeError:  # lists among the arguments
-        return Operation((operation, repr(others), repr(keywords)), call)
-    return Operation(key, call, *_named(key))
-
-
 def _in_doubles(
     operation: Any, others: tuple[Any, ...], keywords: Any, *values: FloatArray
 ) -> FloatArray:
     """The operation on arrays of doubles in place of the tensors among its arguments."""
     arrays = iter(values)
     arguments = [
-        torch.from_numpy(next(arrays).copy()) if other is TENSOR else other for other in others
+        torch.from_numpy(next(arrays).copy()) if other is ... else other for other in others
     ]
     with torch.no_grad():
         result: FloatArray = operation(*arguments, **keywords).numpy()
@@ -248,7 +230,7 @@ def _named(key: tuple[Any, tuple[Any, ...], Any]) -> tuple[Any, ...]:
     """The name and params in the registry of an operation with these arguments, if it is there."""
     operation, others, keywords = key
     reader = _NAMED.get(operation)
-    if reader is None or others[:1] != (TENSOR,):
+    if reader is None or others[:1] != (...,):
         return ()
     found = reader(*others[1:], **dict(keywords))
     return () if found is None else (found[0], tuple(found[1].items()))

@@ -25,7 +25,13 @@ def _dot(trace: JaxTrace, a: Array, b: Array, *, dimension_numbers: Any, **_: An
             *(right.layout[i] for i in _free(b, over_b, batch_b)),
         )
         over = tuple(part for i in over_a for part in left.layout[i])
-        return operations.contracted(trace, left, right, over, layout)
+        free_a, free_b = _free(a, over_a, batch_a), _free(b, over_b, batch_b)
+        behind = range(len(batch_b) + len(free_a), len(layout))
+        places = (
+            {axis: place for place, axis in enumerate((*batch_a, *free_a))},
+            dict(zip(free_b, behind, strict=True)),
+        )
+        return operations.contracted(trace, left, right, over, layout, places)
     if trace.is_signal(a) or (trace.is_weight(b) and not trace.is_weight(a)):
         return _weighed(trace, a, b, over_a, over_b, batch_a, batch_b, first=True)
     if trace.is_signal(b) or (trace.is_weight(a) and not trace.is_weight(b)):
@@ -48,6 +54,7 @@ def _weighed(
     fan_in = math.prod(weight.shape[i] for i in over_w)
     batch = tuple(own[i] for i in batch_x)
     free = tuple(own[i] for i in _free(x, over_x, batch_x))
+    is_last = min(over_x, default=0) == len(own) - len(over_x)
     units = tuple(((role, weight.shape[i]),) for i in _free(weight, over_w, batch_w))
     if any(role == SAMPLE for axis in batch for role, _ in axis):
         for name in names(trace.entry(weight)):
@@ -62,6 +69,7 @@ def _weighed(
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
+        over_last=len(over_x) if first and not batch_x and is_last else 0,
         common=operations.shared(summed_over, layout),
     )
 

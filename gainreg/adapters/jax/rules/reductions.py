@@ -59,7 +59,7 @@ def _window_sum(
         steps = window_strides[axis], before, window_dilation[axis]
         used = layouts.taps_inside(large, y.shape[axis], size, *steps)
         inside *= sum(used) / (size * y.shape[axis])
-    n = math.prod(window_dimensions) * inside
+    n = float(math.prod(window_dimensions) * inside)
     source = signal if padded is None else padded.signal
     layout = layouts.fitted(signal.layout, y.shape)
     return trace.record("mean", [source], layout, units=1, positions=n, samples=1, factor=n)

@@ -13,7 +13,7 @@ from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT
-from gainreg.signals.signal import Signal, settled
+from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError
 
 aten = torch.ops.aten
@@ -24,7 +24,7 @@ aten = torch.ops.aten
 
 def _apart(trace: Trace, x: Tensor, shape: Sequence[int]) -> Signal:
     """What is normalised over its last axes, as many as the shape has."""
-    return settled(trace.tape, trace.signal(x)).apart(*range(x.dim() - len(shape), x.dim()))
+    return trace.signal(x).apart(*range(x.dim() - len(shape), x.dim()))
 
 
 @rule(aten.native_layer_norm, aten.layer_norm)
@@ -66,7 +66,7 @@ def _batch_norm(
     epsilon: float,
 ) -> Any:  # fmt: skip
     mixed = [axis for axis in range(x.dim()) if axis != 1]
-    signal = settled(trace.tape, trace.signal(x)).apart(*mixed)
+    signal = trace.signal(x).apart(*mixed)
     others = layouts.count([signal.layout[axis] for axis in mixed])
     if training:
         return _normalised(

@@ -1,4 +1,4 @@
-"""What each weight aims at: residual sums found in the data flow, outputs, tied tables.
+"""Residual streams, found in the data flow, and the weights that end a branch or the model.
 
 A sum is residual if one side, the branch, has a weight on its way from the other, the skip. Sums
 that follow each other along their skips are one stream. Sets of nodes are the bits of whole
