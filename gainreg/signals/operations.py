@@ -110,6 +110,8 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
     layout, signals = trace.broadcast(a, b)
+    if any(origin(signal.node).rule == "scores" for signal in signals):
+        signals = [by_rows(trace, signal) for signal in signals]
     return trace.record("add", signals, layout, factors=(j, k))
 
 
@@ -228,7 +230,7 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         scored = origin(node.inputs[0])
         keys = scored
         if scored.rule == "scores":
-            inputs += [Signal(it, ()) for it in scored.inputs]
+            inputs += [Signal(it, ()) for it in (scored, *scored.inputs)]
             keys = scored.inputs[1]
         common = common_width(keys, value.node)
         units = bool(node.facts["units"])
@@ -480,6 +482,52 @@ def moved(
         else:
             layout = layouts.of_input(shape)
     return trace.record("view", [signal], layout, view=("moved", len(trace.tape.nodes)))
+
+
+def picked(trace: Trace, x: Any, indices: Any) -> Entry:
+    """Rows of what may be made of constants."""
+    made = moved(trace, trace.signal(x), trace.outputs[0].shape)
+    rows = None if trace.entry(indices) is not None else trace.values(indices)
+    if rows is not None:
+        trace.picked[made.node] = rows.ravel()
+    return made
+
+
+# Steps that make of each row of a table a row of another, whatever the others are.
+BY_ROWS = ("linear", "elementwise", "add", "scale", "view")
+
+
+def by_rows(trace: Trace, bias: Signal) -> Signal:
+    """A bias of scores by positions that a model makes of rows of constants, and picks from: made
+    again of the rows that it picked, as these are unlike all rows. Queries are in place of samples
+    then, as in scores."""
+    node, steps, rows = bias.node, [], None
+    while node not in trace.constants:
+        if node.rule not in BY_ROWS or not node.inputs:
+            return bias
+        if node in trace.picked:
+            rows = trace.picked[node]
+        elif node.rule != "view":
+            steps.append(node)
+        node = node.inputs[0]
+    numbers, places = trace.constants[node], tuple(map(layouts.size, bias.layout[-2:]))
+    if rows is None or math.prod(places) != rows.size or numbers.ndim < 2:
+        return bias
+    units = numbers.shape[-1]
+    table = numbers.reshape(-1, units)[rows.astype(int)].reshape(*places, units)
+    roles = (SAMPLE, POSITION, UNIT)
+    own: Layout = tuple(((role, n),) for role, n in zip(roles, table.shape, strict=True))
+    moments = measured(table, own)
+    made = trace.tape.record("given", (), own, moments=moments, phrase="a constant")
+    for step in reversed(steps):
+        if step.rule == "linear":
+            step.facts["observed"] = True
+            own = (*own[:2], ((UNIT, layouts.count(step.layout)[UNIT]),))
+            made = trace.tape.record("portion", (made, step.inputs[0], step, *step.inputs[1:]), own)
+        else:
+            made = trace.tape.record(step.rule, (made,), own, **step.facts)
+            made.weight = step.weight
+    return Signal(made, bias.layout)
 
 
 def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:

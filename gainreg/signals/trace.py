@@ -111,6 +111,8 @@ class Trace(ABC):
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
+        constants: the numbers of what is no parameter, by the steps that stand for it.
+        picked: which rows of a table a step took, where that is known.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
         shifted: called where a bias comes after a weight, with the weight's node and what its
@@ -129,6 +131,8 @@ class Trace(ABC):
         self.shifted: Callable[[Node, Any], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
         self.inputs: dict[Node, Any] = {}
+        self.constants: dict[Node, FloatArray] = {}
+        self.picked: dict[Node, FloatArray] = {}
         self._entries = entries
         self._numbers: dict[Any, Node] = {}
         for name, parameter in parameters:
@@ -217,6 +221,9 @@ class Trace(ABC):
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
             )
             self._numbers[key] = node
+            numbers = None if entry is not None else self.values(tensor)
+            if numbers is not None:
+                self.constants[node] = numbers
         for name in names(entry):
             self.tape.keep(name, "a parameter that signals meet: kept as it is")
         made = Signal(self._numbers[key], own)

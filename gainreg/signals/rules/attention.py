@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gainreg.signals.rules.step import Back, Step, back, pairs
+from gainreg.signals.rules.step import Back, Step, back, pairs, part
 from gainreg.signals.softmax import Rows, of_one, of_two
 from gainreg.signals.state import (
     Moments,
@@ -153,12 +153,10 @@ class Spread(NamedTuple):
     Attributes:
         total: their variance over keys.
         alike: the correlation of two queries' scores.
-        drawn: of the variance, what products of queries and keys make.
     """
 
     total: float
     alike: float
-    drawn: float
 
 
 def _spread(scored: State) -> Spread:
@@ -169,17 +167,26 @@ def _spread(scored: State) -> Spread:
     varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
     if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
         return _of_scores(m)
-    by = scored.function.scale**2
-    drawn = by * math.fsum(k * _beyond(it) for k, it in varied)
-    shared = by * math.fsum(k * _beyond(it) * _of_scores(it).alike for k, it in varied)
-    return Spread(_beyond(m), shared / _beyond(m), drawn)
+    shared = scored.function.scale**2 * math.fsum(
+        k * _beyond(it) * _of_scores(it).alike for k, it in varied
+    )
+    return Spread(_beyond(m), shared / _beyond(m))
 
 
 def _of_scores(m: Moments) -> Spread:
     """The same of scores alone."""
-    q = m.second_moment
-    alike = min(1.0, max(0.0, m.across_samples / q)) if q else 0.0
-    return Spread(_beyond(m), alike, _beyond(m))
+    alike = part(m.across_samples - m.mean**2, m.variance)
+    return Spread(_beyond(m), min(1.0, max(0.0, alike)))
+
+
+def _drawn(scored: State, scores: State) -> float:
+    """Of the variance over keys, what products of queries and keys make."""
+    if scored.function.core is not None:
+        return _beyond(scored.moments)
+    products = {source.key[0] for source in scores.root.terms}
+    terms = scored.root.terms.items()
+    found = [k**2 * _beyond(source.moments) for source, k in terms if source.key[0] in products]
+    return scored.function.scale**2 * math.fsum(found)
 
 
 def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
@@ -218,6 +225,7 @@ def attend(
     weights: State,
     value: State,
     scored: State | None = None,
+    scores: State | None = None,
     query: State | None = None,
     key: State | None = None,
     *,
@@ -240,11 +248,12 @@ def attend(
     if units:
         moments, through = _over_units(node, p, v, width, size, queries)
     else:
-        spread = Spread(0.0, 0.0, 0.0) if scored is None else _spread(scored)
-        moments, found = _attend(p, v, size, spread, common, _together(node, queries))
-        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING)
+        alike = 0.0 if scored is None else _spread(scored).alike
+        drawn = 0.0 if scored is None or scores is None else _drawn(scored, scores)
+        moments, found = _attend(p, v, size, drawn, alike, common, _together(node, queries))
+        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING, NOTHING)
         if query is not None and key is not None:
-            each = node.input_sizes[3] * size / node.input_sizes[0]  # units of a query
+            each = node.input_sizes[4] * size / node.input_sizes[0]  # units of a query
             by = width * _beyond(v), each, queries, size
             through = (*through, *_looked_for(query.moments, key.moments, found, *by))
     state = fresh(
@@ -288,20 +297,26 @@ def _together(node: Node, queries: float) -> float:
 
 
 def _attend(
-    p: Moments, v: Moments, size: int, spread: Spread, common: int | None, together: float
+    p: Moments,
+    v: Moments,
+    size: int,
+    drawn: float,
+    alike: float,
+    common: int | None,
+    together: float,
 ) -> tuple[Moments, tuple[float, float]]:
     """The moments of what is attended to; how far queries move the weights to where they look, and
     how much of the values that finds."""
     a = min(1.0, p.second_moment * size)
     same = min(a, p.across_samples * size)
-    looked = spread.drawn * (1 - a) ** 2
+    looked = drawn * (1 - a) ** 2
     found = looked / common if common else 0.0
     q, c, s = v.second_moment, v.across_positions, v.across_samples
     both = min(c, s)
     m = Moments(
         v.mean,
         c + (q - c) * min(1.0, a + found),
-        c + (q - c) * min(1.0, same + spread.alike * found) * together,
+        c + (q - c) * min(1.0, same + alike * found) * together,
         both + (s - both) * same,
     )
     return m, (looked, found)
@@ -361,7 +376,8 @@ def attention(
     p, through = _softmax(spread, size, rows)
     queries = node.input_sizes[0] / width  # of all heads
     by_key = queries * size * width / node.input_sizes[1]
-    moments, found = _attend(p, v, size, spread, common, _together(node, by_key))
+    seen = spread.total, spread.alike, common, _together(node, by_key)
+    moments, found = _attend(p, v, size, *seen)
     note = joined(query.note, key.note, value.note, INDEPENDENT)
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
