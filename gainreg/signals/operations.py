@@ -484,9 +484,9 @@ def moved(
     return trace.record("view", [signal], layout, view=("moved", len(trace.tape.nodes)))
 
 
-def picked(trace: Trace, x: Any, indices: Any) -> Entry:
+def picked(trace: Trace, x: Any, indices: Any, layout: Layout | None = None) -> Entry:
     """Rows of what may be made of constants."""
-    made = moved(trace, trace.signal(x), trace.outputs[0].shape)
+    made = moved(trace, trace.signal(x), trace.outputs[0].shape, layout)
     rows = None if trace.entry(indices) is not None else trace.values(indices)
     if rows is not None:
         trace.picked[made.node] = rows.ravel()
