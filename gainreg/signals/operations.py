@@ -223,16 +223,16 @@ def contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: La
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     width = layouts.size(over)
     for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
-        node = origin(weights.node)
-        if node.rule != "softmax":
+        node = _before_heads(weights.node, "softmax")
+        if node is None:
             continue
-        inputs = [weights, value, Signal(node.inputs[0], ())]
-        scored = origin(node.inputs[0])
-        keys = scored
-        if scored.rule == "scores":
-            inputs += [Signal(it, ()) for it in (scored, *scored.inputs)]
-            keys = scored.inputs[1]
+        known = [weights.node, value.node, node, node.inputs[0]]
+        keys, scores = origin(node.inputs[0]), _before_heads(node.inputs[0], "scores")
+        if scores is not None:
+            known += [keys, *scores.inputs]
+            keys = scores.inputs[1]
         common = common_width(keys, value.node)
+        inputs = [Signal(it, ()) for it in known]
         units = bool(node.facts["units"])
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
     facts: dict[str, Any] = {
@@ -241,6 +241,14 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         "keys": layouts.role(layout[-1]) == POSITION,
     }
     return trace.record("scores", [left, right], layout, **facts)
+
+
+def _before_heads(node: Node, rule: str) -> Node | None:
+    """The step of that rule that weights or scores come from, maybe mixed among heads since."""
+    node = origin(node)
+    if node.rule == "linear":
+        node = origin(node.inputs[0])
+    return node if node.rule == rule else None
 
 
 def origin(node: Node) -> Node:
