@@ -108,6 +108,8 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
     layout, signals = trace.broadcast(a, b)
+    if any(origin(signal.node).rule == "scores" for signal in signals):
+        signals = [by_rows(trace, signal) for signal in signals]
     return trace.record("add", signals, layout, factors=(j, k))
 
 
@@ -241,16 +243,16 @@ def contracted(
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     width = layouts.size(over)
     for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
-        node = origin(weights.node)
-        if node.rule != "softmax":
+        node = _before_heads(weights.node, "softmax")
+        if node is None:
             continue
-        inputs = [weights, value, Signal(node.inputs[0], ())]
-        scored = origin(node.inputs[0])
-        keys = scored
-        if scored.rule == "scores":
-            inputs += [Signal(it, ()) for it in scored.inputs]
-            keys = scored.inputs[1]
+        known = [weights.node, value.node, node, node.inputs[0]]
+        keys, scores = origin(node.inputs[0]), _before_heads(node.inputs[0], "scores")
+        if scores is not None:
+            known += [keys, *scores.inputs]
+            keys = scores.inputs[1]
         common = common_width(keys, value.node)
+        inputs = [Signal(it, ()) for it in known]
         units = bool(node.facts["units"])
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
     positions = layouts.role(over) == POSITION
@@ -261,6 +263,14 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         "common": common_width(left.node, right.node) if positions else None,
     }
     return trace.record("scores", [left, right], layout, **facts)
+
+
+def _before_heads(node: Node, rule: str) -> Node | None:
+    """The step of that rule that weights or scores come from, maybe mixed among heads since."""
+    node = origin(node)
+    if node.rule == "linear":
+        node = origin(node.inputs[0])
+    return node if node.rule == rule else None
 
 
 def origin(node: Node) -> Node:
@@ -535,6 +545,52 @@ def moved(
         else:
             layout = layouts.of_input(shape)
     return trace.record("view", [signal], layout, view=("moved", len(trace.tape.nodes)))
+
+
+def picked(trace: Trace, x: Any, indices: Any, layout: Layout | None = None) -> Entry:
+    """Rows of what may be made of constants."""
+    made = moved(trace, trace.signal(x), trace.outputs[0].shape, layout)
+    rows = None if trace.entry(indices) is not None else trace.values(indices)
+    if rows is not None:
+        trace.picked[made.node] = rows.ravel()
+    return made
+
+
+# Steps that make of each row of a table a row of another, whatever the others are.
+BY_ROWS = ("linear", "elementwise", "add", "scale", "view")
+
+
+def by_rows(trace: Trace, bias: Signal) -> Signal:
+    """A bias of scores by positions that a model makes of rows of constants, and picks from: made
+    again of the rows that it picked, as these are unlike all rows. Queries are in place of samples
+    then, as in scores."""
+    node, steps, rows = bias.node, [], None
+    while node not in trace.numbers:
+        if node.rule not in BY_ROWS or not node.inputs:
+            return bias
+        if node in trace.picked:
+            rows = trace.picked[node]
+        elif node.rule != "view":
+            steps.append(node)
+        node = node.inputs[0]
+    numbers, places = trace.numbers[node], tuple(map(layouts.size, bias.layout[-2:]))
+    if rows is None or math.prod(places) != rows.size or numbers.ndim < 2:
+        return bias
+    units = numbers.shape[-1]
+    table = numbers.reshape(-1, units)[rows.astype(int)].reshape(*places, units)
+    roles = (SAMPLE, POSITION, UNIT)
+    own: Layout = tuple(((role, n),) for role, n in zip(roles, table.shape, strict=True))
+    moments = measured(table, own)
+    made = trace.tape.record("given", (), own, moments=moments, phrase="a constant")
+    for step in reversed(steps):
+        if step.rule == "linear":
+            step.facts["observed"] = True
+            own = (*own[:2], ((UNIT, layouts.count(step.layout)[UNIT]),))
+            made = trace.tape.record("portion", (made, step.inputs[0], step, *step.inputs[1:]), own)
+        else:
+            made = trace.tape.record(step.rule, (made,), own, **step.facts)
+            made.weight = step.weight
+    return Signal(made, bias.layout)
 
 
 def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:

@@ -112,6 +112,8 @@ class Trace(ABC):
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
+        constants: the numbers of what is no parameter, by the steps that stand for it.
+        picked: which rows of a table a step took, where that is known.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
         shifted: called where a bias comes after a weight, with the weight's node and what its
@@ -131,6 +133,8 @@ class Trace(ABC):
         self.shifted: Callable[[Node, Any], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
         self.inputs: dict[Node, Any] = {}
+        self.numbers: dict[Node, FloatArray] = {}
+        self.picked: dict[Node, FloatArray] = {}
         self._entries = entries
         self._constants: dict[Any, tuple[Node, Any]] = {}
         for name, parameter in parameters:
@@ -226,6 +230,8 @@ class Trace(ABC):
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
             )
             self._constants[key] = node, tensor if numbers is None else None
+            if entry is None and numbers is not None:
+                self.numbers[node] = numbers
         for name in names(entry):
             self.tape.keep(name, "a parameter that signals meet: kept as it is")
         made = Signal(self._constants[key][0], own)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gainreg.signals.rules.step import Back, Step, back, pairs
+from gainreg.signals.rules.step import Back, Step, back, pairs, part
 from gainreg.signals.softmax import Rows, of_one, of_two
 from gainreg.signals.state import (
     Moments,
@@ -48,7 +48,7 @@ def scores(
     Args:
         width: how many terms a sum has.
         positions: whether it goes over positions, which have their c in common, as in linear
-            attention, or where weights are mixed among heads before they meet the values.
+            attention.
         keys: whether what is right is keys, so that there is a score for each of them; else it is
             the same for all positions that are left.
         common: how many units both are images of: two positions that are alike in one are so in
@@ -70,7 +70,7 @@ def scores(
     )  # fmt: skip
     rights, lefts = (node.size * width / size for size in node.input_sizes)
     if positions:
-        return Step(state, (factor**2 * _to_weights(b, rights), _to_summed(a, lefts)))
+        return Step(state, (factor**2 * _to_weights(b, rights), _to_values(a, lefts, width)))
     if keys:
         return Step(state, _to_scored(a, b, lefts, rights, factor))
     q, s = rights * b.second_moment, rights * b.across_samples
@@ -146,16 +146,24 @@ def _to_weights(v: Moments, width: float) -> Back:
     return from_to(gg=width * v.second_moment, gh=width * v.across_positions, hk=width * _beyond(v))
 
 
-def _to_summed(w: Moments, queries: float) -> Back:
-    """Through weights to the values that they sum over."""
-    two = queries * max(0.0, queries - 1)
+def _to_values(w: Moments, queries: float, keys: int) -> Back:
+    """Through weights to the values that they sum over: a key's gradient is Σ over queries of w·g.
+    All of a query's weights, and so those of two queries, add up to a number that counts where
+    values have something in common."""
+    two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
+    whole = _whole(w, keys)
     return pairs(
         queries * w.second_moment,
         added=two * w.across_samples,
         common=queries * w.across_positions,
-        h=two * w.across_positions,
-        k=queries**2 * _both(w),
+        h=two * max(0.0, whole - keys * w.across_samples) / others,
+        k=(queries / keys) ** 2 * whole,
     )
+
+
+def _whole(w: Moments, keys: int) -> float:
+    """E[(Σw)²], 1 of softmax."""
+    return keys * w.second_moment + keys * (keys - 1) * w.across_positions
 
 
 # --- softmax ---
@@ -167,12 +175,10 @@ class Spread(NamedTuple):
     Attributes:
         total: their variance over keys.
         alike: the correlation of two queries' scores.
-        drawn: of the variance, what products of queries and keys make.
     """
 
     total: float
     alike: float
-    drawn: float
 
 
 def _spread(scored: State) -> Spread:
@@ -183,17 +189,26 @@ def _spread(scored: State) -> Spread:
     varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
     if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
         return _of_scores(m)
-    by = scored.function.scale**2
-    drawn = by * math.fsum(k * _beyond(it) for k, it in varied)
-    shared = by * math.fsum(k * _beyond(it) * _of_scores(it).alike for k, it in varied)
-    return Spread(_beyond(m), shared / _beyond(m), drawn)
+    shared = scored.function.scale**2 * math.fsum(
+        k * _beyond(it) * _of_scores(it).alike for k, it in varied
+    )
+    return Spread(_beyond(m), shared / _beyond(m))
 
 
 def _of_scores(m: Moments) -> Spread:
     """The same of scores alone."""
-    q = m.second_moment
-    alike = min(1.0, max(0.0, m.across_samples / q)) if q else 0.0
-    return Spread(_beyond(m), alike, _beyond(m))
+    alike = part(m.across_samples - m.mean**2, m.variance)
+    return Spread(_beyond(m), min(1.0, max(0.0, alike)))
+
+
+def _drawn(scored: State, scores: State) -> float:
+    """Of the variance over keys, what products of queries and keys make."""
+    if scored.function.core is not None:
+        return _beyond(scored.moments)
+    products = {source.key[0] for source in scores.root.terms}
+    terms = scored.root.terms.items()
+    found = [k**2 * _beyond(source.moments) for source, k in terms if source.key[0] in products]
+    return scored.function.scale**2 * math.fsum(found)
 
 
 def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
@@ -231,7 +246,9 @@ def attend(
     node: Node,
     weights: State,
     value: State,
-    scored: State | None = None,
+    soft: State,
+    scored: State,
+    scores: State | None = None,
     query: State | None = None,
     key: State | None = None,
     *,
@@ -239,33 +256,46 @@ def attend(
     common: int | None = None,
     units: bool = False,
 ) -> Step:
-    """q → c + (q − c)·(a + s²(1 − a)²/D), with a the sum of the squared weights. Noci et al. 2022.
+    """q → c·E[(Σw)²] + (q − c)·(a + s²(1 − a)²/D), with a the sum of the squared weights, which
+    are softmax's, or mixed among heads since. Noci et al. 2022.
 
     Where keys and values are images of the same D units, a query that looks for a direction among
     the keys finds it in the values: the weights e^{u·x} move the mean of x by u·(1 − a), and
     |u|² = s². The gradients by queries and keys are looked for likewise.
 
-    ``units`` says that the weights go over units, as those of a mixture of experts: these have no
-    more in common than their mean.
+    Args:
+        soft, scored: what softmax made, and of what.
+        scores, query, key: what scores were before a bias, and of what they were made.
+        units: whether the weights go over units, as those of a mixture of experts: these have no
+            more in common than their mean.
     """
     p, v = weights.moments, value.moments
     width = node.size / node.input_sizes[0] * size  # how many values a weight multiplies
     queries = node.size / node.input_sizes[1] * size
+    counted = None
     if units:
         moments, through = _over_units(node, p, v, width, size, queries)
     else:
-        spread = Spread(0.0, 0.0, 0.0) if scored is None else _spread(scored)
-        moments, found = _attend(p, v, size, spread, common, _together(node, queries))
-        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING)
+        mixed = part(p.second_moment, soft.q)
+        drawn, alike = _spread(scored)
+        if scores is not None:
+            drawn = _drawn(scored, scores)
+        looked = drawn * (1 - min(1.0, soft.q * size)) ** 2
+        found = mixed * looked / common if common else 0.0
+        moments = _attended(p, v, size, found, alike, _together(node, queries))
+        counted = value.q * _whole(p, size)
+        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING, NOTHING)
         if query is not None and key is not None:
-            each = node.input_sizes[3] * size / node.input_sizes[0]  # units of a query
+            each = node.input_sizes[5] * size / node.input_sizes[0]  # units of a query
+            looked *= math.sqrt(mixed)
             by = width * _beyond(v), each, queries, size
-            through = (*through, *_looked_for(query.moments, key.moments, found, *by))
+            down = _looked_for(query.moments, key.moments, looked, found, *by)
+            through = (*through, NOTHING, *down)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
-    return Step(replace(state, counted=None if units else value.q), through)
+    return Step(replace(state, counted=counted), through)
 
 
 def _over_units(
@@ -301,30 +331,25 @@ def _together(node: Node, queries: float) -> float:
     return min(1.0, max(0.0, queries - 1) / max(1.0, node.positions - 1))
 
 
-def _attend(
-    p: Moments, v: Moments, size: int, spread: Spread, common: int | None, together: float
-) -> tuple[Moments, tuple[float, float]]:
-    """The moments of what is attended to; how far queries move the weights to where they look, and
-    how much of the values that finds."""
-    a = min(1.0, p.second_moment * size)
-    same = min(a, p.across_samples * size)
-    looked = spread.drawn * (1 - a) ** 2
-    found = looked / common if common else 0.0
-    q, c, s = v.second_moment, v.across_positions, v.across_samples
-    both = min(c, s)
-    m = Moments(
-        v.mean,
-        c + (q - c) * min(1.0, a + found),
-        c + (q - c) * min(1.0, same + spread.alike * found) * together,
-        both + (s - both) * same,
+def _attended(
+    p: Moments, v: Moments, size: int, found: float, alike: float, together: float
+) -> Moments:
+    """The moments of what is attended to, of which so much is found by looking for it."""
+    a, same, whole = size * p.second_moment, size * p.across_samples, _whole(p, size)
+    beyond, both = _beyond(v), _both(v)
+    return Moments(
+        v.mean * p.mean * size,
+        v.across_positions * whole + beyond * min(whole, a + found),
+        v.across_positions * whole + beyond * min(whole, same + alike * found) * together,
+        both * whole + (v.across_samples - both) * same,
     )
-    return m, (looked, found)
 
 
 def _looked_for(
     query: Moments,
     key: Moments,
-    moved: tuple[float, float],
+    looked: float,
+    found: float,
     by_weight: float,
     units: float,
     queries: float,
@@ -333,28 +358,12 @@ def _looked_for(
     """To queries and keys, by what weights have to do with both: a query finds among the keys those
     whose values are along the gradient, and a key gets a gradient that queries share from those
     that look for it."""
-    looked, found = moved
     scale = query.second_moment * units
     by_query = found * by_weight / scale if scale else 0.0
     two = queries * max(0.0, queries - 1) / keys**2
     scale = _beyond(key) * units**2
     by_key = two * by_weight * looked**2 / scale if scale else 0.0
     return from_to(gg=by_query, hh=by_query, kk=by_query), from_to(hg=by_key)
-
-
-def _to_values(p: Moments, queries: float, keys: int) -> Back:
-    """Through the weights to the values: a key's gradient is Σ over queries of p·g. Of a query
-    with itself Σp² = a, of two Σp·p′ = ``same``; all keys together get 1 of each query."""
-    a = min(1.0, p.second_moment * keys)
-    same = min(a, p.across_samples * keys)
-    two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
-    return pairs(
-        a * queries / keys,
-        added=same * two / keys,
-        common=(1 - a) * queries / others,
-        h=(1 - same) * two / others,
-        k=(queries / keys) ** 2,
-    )
 
 
 def attention(
@@ -375,7 +384,9 @@ def attention(
     p, through = _softmax(spread, size, rows)
     queries = node.input_sizes[0] / width  # of all heads
     by_key = queries * size * width / node.input_sizes[1]
-    moments, found = _attend(p, v, size, spread, common, _together(node, by_key))
+    looked = spread.total * (1 - min(1.0, p.second_moment * size)) ** 2
+    found = looked / common if common else 0.0
+    moments = _attended(p, v, size, found, spread.alike, _together(node, by_key))
     note = joined(query.note, key.note, value.note, INDEPENDENT)
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
@@ -383,7 +394,7 @@ def attention(
     to_scores = through @ _to_weights(v, units)
     to_query, to_key = _to_scored(scaled, key.moments, by_key, size, factor)
     by = units * _beyond(v), width, by_key, size
-    looking, looked = _looked_for(query.moments, key.moments, found, *by)
+    more = _looked_for(query.moments, key.moments, looked, found, *by)
     by_value = node.size / node.input_sizes[2] * size
-    down = to_query @ to_scores + looking, to_key @ to_scores + looked
+    down = to_query @ to_scores + more[0], to_key @ to_scores + more[1]
     return Step(state, (*down, _to_values(p, by_value, size)))

@@ -171,6 +171,8 @@ def _gathered(
         else ((POSITION if i else SAMPLE, size),)
         for i, size in enumerate(y.shape)
     )
+    if 0 in gone and len(gone) == 1:
+        return operations.picked(trace, x, indices, layout)
     return operations.moved(trace, entry, y.shape, layout)
 
 

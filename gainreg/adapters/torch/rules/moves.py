@@ -103,6 +103,8 @@ def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
         return operations.looked_up(trace, x, _index(rest), _index(rest).shape, whole=True)
     if not isinstance(entry, Signal):
         return entry
+    if trace.operation.overloadpacket in (aten.index, aten._unsafe_index) and len(rest[0]) == 1:
+        return operations.picked(trace, x, rest[0][0])
     made = operations.moved(trace, entry, y.shape)
     return (made, *(None for _ in trace.outputs[1:]))
 
