@@ -447,24 +447,6 @@ class Trace(ABC):
             layout = layouts.of_input(out.shape)
         return self.record("passed", signals, layout, operation=operation)
 
-    def opaque(self, tensor: Any, signals: Sequence[Signal], kind: str) -> Signal:
-        """The output of what is not followed inside: as it is measured, going back as if linear."""
-        self.tape.warn(
-            f"{kind} is not followed inside: its output counts as it was measured, and gradients "
-            "go back as through a linear layer"
-        )
-        own, numbers = layouts.of_input(tensor.shape), self.values(tensor)
-        moments = Moments(0.0, 0.1, 0.0, 0.0) if numbers is None else measured(numbers, own)
-        return self.record(
-            "given",
-            signals[:1],
-            own,
-            moments=moments,
-            phrase=kind,
-            exact=False,
-            note=f"the output of {kind}",
-        )
-
     def describe_input(self, tensor: Any, own: Layout | None = None) -> None:
         """Say that a tensor is one of the model's inputs."""
         if not self.is_real(tensor):
