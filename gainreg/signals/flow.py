@@ -107,9 +107,10 @@ class Flow:
                 )
             self.states[node] = step.state
             self.steps[node] = step
-            if q == 0 and inputs:
+            if q == 0:
                 by_parameter = node.rule in ("linear", "normalise", "scale") and inputs[0].q > 0
-                if by_parameter or not self.stopped.isdisjoint(node.inputs):
+                given = node.rule == "given" and node.facts["phrase"] not in ("data", "a constant")
+                if by_parameter or given or not self.stopped.isdisjoint(node.inputs):
                     self.stopped.add(node)
         return self.states[node]
 
@@ -307,7 +308,7 @@ class Flow:
             at[node] = at[node].plus(Gradient(1.0, 0.0, w=whole, note=self.states[node].note))
         for node in reversed(self.tape.nodes):
             state = self.states[node]
-            if at[node] != NOTHING and not state.constant:
+            if at[node] != NOTHING:
                 i = state.root.node
                 at_root[i] = at_root[i].plus(gradients.by_root(state, at[node]))
             here = at_root[node.id]
@@ -316,8 +317,9 @@ class Flow:
             step = self.steps[node]
             for k, (parent, factor) in enumerate(zip(node.inputs, step.back, strict=False)):
                 before = self.states[parent]
-                given = gradients.seen(node, state.root, before, k, here)
-                passed = here.times(factor, given, step.note)
+                profiles = gradients.seen(node, state.root, before, k, here)
+                by = factor(here.given, here.lean) if callable(factor) else factor
+                passed = here.times(by, profiles, step.note)
                 if step.to_roots:
                     i = before.root.node
                     at_root[i] = at_root[i].plus(passed)

@@ -62,6 +62,10 @@ class Operation(NamedTuple):
     params: tuple[tuple[str, float], ...] = ()
 
 
+# What a quotient multiplies by.
+RECIPROCAL = Operation("reciprocal", lambda x: 1 / x)
+
+
 class Core:
     """An operation applied to functions of one variable; equal ones are the same object."""
 

@@ -12,9 +12,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr
 
-from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, of_values, slopes_on_nodes
-from gainreg.signals.rules import Back
+from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, slopes_on_nodes
+from gainreg.signals.rules.step import Back, Profiles, in_common
 from gainreg.signals.state import Root, State, joined
 from gainreg.signals.tape import Node
 
@@ -31,6 +32,12 @@ STEEP = "a mean squared slope that is infinite, and grows with the number of sam
 STRAIGHT = ("dropout", "normalise", "scale")
 
 
+# A gradient beyond this, or one that is no number, is an approximation that got lost, since single
+# precision holds none such.
+BEYOND = 1e76
+LOST = "a gradient that is not known from here back: it counts as what it was a step later"
+
+
 class Gradient(NamedTuple):
     """The gradient by a tensor, on average over units, positions and samples.
 
@@ -41,8 +48,9 @@ class Gradient(NamedTuple):
         w: the mean square of Σ gradient·tensor over a sample: what the loss gains where the whole
             sample grows. It passes unchanged through what is linear, and grows through what is
             steeper than that, as SiLU is, where all else that is in g averages out.
-        given: how many times g it is where the unit Gaussian behind the tensor's root has the
-            values of the nodes; None where it does not depend on that.
+        given: how many times g the mean square is where the unit Gaussian behind the tensor's root
+            has the values of the nodes; None where it does not depend on that.
+        lean: what positions have in common, likewise, up to a factor, with its sign.
         note: what on its way was an approximation.
     """
 
@@ -51,23 +59,40 @@ class Gradient(NamedTuple):
     k: float = 0.0
     w: float = 0.0
     given: FloatArray | None = None
+    lean: FloatArray | None = None
     note: str = ""
 
     def plus(self, other: Gradient) -> Gradient:
         """The gradient by what is used in two places."""
-        g = self.g + other.g
-        given: FloatArray | None = None
-        if g and not (self.given is None and other.given is None):
-            here, there = (1.0 if it.given is None else it.given for it in (self, other))
-            given = np.asarray((self.g * here + other.g * there) / g)
-        h, k = self.h + other.h, self.k + other.k
-        w = (math.sqrt(self.w) + math.sqrt(other.w)) ** 2  # both are parts of one
-        return Gradient(g, h, k, w, given, joined(self.note, other.note))
+        return Gradient(
+            self.g + other.g,
+            self.h + other.h,
+            self.k + other.k,
+            (math.sqrt(self.w) + math.sqrt(other.w)) ** 2,  # both are parts of one
+            _averaged((self.given, self.g), (other.given, other.g)),
+            _averaged((self.lean, self.h), (other.lean, other.h)),
+            joined(self.note, other.note),
+        )
 
-    def times(self, by: Back, given: FloatArray | None, note: str) -> Gradient:
+    def times(self, by: Back, profiles: Profiles, note: str) -> Gradient:
         """What a step hands on of it, which depends so on the values there."""
-        g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
-        return Gradient(g, h, k, w, given, joined(self.note, note))
+        with np.errstate(all="ignore"):
+            g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
+        if not all(abs(it) < BEYOND for it in (g, h, k, w)):
+            return Gradient(self.g, 0.0, note=joined(self.note, note, LOST))
+        # what approximations take off may be more than there is
+        return Gradient(max(0.0, g), h, k, max(0.0, w), *profiles, joined(self.note, note))
+
+
+def _averaged(*parts: tuple[FloatArray | None, float]) -> FloatArray | None:
+    total = math.fsum(size for _, size in parts)
+    if total <= 0 or all(profile is None for profile, _ in parts):
+        return None
+    found: FloatArray = sum(  # type: ignore[assignment]
+        (max(0.0, size) / total) * (np.ones_like(NODES) if profile is None else profile)
+        for profile, size in parts
+    )
+    return found
 
 
 NOTHING = Gradient(0.0, 0.0)
@@ -75,57 +100,81 @@ NOTHING = Gradient(0.0, 0.0)
 
 def by_root(state: State, by_state: Gradient) -> Gradient:
     """From a function of a root to the root: E[f′²·g], and E[f′(u)f′(v)]·h across positions."""
-    g, h, k, w, given, note = by_state
+    g, h, k, w, given, lean, note = by_state
     f, root = state.profile, state.root
     if state.function.core is None:
         factor = state.function.scale**2
-        return Gradient(factor * g, factor * h, factor * k, w, given, note)
+        return Gradient(factor * g, factor * h, factor * k, w, given, lean, note)
     slopes = slopes_on_nodes(state.function, root.values)
-    known = of_values(lambda _: slopes, root.values)
-    if not known.second_moment:
+    known = float(WEIGHTS @ slopes**2)
+    if not known:
         return NOTHING
     slope = f.slope
     if not math.isfinite(slope):
-        slope, note = known.second_moment, joined(note, STEEP)
-    shape = slopes**2 / known.second_moment * (1.0 if given is None else given)
+        slope, note = known, joined(note, STEEP)
+    shape = slopes**2 / known * (1.0 if given is None else given)
     together = float(WEIGHTS @ shape)
     if not together:
         return NOTHING
     positions, samples = (
-        known.covariance(root.correlation(c)) / known.second_moment
+        slope / known * in_common(root, c, slopes, lean)
         for c in (root.moments.across_positions, root.moments.across_samples)
     )
-    g, h, k = (slope * together * part for part in (g, positions * h, samples * k))
-    return Gradient(g, h, k, w * f.growth**2, shape / together, note)
+    leans = slopes if lean is None else lean * slopes
+    return Gradient(
+        slope * together * g,
+        positions * h,
+        samples * k,
+        w * f.growth**2,
+        shape / together,
+        leans / math.sqrt(max(float(WEIGHTS @ leans**2), 1e-300)),
+        note,
+    )
 
 
-def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> FloatArray | None:
+def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> Profiles:
     """How the gradient by a step's output depends on the values of one of its inputs: that by the
     output, averaged over what else the output is made of."""
-    given = by_root.given
-    if given is None or x.constant:
-        return None
+    given, lean = by_root.given, by_root.lean
+    if x.constant:
+        return None, None
     if node.rule == "view":
-        return given
+        return given, lean
+    if node.rule == "maximum":
+        others = node.facts["positions"] * node.facts.get("units", 1) - 1
+        slopes = slopes_on_nodes(x.function, x.root.values)
+        largest = ndtr(NODES) ** others * slopes**2
+        mean = float(WEIGHTS @ largest)
+        return (largest / mean if mean else None), ndtr(NODES) ** others * slopes
     spread = made.moments.variance
     with np.errstate(all="ignore"):
         own = np.nan_to_num(x.function(x.root.values)[::COARSE])
     fan_in = node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0)
-    if node.rule == "add" or (node.rule in STRAIGHT and which == 0):
+    gated = node.rule == "multiply" and node.input_sizes[1 - which] < node.size
+    if node.rule == "add" or (node.rule in STRAIGHT and which == 0) or gated:
         factor = math.sqrt(spread / x.moments.variance)
         if node.rule == "add":
             factor = float(node.facts["factors"][which])
         own = factor * (own - x.moments.mean) + made.moments.mean
         rest = np.full_like(own, math.sqrt(max(0.0, spread - factor**2 * x.moments.variance)))
     elif node.rule == "linear" and which == 0 and fan_in < FEW:
-        # by the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3
+        # by the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
+        # its sign is anyone's guess
         rest = np.sqrt(spread * (1 - 1 / fan_in + 3 * own**2 / (x.q * fan_in)))
-        own = np.full_like(own, made.moments.mean)
+        own, lean = np.full_like(own, made.moments.mean), None
     else:
-        return None
-    others = NODES[::COARSE]
-    weights = WEIGHTS[::COARSE] / WEIGHTS[::COARSE].sum()
-    at = np.interp(own[:, None] + np.outer(rest, others), made.values, given) @ weights
-    found: FloatArray = np.interp(NODES, others, at)
-    mean = float(WEIGHTS @ found)
-    return found / mean if mean > 0 else None
+        return None, None
+    nodes, weights = NODES[::COARSE], WEIGHTS[::COARSE] / WEIGHTS[::COARSE].sum()
+    places = own[:, None] + np.outer(rest, nodes)
+
+    def average(profile: FloatArray | None) -> FloatArray | None:
+        if profile is None:
+            return None
+        found: FloatArray = np.interp(
+            NODES, nodes, np.interp(places, made.values, profile) @ weights
+        )
+        return found
+
+    given, lean = average(given), average(lean)
+    mean = 0.0 if given is None else float(WEIGHTS @ given)
+    return (given / mean if given is not None and mean > 0 else None), lean

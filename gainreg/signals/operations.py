@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import Operation
+from gainreg.signals.functions import RECIPROCAL
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, each, join, permuted, reshaped, sliced
-from gainreg.signals.softmax import Rows, causal, grouped
+from gainreg.signals.softmax import Rows, causal, full, left_by
+from gainreg.signals.state import Moments
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import (
     MASKED,
@@ -32,8 +32,6 @@ from gainreg.signals.trace import (
     Weight,
     measured,
 )
-
-RECIPROCAL = Operation("reciprocal", lambda x: 1 / x)
 
 # --- weights ---
 
@@ -110,6 +108,8 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
     layout, signals = trace.broadcast(a, b)
+    if any(origin(signal.node).rule == "scores" for signal in signals):
+        signals = [by_rows(trace, signal) for signal in signals]
     return trace.record("add", signals, layout, factors=(j, k))
 
 
@@ -218,10 +218,11 @@ def contracted(
     Args:
         over, layout: what is summed over, and the output's layout.
         places: where in the output the axes of each are; None where those of the left one but its
-            last are where they were.
+            last are where they were, and the last of the right one is last.
     """
     if places is None:
-        places = {i: i for i in range(len(left.layout) - 1)}, {}
+        last = {len(right.layout) - 1: len(layout) - 1}
+        places = {i: i for i in range(len(left.layout) - 1)}, last
     parted: dict[int, Signal] = {}
     for signal, own in zip((right, left), reversed(places), strict=True):
         axis = signal.axis
@@ -242,17 +243,34 @@ def contracted(
 def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
     width = layouts.size(over)
     for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
-        node = origin(weights.node)
-        if node.rule != "softmax":
+        node = _before_heads(weights.node, "softmax")
+        if node is None:
             continue
-        inputs = [weights, value, Signal(node.inputs[0], ())]
-        scored = origin(node.inputs[0])
-        keys = scored.inputs[1] if scored.rule == "scores" else scored
+        known = [weights.node, value.node, node, node.inputs[0]]
+        keys, scores = origin(node.inputs[0]), _before_heads(node.inputs[0], "scores")
+        if scores is not None:
+            known += [keys, *scores.inputs]
+            keys = scores.inputs[1]
         common = common_width(keys, value.node)
+        inputs = [Signal(it, ()) for it in known]
         units = bool(node.facts["units"])
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
-    along = layouts.role(over)
-    return trace.record("scores", [left, right], layout, width=width, positions=along == POSITION)
+    positions = layouts.role(over) == POSITION
+    facts: dict[str, Any] = {
+        "width": width,
+        "positions": positions,
+        "keys": layouts.role(layout[-1]) == POSITION,
+        "common": common_width(left.node, right.node) if positions else None,
+    }
+    return trace.record("scores", [left, right], layout, **facts)
+
+
+def _before_heads(node: Node, rule: str) -> Node | None:
+    """The step of that rule that weights or scores come from, maybe mixed among heads since."""
+    node = origin(node)
+    if node.rule == "linear":
+        node = origin(node.inputs[0])
+    return node if node.rule == rule else None
 
 
 def origin(node: Node) -> Node:
@@ -279,14 +297,34 @@ def common_width(key: Node, value: Node) -> int | None:
     return width if a is not None and a is b else None
 
 
+# Steps that change no unit into another; multiplied is a key that is divided by its norm.
+UNITWISE = ("view", "add", "normalise", "multiply", "scale", "concatenate", "elementwise")
+
+
 def _image_of(node: Node) -> tuple[Node | None, int]:
-    while node.rule in ("view", "add", "normalise", "scale", "concatenate") and node.inputs:
+    while node.rule in UNITWISE and node.inputs:
         node = node.inputs[0]
     if node.rule == "portion":
         node = node.inputs[2]
     if node.rule != "linear":
         return None, 1
-    return node.inputs[0], int(node.facts["units"])
+    return node.inputs[0], _directions(node.inputs[0], int(node.facts["units"]))
+
+
+def _directions(node: Node, most: int) -> int:
+    """Along how many directions among its units a signal varies, at most so many: an image of one
+    number has one, whatever its width. Position embeddings, which are small, do not count."""
+    while node.rule in ("view", "normalise", "scale", "dropout") and node.inputs:
+        node = node.inputs[0]
+    if node.rule == "linear":
+        return _directions(node.inputs[0], min(most, node.facts["fan_in"]))
+    if node.rule == "add" and len(node.inputs) > 1:
+        found = 0
+        for term in reversed(node.inputs):  # a branch that has all comes after its stream
+            if term.rule != "given" and found < most:
+                found += _directions(term, most)
+        return min(most, max(1, found))
+    return most
 
 
 def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -> Signal:
@@ -297,12 +335,12 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
     if value < MASKED:
         triangular = isinstance(trace.entry(condition), Constant)
         keys = x.shape[-1]
-        rows = rows_of(left, keys) if left is not None else causal(keys) if triangular else None
+        rows = left_by(left, keys) if left is not None else causal(keys) if triangular else None
         return replace(signal, rows=rows)
     if left is None or left.all():
         return signal
     weights = origin(signal.node)
-    twice = weights.rule == "softmax" and weights.facts["rows"] == rows_of(left, x.shape[-1])
+    twice = weights.rule == "softmax" and weights.facts["rows"] == left_by(left, x.shape[-1])
     if twice and not value:  # what was masked before has no weight
         return signal
     return trace.record("dropout", [signal], keep=float(left.mean()), factor=1.0, elements=True)
@@ -310,29 +348,31 @@ def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -
 
 def masked(trace: Trace, mask: Any, signal: Signal) -> Signal | None:
     """Scores with a mask added; None if it is none."""
-    if trace.is_signal(mask) or trace.is_weight(mask) or origin(signal.node).rule != "scores":
+    if trace.is_signal(mask) or origin(signal.node).rule != "scores":
         return None
     keys = layouts.size(signal.layout[-1])
     numbers = trace.values(mask)
+    learned = trace.is_weight(mask)
     if numbers is None:
         triangular = isinstance(trace.entry(mask), Constant)
-        return replace(signal, rows=causal(keys) if triangular else None)
-    if not (numbers < MASKED).any():
-        return None if numbers.any() else signal
-    return replace(signal, rows=rows_of(numbers > MASKED, keys))
-
-
-def rows_of(left: NDArray[np.bool_], keys: int) -> Rows | None:
-    """How many keys a mask leaves to which share of the rows."""
-    counts = np.broadcast_to(left, (*left.shape[:-1], keys)).sum(-1).ravel().tolist()
-    return grouped(counts) or None
+        return None if learned else replace(signal, rows=causal(keys) if triangular else None)
+    left = numbers > MASKED
+    if left.all():
+        return None if learned or numbers.any() else signal
+    if learned or numbers[left].any():  # a bias besides
+        layout = signal.layout
+        inputs = [signal, trace.signal(mask, layout)]
+        signal = trace.record("add", inputs, layout, factors=(1.0, 1.0))
+    return replace(signal, rows=left_by(left, keys))
 
 
 def softmax(trace: Trace, signal: Signal, axis: int, layout: Layout) -> Signal:
     """Softmax of a signal along an axis."""
     size = layouts.size(signal.layout[axis])
-    rows = signal.rows or ((size, 1.0),)
-    over_units = origin(signal.node).rule != "scores" and layouts.role(signal.layout[axis]) == UNIT
+    rows = signal.rows or full(size)
+    scored = origin(signal.node)
+    known = scored.rule != "scores" or scored.facts["positions"]
+    over_units = known and layouts.role(signal.layout[axis]) == UNIT
     signal = signal.apart(axis % len(layout))
 
     def make(part: Signal, own: Layout) -> Signal:
@@ -368,6 +408,10 @@ def attention(
 def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: float) -> Signal:
     """factor·mean over axes."""
     layout, counts = layouts.reduced(signal.layout, axes, keep)
+    if len(axes) == 1 and factor == layouts.size(signal.layout[axes[0]]):
+        looked = _looked_at(trace, signal, int(factor), layout)
+        if looked is not None:
+            return looked
     facts: dict[str, Any] = {
         "units": counts[UNIT],
         "positions": counts[POSITION],
@@ -384,6 +428,20 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
     made = each(trace.tape, source, layout, place, mean)
     trace.recipes[made.node] = Recipe("mean", (signal,), facts, tuple(axes))
     return made
+
+
+def _looked_at(trace: Trace, signal: Signal, size: int, layout: Layout) -> Signal | None:
+    """The sum of values times the softmax of as many units, as gates between branches are; None if
+    it is something else."""
+    product = trace.recipes.get(signal.node)
+    if product is None or product.rule != "multiply":
+        return None
+    for weights, value in (product.inputs, product.inputs[::-1]):
+        node = origin(weights.node)
+        if node.rule == "softmax" and node.facts["units"] and node.facts["size"] == size:
+            inputs = [weights.whole, value.whole, Signal(node.inputs[0], ())]
+            return trace.record("attend", inputs, layout, size=size, units=True)
+    return None
 
 
 # --- softmax, written out ---
@@ -489,6 +547,52 @@ def moved(
     return trace.record("view", [signal], layout, view=("moved", len(trace.tape.nodes)))
 
 
+def picked(trace: Trace, x: Any, indices: Any, layout: Layout | None = None) -> Entry:
+    """Rows of what may be made of constants."""
+    made = moved(trace, trace.signal(x), trace.outputs[0].shape, layout)
+    rows = None if trace.entry(indices) is not None else trace.values(indices)
+    if rows is not None:
+        trace.picked[made.node] = rows.ravel()
+    return made
+
+
+# Steps that make of each row of a table a row of another, whatever the others are.
+BY_ROWS = ("linear", "elementwise", "add", "scale", "view")
+
+
+def by_rows(trace: Trace, bias: Signal) -> Signal:
+    """A bias of scores by positions that a model makes of rows of constants, and picks from: made
+    again of the rows that it picked, as these are unlike all rows. Queries are in place of samples
+    then, as in scores."""
+    node, steps, rows = bias.node, [], None
+    while node not in trace.numbers:
+        if node.rule not in BY_ROWS or not node.inputs:
+            return bias
+        if node in trace.picked:
+            rows = trace.picked[node]
+        elif node.rule != "view":
+            steps.append(node)
+        node = node.inputs[0]
+    numbers, places = trace.numbers[node], tuple(map(layouts.size, bias.layout[-2:]))
+    if rows is None or math.prod(places) != rows.size or numbers.ndim < 2:
+        return bias
+    units = numbers.shape[-1]
+    table = numbers.reshape(-1, units)[rows.astype(int)].reshape(*places, units)
+    roles = (SAMPLE, POSITION, UNIT)
+    own: Layout = tuple(((role, n),) for role, n in zip(roles, table.shape, strict=True))
+    moments = measured(table, own)
+    made = trace.tape.record("given", (), own, moments=moments, phrase="a constant")
+    for step in reversed(steps):
+        if step.rule == "linear":
+            step.facts["observed"] = True
+            own = (*own[:2], ((UNIT, layouts.count(step.layout)[UNIT]),))
+            made = trace.tape.record("portion", (made, step.inputs[0], step, *step.inputs[1:]), own)
+        else:
+            made = trace.tape.record(step.rule, (made,), own, **step.facts)
+            made.weight = step.weight
+    return Signal(made, bias.layout)
+
+
 def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:
     """Tensors one after the other along an axis, which may be a new one."""
     shape = trace.outputs[0].shape
@@ -511,8 +615,8 @@ def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:
     return join(trace.tape, sides, layout, axis)
 
 
-def padded(trace: Trace, x: Any, before: Sequence[int]) -> Entry:
-    """x with zeros around it, so many before it on each axis."""
+def padded(trace: Trace, x: Any, before: Sequence[int], value: float = 0.0) -> Entry:
+    """x with a number around it, 0 most often, so many before it on each axis."""
     entry, shape = trace.entry(x), trace.outputs[0].shape
     if not isinstance(entry, Signal):
         return entry
@@ -520,6 +624,25 @@ def padded(trace: Trace, x: Any, before: Sequence[int]) -> Entry:
     here, there = math.prod(x.shape), math.prod(shape)
     if here == there:
         return reshaped(trace.tape, entry, layout)
-    view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
-    made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
+    longer = [axis for axis, n in enumerate(shape) if n > x.shape[axis]]
+    if len(longer) == 1:
+        axis = longer[0]
+        lengths = before[axis], shape[axis] - x.shape[axis] - before[axis]
+        first, last = (_numbers(trace, layout, axis, n, value) for n in lengths)
+        made = join(trace.tape, [*first, entry, *last], layout, axis)
+        if value:
+            return made
+    else:
+        view = trace.record("view", [entry], layout, view=("padded", len(trace.tape.nodes)))
+        made = trace.record("dropout", [view], layout, keep=here / there, factor=1.0, elements=True)
     return replace(made, padded=Padded(entry, tuple(x.shape), tuple(before)))
+
+
+def _numbers(trace: Trace, layout: Layout, axis: int, length: int, value: float) -> list[Signal]:
+    """One and the same number so many times along an axis, if any."""
+    if length < 1:
+        return []
+    along: Axis = ((layouts.role(layout[axis]), length),) if length > 1 else ()
+    own = (*layout[:axis], along, *layout[axis + 1 :])
+    m = Moments(value, value**2, value**2, value**2)
+    return [Signal(trace.tape.record("given", (), own, moments=m, phrase="a constant"), own)]

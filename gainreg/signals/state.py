@@ -20,6 +20,7 @@ from gainreg.signals.functions import (
     NODES,
     FloatArray,
     Function,
+    Operation,
     Profile,
     of_gaussian,
     of_values,
@@ -91,6 +92,8 @@ class Source:
         moments: its own.
         gaussian: whether its distribution is normal.
         of: what it is a function of, if it is.
+        made: the operation on several states that it is the result of, if it is; that is looked at
+            where it meets one of them again.
         values: where not normal, its values at the nodes of a unit Gaussian z that it is an
             increasing function of; None where only the moments are known.
     """
@@ -99,12 +102,13 @@ class Source:
     moments: Moments = field(compare=False)
     gaussian: bool = field(default=True, compare=False)
     of: State | None = field(default=None, compare=False)
+    made: tuple[Operation, tuple[State, ...]] | None = field(default=None, compare=False)
     values: tuple[FloatArray, ...] = field(default=(), compare=False)
 
     def viewed(self, view: Hashable) -> Source:
         """The same variable, its elements in another order, or some of them."""
         of = None if self.of is None else replace(self.of, root=self.of.root.viewed(view, -1))
-        return replace(self, key=follow(self.key, view), of=of)
+        return replace(self, key=follow(self.key, view), of=of, made=None)
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,7 @@ class State:
         """The state as a random variable of its own."""
         values = () if self.constant else (np.sort(self.function(self.root.values)),)
         of = self if self.root.gaussian and not self.constant else None
-        return Source(key, self.moments, False, of, values)
+        return Source(key, self.moments, False, of, None, values)
 
     def but(self, note: str) -> State:
         """The same, marked as approximate."""
@@ -286,12 +290,21 @@ def of_root(
     return State(root, function, moments, profile, noise, exact, notes, phrase)
 
 
+def names_of(root: Root) -> tuple[Hashable, ...]:
+    """What tells a linear combination from others."""
+    return (*((source.key, k) for source, k in root.terms.items()), root.shift)
+
+
 def fresh(
     node: int, moments: Moments, noise: float = 0.0, exact: bool = True, note: str = "",
     phrase: str = "data", gaussian: bool = True, values: tuple[FloatArray, ...] = (),
+    made: tuple[Operation, tuple[State, ...]] | None = None,
 ) -> State:  # fmt: skip
-    """The state of a new random variable."""
-    source = Source((node,), moments, gaussian, None, values)
+    """The state of a new random variable; equal operations on equal states make the same one."""
+    key: tuple[Hashable, ...] = (node,)
+    if made is not None:
+        key = (made[0].key, *((it.function, *names_of(it.root)) for it in made[1]))
+    source = Source(key, moments, gaussian, None, made, values)
     root = Root(node, {source: 1.0}, 0.0, moments)
     return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, exact, note, phrase)
 
@@ -342,6 +355,24 @@ def ultimate(state: State) -> list[Source]:
     for source in state.root.terms:
         found += [source] if source.of is None else ultimate(source.of)
     return found
+
+
+def opened(states: Sequence[State]) -> tuple[list[Source], set[Source]]:
+    """The sources that states depend on, and those that are made of others among them, as the
+    larger of x and y is where it meets x again: these are no variables of their own."""
+    found = dict.fromkeys(source for state in states for source in ultimate(state))
+    within: set[Source] = set()
+    waiting = list(found)
+    while waiting:
+        source = waiting.pop()
+        inner = [it for state in (source.made or (None, ()))[1] for it in ultimate(state)]
+        if source in found and any(it in found and it is not source for it in inner):
+            del found[source]
+            within.add(source)
+            added = [it for it in inner if it not in found]
+            found.update(dict.fromkeys(added))
+            waiting = [*found] if added else waiting
+    return list(found), within
 
 
 # --- distributions by their quantiles ---

@@ -98,7 +98,7 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
         fed_by=fed.phrase if node.inputs else "tokens",
         input_rms=math.sqrt(fed.q),
         output_rms=math.sqrt(state.q),
-        gradient_rms=math.sqrt(flow.gradients[node].g * _by_units(flow.tape, node)),
+        gradient_rms=math.sqrt(flow.gradients[node].g * _by_units(flow, node)),
         spread=math.sqrt(stray) / 2,
         elements=node.size,
         correlation=m.across_samples / m.second_moment if m.second_moment else 0.0,
@@ -111,19 +111,37 @@ def _weight(flow: Flow, node: Node, measured: Measured) -> WeightReport:
     )
 
 
-def _by_units(tape: Tape, node: Node) -> float:
+def _by_units(flow: Flow, node: Node) -> float:
     """How much larger the gradient by a weight's outputs is where a batch norm follows, which
-    divides each unit by its own variance, a sum of fan_in squares; further back the same weights
-    make up for it."""
-    for later in tape.nodes[node.id + 1 :]:
+    divides each unit by its own variance: a sum of fan_in squares, and of as many inputs' own,
+    which the γ of a norm before makes differ. Further back the same numbers make up for it."""
+    for later in flow.tape.nodes[node.id + 1 :]:
         source = later.inputs[0] if later.inputs else later
         while source.rule == "view":
             source = source.inputs[0]
         if later.rule == "normalise" and source is node:
+            if later.facts["units"] > 1 or later.facts["samples"] == 1:
+                return 1.0
             fan_in = node.facts.get("fan_in", math.inf) * node.facts.get("taps", 1.0)
-            over_samples = later.facts["units"] == 1 and later.facts["samples"] > 1
-            return inverse_of_squares(fan_in) if over_samples else 1.0
+            units = count(later.layout)[UNIT]
+            inputs = node.facts.get("units", math.inf) * _alike(node.inputs[0])
+            least = later.facts["epsilon"] / max(flow.states[node].moments.variance, 1e-300)
+            found = (inverse_of_squares(n, units, least) for n in (fan_in, inputs))
+            return math.prod(found)
     return 1.0
+
+
+def _alike(node: Node) -> float:
+    """Of how many squares a unit's mean square would be a sum, to differ as much as they do by the
+    γ of the norm that they come from: 1 for Gaussian γ of mean 0, infinitely many for equal ones.
+    """
+    while node.rule in ("view", "elementwise", "dropout") and len(node.inputs) == 1:
+        node = node.inputs[0]
+    if node.rule != "normalise":
+        return math.inf
+    square, mean = node.facts["square"], node.facts["scale"] ** 2
+    stray = 2 * (square - mean) ** 2 + 4 * mean * (square - mean)
+    return float(2 * square**2 / stray) if stray > 1e-12 * square**2 else math.inf
 
 
 def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:

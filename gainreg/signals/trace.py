@@ -112,6 +112,8 @@ class Trace(ABC):
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
+        constants: the numbers of what is no parameter, by the steps that stand for it.
+        picked: which rows of a table a step took, where that is known.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
         shifted: called where a bias comes after a weight, with the weight's node and what its
@@ -131,6 +133,8 @@ class Trace(ABC):
         self.shifted: Callable[[Node, Any], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
         self.inputs: dict[Node, Any] = {}
+        self.numbers: dict[Node, FloatArray] = {}
+        self.picked: dict[Node, FloatArray] = {}
         self._entries = entries
         self._constants: dict[Any, tuple[Node, Any]] = {}
         for name, parameter in parameters:
@@ -219,13 +223,15 @@ class Trace(ABC):
         moments, note, numbers = self._moments(tensor, entry, own)
         # one constant is one variable, wherever it is used: that of the same numbers or, where
         # there are none, the same tensor, which is kept, so that no other one gets its id
-        key = own, id(tensor) if numbers is None else hash(numbers.tobytes())
-        if key not in self._constants or isinstance(entry, (Weight, Computed, Constant)):
+        key = own, names(entry), id(tensor) if numbers is None else hash(numbers.tobytes())
+        if key not in self._constants or isinstance(entry, (Weight, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else CONSTANT
             node = self.tape.record(
                 "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
             )
             self._constants[key] = node, tensor if numbers is None else None
+            if entry is None and numbers is not None:
+                self.numbers[node] = numbers
         for name in names(entry):
             self.tape.keep(name, "a parameter that signals meet: kept as it is")
         made = Signal(self._constants[key][0], own)
@@ -440,24 +446,6 @@ class Trace(ABC):
         else:
             layout = layouts.of_input(out.shape)
         return self.record("passed", signals, layout, operation=operation)
-
-    def opaque(self, tensor: Any, signals: Sequence[Signal], kind: str) -> Signal:
-        """The output of what is not followed inside: as it is measured, going back as if linear."""
-        self.tape.warn(
-            f"{kind} is not followed inside: its output counts as it was measured, and gradients "
-            "go back as through a linear layer"
-        )
-        own, numbers = layouts.of_input(tensor.shape), self.values(tensor)
-        moments = Moments(0.0, 0.1, 0.0, 0.0) if numbers is None else measured(numbers, own)
-        return self.record(
-            "given",
-            signals[:1],
-            own,
-            moments=moments,
-            phrase=kind,
-            exact=False,
-            note=f"the output of {kind}",
-        )
 
     def describe_input(self, tensor: Any, own: Layout | None = None) -> None:
         """Say that a tensor is one of the model's inputs."""

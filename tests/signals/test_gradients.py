@@ -59,6 +59,22 @@ class Squeezed(nn.Module):
         return x * gates[:, :, None, None]
 
 
+class Gated(nn.Module):
+    """Gates for each channel of a sample, and what comes behind them."""
+
+    def __init__(self, behind: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(n, 128, 3, padding=1) for n in (3, 128, 128))
+        self.gate = nn.Linear(128, 128)
+        self.head = nn.Linear(128, 9)
+        self.behind = behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.layers[1](F.relu(self.layers[0](x))))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        return self.head(F.relu(self.layers[2](self.behind(x))).mean((2, 3)))
+
+
 class Attention(nn.Module):
     """Pre-norm blocks of attention whose scores go through ``scored`` before softmax."""
 
@@ -142,6 +158,21 @@ def test_what_the_loss_gains_where_a_sample_grows_comes_back_through_its_gates()
     assert worst(initialize_(model, torch.randn(8, 3, 32, 32))) < 1.5  # 1.6 by single gradients
 
 
+@pytest.mark.parametrize(
+    ("behind", "within"),
+    [
+        (lambda x: F.gelu(3 * x - 1), 1.25),  # where the gradient is, the signal is large
+        (lambda x: F.max_pool2d(x, 3, 2), 1.3),  # 2.8 without the same of maxima
+        (lambda x: F.max_pool2d(x, 5, 1, 2), 1.25),  # 7 if each window has a maximum of its own
+    ],
+)
+def test_a_gate_meets_the_gradient_where_its_signal_is(
+    behind: Callable[[Tensor], Tensor], within: float
+) -> None:
+    torch.manual_seed(0)
+    assert worst(initialize_(Gated(behind), torch.randn(16, 3, 16, 16))) < within
+
+
 def test_a_root_at_0_lets_no_infinite_gradient_through() -> None:
     torch.manual_seed(0)
 
@@ -184,3 +215,22 @@ def test_a_gradient_that_is_an_approximation_says_so() -> None:
     assert "batch norm" in first.gradient_note
     assert not last.gradient_note
     assert [line.endswith("~") for line in str(report).splitlines()[2:4]] == [True, False]
+
+
+@pytest.mark.parametrize(("inputs", "kernel"), [(1, 1), (2, 1), (3, 1), (1, 3)])
+def test_batch_norms_behind_weights_of_few_inputs(inputs: int, kernel: int) -> None:
+    """Units whose few weights, or inputs, are small have large gradients; so the draws differ."""
+    found = []
+    for seed in range(9):
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm2d(240)
+        if kernel > 1:
+            nn.init.normal_(norm.weight, 0, 0.02)
+        grouped = nn.Conv2d(240, 240, kernel, groups=240 // inputs)
+        model = nn.Sequential(
+            nn.Conv2d(9, 240, 1), norm, grouped, nn.BatchNorm2d(240, 1e-12), nn.Conv2d(240, 9, 1)
+        )
+        weight = initialize_(model, torch.randn(8, 9, 8, 8)).weights[1]
+        assert weight.measured_gradient_rms
+        found.append(weight.gradient_rms / weight.measured_gradient_rms)
+    assert 2 / 3 < sorted(found)[4] < 1.5

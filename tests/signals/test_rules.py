@@ -180,14 +180,21 @@ def test_positions_share_what_the_covariances_say(name: str) -> None:
 
 
 @pytest.mark.parametrize("keys", [1, 2, 5, 40])
-@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0])
-def test_softmax_sees_so_much_of_a_few_keys(keys: int, spread: float) -> None:
-    from gainreg.signals.softmax import participation
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0, 17.0])
+@pytest.mark.parametrize("alike", [0.0, 0.6, 1.0])
+def test_softmax_sees_so_much_of_a_few_keys(alike: float, spread: float, keys: int) -> None:
+    from gainreg.signals.softmax import overlap
 
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(100_000, keys, generator=generator, dtype=torch.float64)
-    seen = (scores * math.sqrt(spread)).softmax(-1).square().sum(-1).mean()
-    assert participation(spread, keys) == pytest.approx(float(seen), rel=0.01)
+    torch.manual_seed(0)
+    common, one, two = torch.randn(3, 50_000, keys, dtype=torch.float64) * math.sqrt(spread)
+    p, r = (
+        (math.sqrt(alike) * common + math.sqrt(1 - alike) * own).softmax(-1) for own in (one, two)
+    )
+    both = (p * r).sum(-1)
+    passed = both - (p * p * r).sum(-1) - (p * r * r).sum(-1) + both**2
+    found = overlap(spread, alike, keys)
+    assert found.seen == pytest.approx(float(both.mean()), rel=0.03)
+    assert found.passed == pytest.approx(float(passed.mean()), rel=0.03, abs=1e-12)
 
 
 def test_a_model_as_it_is_is_predicted_too() -> None:
@@ -198,3 +205,24 @@ def test_a_model_as_it_is_is_predicted_too() -> None:
     for weight in report.weights:
         assert weight.output_rms == pytest.approx(weight.measured_output_rms, rel=0.03)
         assert weight.gradient_rms == pytest.approx(weight.measured_gradient_rms, rel=0.05)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose rows are brought to mean 0 and the second moment that keeps its input's
+    size (Brock et al. 2021)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.weight
+        centred = w - w.mean((1, 2, 3), keepdim=True)
+        scaled = centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return F.conv2d(x, scaled / math.sqrt(w[0].numel()), padding=self.padding)
+
+
+def test_weights_that_are_centred_do_not_see_what_all_units_have_in_common() -> None:
+    torch.manual_seed(0)
+    centred = (Standardised(256, 256, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(
+        nn.Conv2d(32, 256, 1), nn.ReLU(), *centred, *centred, nn.Conv2d(256, 9, 1)
+    )
+    last = initialize_(model, torch.randn(8, 32, 16, 16)).weights[-1]
+    assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)  # else twice as large

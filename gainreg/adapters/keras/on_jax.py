@@ -13,9 +13,9 @@ import keras
 
 from gainreg.adapters.jax.models import Model
 from gainreg.adapters.jax.opened import Opened
+from gainreg.adapters.jax.rules.calls import unseen
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.adapters.keras.models import recurrent, replaced
-from gainreg.signals.signal import Signal
 
 
 class _Model(Model):
@@ -52,9 +52,8 @@ def _unseen(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     """A recurrent layer's call as one step, which the tracer does not look into."""
     kind = type(layer).__name__
 
-    def outputs(trace: JaxTrace, *inputs: Array, **_: Any) -> tuple[Signal, ...]:
-        signals = [trace.signal(x) for x in inputs if trace.is_signal(x)]
-        return tuple(trace.opaque(y, signals, kind) for y in trace.outputs)
+    def outputs(trace: JaxTrace, *inputs: Array, **_: Any) -> Any:
+        return unseen(trace, inputs, kind)
 
     def whole(sequence: Any, *args: Any, **kwargs: Any) -> Any:
         def recurrent_layer(sequence: Any) -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gainreg.adapters.keras.models import recurrent, replaced
-from gainreg.adapters.torch.models import Model, Opaque
+from gainreg.adapters.torch.models import Model
+from gainreg.adapters.torch.rules.recurrent import Opaque
 from gainreg.adapters.torch.tracer import Trace
 from gainreg.signals import layout as layouts
 
@@ -91,5 +92,6 @@ class _Unseen(Opaque):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's outputs."""
-        return self.run(*args, **kwargs)
+        """The layer's outputs; what it assigns stays in here."""
+        with keras.StatelessScope():
+            return self.run(*args, **kwargs)

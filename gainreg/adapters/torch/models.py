@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
+from gainreg.adapters.torch.rules.recurrent import unseen
 from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
 from gainreg.adapters.torch.weights import fill
 from gainreg.errors import MomentError, ParameterError
@@ -303,7 +304,7 @@ def _run(
         _differentiable(model, backward) as parameters,
         torch.inference_mode(False),
         torch.set_grad_enabled(backward),
-        _opaque(model, mode),
+        unseen(model, mode),
     ):
         try:
             with mode:
@@ -319,6 +320,7 @@ def _run(
         if probe is not None:
             probe.finish(outputs, parameters)
             trace.tape.warnings += probe.warnings
+    trace.tape.prune()
     return trace.tape
 
 
@@ -377,42 +379,6 @@ def _differentiable(model: nn.Module, wanted: bool) -> Iterator[list[nn.Paramete
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-
-
-class Opaque(nn.Module):
-    """A module that goes unseen, as recurrent layers do."""
-
-
-@contextlib.contextmanager
-def _opaque(model: nn.Module, mode: Tracing) -> Iterator[None]:
-    """Recurrent layers go unseen: their output is what it is measured to be."""
-    handles = []
-
-    def enter(module: nn.Module, _args: Any) -> None:
-        mode.paused += 1
-
-    def leave(module: nn.Module, args: Any, result: Any) -> None:
-        mode.paused -= 1
-        if mode.paused:
-            return
-        trace = mode.trace
-        names = {id(p): n for n, p in model.named_parameters()}
-        kind = module.__class__.__name__
-        for parameter in module.parameters():
-            trace.tape.keep(names[id(parameter)], f"part of {kind}: recurrent layers are kept")
-        signals = [trace.signal(t) for t in tensors_in(args) if trace.is_signal(t)]
-        for y in tensors_in(result):
-            trace.set(y, trace.opaque(y, signals, kind))
-
-    for module in model.modules():
-        if isinstance(module, (nn.RNNBase, nn.RNNCellBase, Opaque)):
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _rms(tensor: Tensor) -> float:

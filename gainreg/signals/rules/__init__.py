@@ -19,6 +19,7 @@ from gainreg.signals.rules.attention import attend, attention, scores, softmax
 from gainreg.signals.rules.elementwise import add, dropout, elementwise, multiply, scale
 from gainreg.signals.rules.linear import embedding, linear, portion
 from gainreg.signals.rules.moves import concatenate, given, passed, view
+from gainreg.signals.rules.opaque import opaque
 from gainreg.signals.rules.reductions import deviation, maximum, mean, normalise
 from gainreg.signals.rules.step import Back, Step, back
 from gainreg.signals.state import State
@@ -29,8 +30,9 @@ __all__ = ["RULES", "Back", "Step", "at", "back", "embedding", "linear"]
 RULES: dict[str, Callable[..., Step]] = {
     rule.__name__: rule
     for rule in (
-        add, attend, attention, concatenate, deviation, dropout, elementwise, embedding, given,
-        linear, maximum, mean, multiply, normalise, passed, portion, scale, scores, softmax, view,
+        add, attend, attention, concatenate, deviation, dropout, elementwise,
+        embedding, given, linear, maximum, mean, multiply, normalise, opaque, passed, portion,
+        scale, scores, softmax, view,
     )
 }  # fmt: skip
 

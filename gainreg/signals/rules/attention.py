@@ -1,12 +1,19 @@
-"""Scores, softmax and what looks by them."""
+"""Sums over two signals, scores among them, softmax and what looks by them.
+
+Weights and scores have queries and keys in place of samples and positions: ``across_positions`` is
+across keys, ``across_samples`` across queries, and so are h and k of their gradients.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
-from gainreg.signals.rules.step import Back, Step, back, pairs
-from gainreg.signals.softmax import Rows, over_rows, passing, shared
+import numpy as np
+
+from gainreg.signals.rules.step import Back, Step, back, pairs, part
+from gainreg.signals.softmax import Rows, of_one, of_two
 from gainreg.signals.state import (
     Moments,
     State,
@@ -18,40 +25,99 @@ from gainreg.signals.tape import Node
 
 INDEPENDENT = "attention weights, from scores taken for independent"
 
+# To what only says how something else goes.
+NOTHING = back(0.0, w=0.0)
+
+
+# --- sums over two signals ---
+
 
 def scores(
     node: Node,
-    query: State,
-    key: State,
+    left: State,
+    right: State,
     *,
     width: int,
     factor: float = 1.0,
     positions: bool = False,
+    keys: bool = True,
+    common: int | None = None,
 ) -> Step:
-    """Σ query·key over ``width`` units, times ``factor``: q = factor²·width·q_q·q_k.
+    """Σ left·right, times ``factor``: q = factor²·width·q·q′ for what is independent.
 
-    ``across_positions`` of the result is across keys: what all have in common, softmax ignores;
-    ``across_samples`` is across queries.
-    ``positions`` says that the sum goes over positions, which have their c in common, as in
-    linear attention.
+    Args:
+        width: how many terms a sum has.
+        positions: whether it goes over positions, which have their c in common, as in linear
+            attention.
+        keys: whether what is right is keys, so that there is a score for each of them; else it is
+            the same for all positions that are left.
+        common: how many units both are images of: two positions that are alike in one are so in
+            the other, and E[(x·x′)²] of D units is D.
     """
     note = ""
-    if related(query, key) or positions:
+    if related(left, right) or positions:
         note = "a product of signals that depend on each other"
-    moments = _scores(query.moments, key.moments, width, factor, positions)
+    a, b = left.moments.scaled(factor), right.moments
+    moments = _summed(a, b, width, positions, keys)
+    if common:
+        alike = factor**2 * _linear_part(left) * _linear_part(right) / common
+        second = moments.second_moment + width * (width - 1) * alike
+        moments = replace(moments, second_moment=second)
     state = fresh(
-        node.id, moments, query.noise + key.noise, query.exact and key.exact and not note,
-        joined(query.note, key.note, note), "attention scores",
+        node.id, moments, left.noise + right.noise,
+        left.exact and right.exact and not note, joined(left.note, right.note, note),
+        "attention scores",
     )  # fmt: skip
-    # each query element meets all keys, less what those have in common; each key all queries
-    meets = [node.size * width / size for size in node.input_sizes]
-    return Step(
-        state,
-        (
-            back(factor**2 * _beyond(key.moments) * meets[0], 0.0),
-            back(factor**2 * query.q * (meets[1] if len(meets) > 1 else 0.0), 0.0),
-        ),
-    )
+    rights, lefts = (node.size * width / size for size in node.input_sizes)
+    if positions:
+        return Step(state, (factor**2 * _to_weights(b, rights), _to_values(a, lefts, width)))
+    if keys:
+        return Step(state, _to_scored(a, b, lefts, rights, factor))
+    q, s = rights * b.second_moment, rights * b.across_samples
+    to_left = factor**2 * from_to(gg=q, hh=q, kk=s)
+    pairs = lefts * max(0.0, lefts - 1) * a.across_positions
+    to_right = from_to(gg=lefts * a.second_moment, hg=pairs, kk=lefts**2 * _both(a))
+    return Step(state, (to_left, to_right))
+
+
+def from_to(**factors: float) -> Back:
+    """A factor for each pair of g, h, k and w: ``hg`` is of h what goes into g."""
+    found = np.zeros((4, 4))
+    for pair, factor in factors.items():
+        one, other = map("ghkw".index, pair)
+        found[other, one] = factor
+    return found
+
+
+def _summed(a: Moments, b: Moments, width: int, positions: bool, keys: bool) -> Moments:
+    mean = width * a.mean * b.mean
+    others = mean**2 * (1 - 1 / width)
+    if positions:
+        pairs = width * (width - 1)
+        least = [-it.second_moment / max(1, width - 1) for it in (a, b)]
+        c = pairs * max(a.across_positions, least[0]) * max(b.across_positions, least[1])
+        return Moments(
+            mean,
+            width * a.second_moment * b.second_moment + c,
+            width * a.across_samples * b.second_moment + c,
+            width * a.across_samples * b.across_samples + pairs * _both(a) * _both(b),
+        )
+    q, c, s = a.second_moment, a.across_positions, a.across_samples
+    if keys:
+        found = (q * b.second_moment, q * b.across_positions, c * b.second_moment)
+    else:
+        found = (q * b.second_moment, c * b.second_moment, s * b.across_samples)
+    return Moments(mean, *(width * part + others for part in found))
+
+
+def _linear_part(x: State) -> float:
+    """What of a second moment is linear in the Gaussian that x is a function of."""
+    return float(x.profile.orders[1] ** 2)
+
+
+def _both(m: Moments) -> float:
+    """What is common to pairs of other positions in other samples."""
+    return min(m.across_positions, m.across_samples)
 
 
 def _beyond(m: Moments) -> float:
@@ -59,18 +125,90 @@ def _beyond(m: Moments) -> float:
     return max(0.0, m.second_moment - m.across_positions)
 
 
-def _scores(a: Moments, b: Moments, width: int, factor: float, positions: bool) -> Moments:
-    size = factor**2 * width
-    mean = factor * width * a.mean * b.mean
-    beyond = mean**2 * (1 - 1 / width)
-    if positions:
-        beyond = size * (width - 1) * a.across_positions * b.across_positions
-    return Moments(
-        mean,
-        size * a.second_moment * b.second_moment + beyond,
-        size * a.second_moment * b.across_positions + beyond,
-        size * a.across_positions * b.second_moment,
+def _to_scored(
+    query: Moments, key: Moments, queries: float, keys: float, factor: float
+) -> tuple[Back, Back]:
+    """From the scores to queries, which are scaled by ``factor`` here, and keys: a query's gradient
+    is Σ of its scores' times their keys, a key's Σ over queries. A query's scores' add up to 0, as
+    softmax ignores what all keys have in common."""
+    by_keys = factor**2 * keys * _beyond(key)
+    by_queries = queries * query.second_moment
+    by_pairs = queries * max(0.0, queries - 1) * query.across_positions
+    others = max(1.0, keys - 1)
+    return (
+        from_to(gg=by_keys, kh=by_keys),
+        from_to(gg=by_queries, kg=by_pairs, gh=-by_queries / others, kh=-by_pairs / others),
     )
+
+
+def _to_weights(v: Moments, width: float) -> Back:
+    """To weights of positions, each of which multiplies so many units of a value."""
+    return from_to(gg=width * v.second_moment, gh=width * v.across_positions, hk=width * _beyond(v))
+
+
+def _to_values(w: Moments, queries: float, keys: int) -> Back:
+    """Through weights to the values that they sum over: a key's gradient is Σ over queries of w·g.
+    All of a query's weights, and so those of two queries, add up to a number that counts where
+    values have something in common."""
+    two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
+    whole = _whole(w, keys)
+    return pairs(
+        queries * w.second_moment,
+        added=two * w.across_samples,
+        common=queries * w.across_positions,
+        h=two * max(0.0, whole - keys * w.across_samples) / others,
+        k=(queries / keys) ** 2 * whole,
+    )
+
+
+def _whole(w: Moments, keys: int) -> float:
+    """E[(Σw)²], 1 of softmax."""
+    return keys * w.second_moment + keys * (keys - 1) * w.across_positions
+
+
+# --- softmax ---
+
+
+class Spread(NamedTuple):
+    """How scores differ.
+
+    Attributes:
+        total: their variance over keys.
+        alike: the correlation of two queries' scores.
+    """
+
+    total: float
+    alike: float
+
+
+def _spread(scored: State) -> Spread:
+    """What is the same in all samples beside scores that are not is a bias of positions: queries
+    differ by it as much as keys do."""
+    m = scored.moments
+    terms = [(k**2, source.moments) for source, k in scored.root.terms.items()]
+    varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
+    if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
+        return _of_scores(m)
+    shared = scored.function.scale**2 * math.fsum(
+        k * _beyond(it) * _of_scores(it).alike for k, it in varied
+    )
+    return Spread(_beyond(m), shared / _beyond(m))
+
+
+def _of_scores(m: Moments) -> Spread:
+    """The same of scores alone."""
+    alike = part(m.across_samples - m.mean**2, m.variance)
+    return Spread(_beyond(m), min(1.0, max(0.0, alike)))
+
+
+def _drawn(scored: State, scores: State) -> float:
+    """Of the variance over keys, what products of queries and keys make."""
+    if scored.function.core is not None:
+        return _beyond(scored.moments)
+    products = {source.key[0] for source in scores.root.terms}
+    terms = scored.root.terms.items()
+    found = [k**2 * _beyond(source.moments) for source, k in terms if source.key[0] in products]
+    return scored.function.scale**2 * math.fsum(found)
 
 
 def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False) -> Step:
@@ -83,104 +221,149 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     if units:
         m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
         x = replace(x, moments=m)
-    moments, down = _softmax(*_spread(x), size, rows)
+    moments, down = _softmax(_spread(x), size, rows, units)
     note = joined(x.note, INDEPENDENT)
     state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
     return Step(state, (down,))
 
 
-def _softmax(spread: float, alike: float, size: int, rows: Rows) -> tuple[Moments, Back]:
-    """The moments of the weights, and the factor of the gradient by a score."""
-    a = over_rows(spread, rows)
-    # two queries look at the same keys as far as they are alike
-    both = min(a, shared(rows) * math.exp(min(spread * alike, 300.0)))
-    down = back(passing(spread, rows) / size, 0.0)
-    return Moments(1 / size, a / size, both / size, both / size), down
+def _softmax(spread: Spread, size: int, rows: Rows, units: bool = False) -> tuple[Moments, Back]:
+    """The moments of the weights, and the factor of the gradient by the scores: what all keys have
+    in common is taken off."""
+    one, two = of_one(spread.total, rows), of_two(spread.total, spread.alike, rows)
+    a, both = one.seen / size, two.seen / size
+    passed, shared = one.passed / size, two.passed / size
+    if units:
+        return Moments(1 / size, a, both, both), from_to(gg=passed, hh=shared, kk=shared)
+    others = (1 - one.seen) / (size * max(1, size - 1))
+    return Moments(1 / size, a, others, both), from_to(gg=passed, hg=-passed, kk=shared)
+
+
+# --- attention ---
 
 
 def attend(
     node: Node,
     weights: State,
     value: State,
-    scored: State | None = None,
+    soft: State,
+    scored: State,
+    scores: State | None = None,
+    query: State | None = None,
+    key: State | None = None,
     *,
     size: int,
     common: int | None = None,
     units: bool = False,
 ) -> Step:
-    """q → c + (q − c)·(a + s²/D), with a the sum of the squared weights. Noci et al. 2022.
+    """q → c·E[(Σw)²] + (q − c)·(a + s²(1 − a)²/D), with a the sum of the squared weights, which
+    are softmax's, or mixed among heads since. Noci et al. 2022.
 
     Where keys and values are images of the same D units, a query that looks for a direction among
-    the keys finds it in the values: the weights e^{u·x} move the mean of x by u, and |u|² = s².
+    the keys finds it in the values: the weights e^{u·x} move the mean of x by u·(1 − a), and
+    |u|² = s². The gradients by queries and keys are looked for likewise.
 
-    ``units`` says that the weights go over units, as those of a mixture of experts: these have no
-    more in common than their mean.
+    Args:
+        soft, scored: what softmax made, and of what.
+        scores, query, key: what scores were before a bias, and of what they were made.
+        units: whether the weights go over units, as those of a mixture of experts: these have no
+            more in common than their mean.
     """
-    spread, alike = (0.0, 0.0) if scored is None else _spread(scored)
-    v = value.moments
+    p, v = weights.moments, value.moments
+    width = node.size / node.input_sizes[0] * size  # how many values a weight multiplies
+    queries = node.size / node.input_sizes[1] * size
+    counted = None
     if units:
-        v = replace(v, across_positions=v.mean**2)
-    moments, a, same = _attend(weights.moments, v, size, spread, alike, common)
+        moments, through = _over_units(node, p, v, width, size, queries)
+    else:
+        mixed = part(p.second_moment, soft.q)
+        drawn, alike = _spread(scored)
+        if scores is not None:
+            drawn = _drawn(scored, scores)
+        looked = drawn * (1 - min(1.0, soft.q * size)) ** 2
+        found = mixed * looked / common if common else 0.0
+        moments = _attended(p, v, size, found, alike, _together(node, queries))
+        counted = value.q * _whole(p, size)
+        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING, NOTHING)
+        if query is not None and key is not None:
+            each = node.input_sizes[5] * size / node.input_sizes[0]  # units of a query
+            looked *= math.sqrt(mixed)
+            by = width * _beyond(v), each, queries, size
+            down = _looked_for(query.moments, key.moments, looked, found, *by)
+            through = (*through, NOTHING, *down)
     state = fresh(
         node.id, moments, value.noise, False, joined(weights.note, value.note),
         f"attention over {value.phrase}",
     )  # fmt: skip
-    state = replace(state, counted=None if units else value.q)
-    width = node.size / node.input_sizes[0] * size  # units of a value, which a weight multiplies
-    queries = node.size / node.input_sizes[1] * size
-    return Step(state, (back(_beyond(v) * width), _to_values(a, same, queries, size), back(0.0)))
+    return Step(replace(state, counted=counted), through)
 
 
-def _spread(scored: State) -> tuple[float, float]:
-    """Variance of scores over keys, and how far two queries are alike.
-
-    What is the same in all samples beside scores that are not is a bias of positions: queries
-    differ by it as much as keys do.
-    """
-    m = scored.moments
-    terms = [(k**2, source.moments) for source, k in scored.root.terms.items()]
-    varied = [(k, it) for k, it in terms if it.across_samples < it.second_moment * (1 - 1e-9)]
-    if scored.function.core is not None or len(varied) in (0, len(terms)) or not _beyond(m):
-        return _alike(m)
-    shared = math.fsum(k * _beyond(it) * _alike(it)[1] for k, it in varied)
-    return _beyond(m), scored.function.scale**2 * shared / _beyond(m)
-
-
-def _alike(m: Moments) -> tuple[float, float]:
-    """The same of scores alone."""
-    q = m.second_moment
-    return _beyond(m), min(1.0, max(0.0, m.across_samples / q)) if q else 0.0
-
-
-def _attend(
-    p: Moments, v: Moments, size: int, spread: float, alike: float, common: int | None
-) -> tuple[Moments, float, float]:
-    """The moments of what is attended to, and Σp² and Σp·p′ of the weights of two queries."""
-    a = min(1.0, p.second_moment * size)
-    same = min(a, p.across_samples * size)
-    found = spread * (1 - a) / common if common else 0.0
-    q, c, s = v.second_moment, v.across_positions, v.across_samples
-    both = min(c, s)
-    m = Moments(
+def _over_units(
+    node: Node, p: Moments, v: Moments, width: float, size: int, queries: float
+) -> tuple[Moments, tuple[Back, ...]]:
+    """Weights of units: one for each position, or for all of a sample together, as where channels
+    attend to each other."""
+    square, own = v.mean**2, node.input_positions[0] > 1
+    a, same = p.second_moment * size, (p.across_positions if own else p.second_moment) * size
+    moments = Moments(
         v.mean,
-        c + (q - c) * min(1.0, a + found),
-        c + (q - c) * min(1.0, same + alike * found),
-        both + (s - both) * same,
+        square + (v.second_moment - square) * min(1.0, a),
+        square + (v.across_positions - square) * min(1.0, same),
+        square + (v.across_samples - square) * min(1.0, p.across_samples * size),
     )
-    return m, a, same
+    q, c, s = (
+        width * (it - square) for it in (v.second_moment, v.across_positions, v.across_samples)
+    )
+    to_weights = from_to(gg=q, hh=c, kk=s)
+    if not own:
+        to_weights = from_to(gg=q, hg=max(0.0, width - 1) * c, kk=s)
+    to_values = from_to(
+        gg=queries * p.second_moment,
+        hh=queries * same / size,
+        kk=queries * p.across_samples,
+        ww=1.0,
+    )
+    return moments, (to_weights, to_values, NOTHING)
 
 
-def _to_values(a: float, same: float, queries: float, keys: int) -> Back:
-    """Through the weights to the values: a key's gradient is Σ over queries of p·g. Of a query
-    with itself Σp² = a, of two Σp·p′ = ``same``; all keys together get 1 of each query."""
-    two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
-    return pairs(
-        a * queries / keys,
-        added=same * two / keys,
-        common=(1 - a) * queries / others,
-        h=(1 - same) * two / others,
-        k=(queries / keys) ** 2,
+def _together(node: Node, queries: float) -> float:
+    """Of two positions, how often they look at the same keys: in windows, where they share one."""
+    return min(1.0, max(0.0, queries - 1) / max(1.0, node.positions - 1))
+
+
+def _attended(
+    p: Moments, v: Moments, size: int, found: float, alike: float, together: float
+) -> Moments:
+    """The moments of what is attended to, of which so much is found by looking for it."""
+    a, same, whole = size * p.second_moment, size * p.across_samples, _whole(p, size)
+    beyond, both = _beyond(v), _both(v)
+    return Moments(
+        v.mean * p.mean * size,
+        v.across_positions * whole + beyond * min(whole, a + found),
+        v.across_positions * whole + beyond * min(whole, same + alike * found) * together,
+        both * whole + (v.across_samples - both) * same,
     )
+
+
+def _looked_for(
+    query: Moments,
+    key: Moments,
+    looked: float,
+    found: float,
+    by_weight: float,
+    units: float,
+    queries: float,
+    keys: int,
+) -> tuple[Back, Back]:
+    """To queries and keys, by what weights have to do with both: a query finds among the keys those
+    whose values are along the gradient, and a key gets a gradient that queries share from those
+    that look for it."""
+    scale = query.second_moment * units
+    by_query = found * by_weight / scale if scale else 0.0
+    two = queries * max(0.0, queries - 1) / keys**2
+    scale = _beyond(key) * units**2
+    by_key = two * by_weight * looked**2 / scale if scale else 0.0
+    return from_to(gg=by_query, hh=by_query, kk=by_query), from_to(hg=by_key)
 
 
 def attention(
@@ -196,23 +379,22 @@ def attention(
     common: int | None = None,
 ) -> Step:
     """Scores, softmax and attend in one operation."""
-    scored = _scores(query.moments, key.moments, width, factor, False)
-    spread, alike = _alike(scored)
-    weights, through = _softmax(spread, alike, size, rows)
-    moments, a, same = _attend(weights, value.moments, size, spread, alike, common)
-    note = joined(
-        query.note, key.note, value.note, "attention weights, from scores taken for independent"
-    )
+    scaled, v = query.moments.scaled(factor), value.moments
+    spread = _of_scores(_summed(scaled, key.moments, width, False, True))
+    p, through = _softmax(spread, size, rows)
+    queries = node.input_sizes[0] / width  # of all heads
+    by_key = queries * size * width / node.input_sizes[1]
+    looked = spread.total * (1 - min(1.0, p.second_moment * size)) ** 2
+    found = looked / common if common else 0.0
+    moments = _attended(p, v, size, found, spread.alike, _together(node, by_key))
+    note = joined(query.note, key.note, value.note, INDEPENDENT)
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
-    queries = node.input_sizes[0] / width
-    passed = float(through[0, 0]) * node.size / queries
-    down = passed * _beyond(value.moments)  # mean square by a score
-    return Step(
-        state,
-        (
-            back(down * factor**2 * size * _beyond(key.moments), 0.0),
-            back(down * factor**2 * query.q * queries * size * width / node.input_sizes[1], 0.0),
-            _to_values(a, same, node.size / node.input_sizes[2] * size, size),
-        ),
-    )
+    units = node.size / queries
+    to_scores = through @ _to_weights(v, units)
+    to_query, to_key = _to_scored(scaled, key.moments, by_key, size, factor)
+    by = units * _beyond(v), width, by_key, size
+    more = _looked_for(query.moments, key.moments, looked, found, *by)
+    by_value = node.size / node.input_sizes[2] * size
+    down = to_query @ to_scores + more[0], to_key @ to_scores + more[1]
+    return Step(state, (*down, _to_values(p, by_value, size)))

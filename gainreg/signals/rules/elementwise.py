@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
+    RECIPROCAL,
+    WEIGHTS,
     FloatArray,
     Function,
     Operation,
@@ -24,6 +26,7 @@ from gainreg.signals.rules.step import (
     Back,
     Step,
     back,
+    in_common,
     normal_points,
     number,
     pairs,
@@ -38,11 +41,12 @@ from gainreg.signals.state import (
     fresh,
     joined,
     mixed,
+    names_of,
     of_root,
     on_nodes,
+    opened,
     product_mean,
     related,
-    ultimate,
 )
 from gainreg.signals.tape import Node
 
@@ -88,13 +92,19 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     shift += math.fsum(
         k * s.moments.mean for s, k in zip(states, factors, strict=True) if s.constant
     )
-    if not varying:
-        return Step(number(node, shift, states))
+    if not varying:  # gradients go on to the weights behind what is 0 now
+        down = (
+            _spread_out(node, i, s, k**2, k**2, 0.0)
+            for i, (s, k) in enumerate(zip(states, factors, strict=True))
+        )
+        return Step(number(node, shift, states), tuple(down))
     alike, root = [s for s, _ in varying], varying[0][0].root
     if all(same(s.root, root) for s in alike):
         f = combine([s.function for s in alike], [k for _, k in varying]).scaled(1.0, shift)
         state = _of(root, f, alike)
         return Step(state if len(alike) > 1 else replace(state, phrase=alike[0].phrase))
+    if opened(alike)[1]:
+        return sampled(node, *alike, operation=_sum(tuple(k for _, k in varying), shift))
     terms: dict[Source, float] = {}
     for state, k in varying:
         if state.function.core is None:
@@ -107,6 +117,11 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
             terms[source] = terms.get(source, 0.0) + k
     terms = {source: k for source, k in terms.items() if k}
     m = _of_terms(terms, shift)
+    copied = math.fsum(
+        k**2 * (_broadcast(node, i, s.moments).across_positions - s.moments.across_positions)
+        for i, (s, k) in enumerate(zip(states, factors, strict=True))
+    )
+    m = replace(m, across_positions=m.across_positions + copied)
     total = math.fsum(k**2 * s.q for s, k in varying)
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
     root = Root(node.id, terms, shift, m)
@@ -122,8 +137,13 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     )
 
 
-def names_of(root: Root) -> tuple[Hashable, ...]:
-    return (*((source.key, k) for source, k in root.terms.items()), root.shift)
+def _sum(factors: tuple[float, ...], shift: float) -> Operation:
+    """The sum as an operation."""
+
+    def call(*values: FloatArray) -> FloatArray:
+        return np.asarray(sum(k * v for k, v in zip(factors, values, strict=True)) + shift)
+
+    return Operation(("sum", factors, shift), call, "sum")
 
 
 def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
@@ -145,6 +165,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
 
 def multiply(node: Node, a: State, b: State) -> Step:
     """Of independent signals m·m′, q·q′, c·c′; the gradient by one is the other's q."""
+    a, b = _divisor(node, a), _divisor(node, b)
     if a.constant and b.constant:
         return Step(number(node, a.moments.mean * b.moments.mean, (a, b)))
     if a.constant or b.constant:
@@ -155,7 +176,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
         return elementwise(node, a, b, operation=PRODUCT)
     if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
-    m, n = a.moments, b.moments
+    m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
     moments = Moments(
         m.mean * n.mean,
         m.second_moment * n.second_moment,
@@ -173,11 +194,53 @@ def multiply(node: Node, a: State, b: State) -> Step:
         gaussian=False,
         values=(on_nodes(values),),
     )
-    down = (
-        _spread_out(node, i, x, other.second_moment, other.across_positions)
-        for i, (x, other) in enumerate(((a, n), (b, m)))
-    )
+    down = (_met(node, i, x, by, state) for i, (x, by) in enumerate(((a, b), (b, a))))
     return Step(state, tuple(down))
+
+
+def _met(node: Node, i: int, x: State, by: State, made: State) -> Back | Callable[..., Back]:
+    """Through a product, to a factor that is multiplied by a signal. A gate of many positions adds
+    up what the gradient and the signal have in common, wherever the gradient depends on that."""
+    m = by.moments
+    if node.input_positions[i] >= node.positions:
+        return _spread_out(node, i, x, m.second_moment, m.across_positions)
+    values = np.sort(np.nan_to_num(by.function(by.root.values)))
+    c = made.moments.across_positions
+
+    def down(given: FloatArray | None, lean: FloatArray | None) -> Back:
+        g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
+        h = m.across_positions if lean is None else in_common(made.root, c, values, lean)
+        return _spread_out(node, i, x, g, h)
+
+    return down
+
+
+def _broadcast(node: Node, i: int, m: Moments) -> Moments:
+    """The moments of an input at the positions of the output: of copies at several, some pairs of
+    positions are the same."""
+    before, after = node.input_positions[i], node.positions
+    if before >= after:
+        return m
+    same = (after / before - 1) / (after - 1)
+    beyond = m.second_moment - m.across_positions
+    return replace(m, across_positions=m.across_positions + same * beyond)
+
+
+def _divisor(node: Node, x: State) -> State:
+    """1/y for a y that may be nearly 0, as one number; anything else as it is.
+
+    No model divides by that unless what it divides vanishes there too, as in a mean with weights
+    that are signals. Taken for independent, such quotients had no size at all.
+    """
+    core = x.function.core
+    if core is None or core.operation is not RECIPROCAL or x.constant:
+        return x
+    with np.errstate(all="ignore"):
+        size = float(WEIGHTS @ np.abs(core.operands[0](x.function.inner * x.root.values)))
+    k = x.function.scale / size
+    if x.q <= NEARLY_ZERO * k**2:
+        return x
+    return number(node, k, (x,)).but("a quotient whose divisor may be nearly 0")
 
 
 def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float = 1.0) -> Back:
@@ -201,6 +264,10 @@ def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float =
 
 
 PRODUCT = Operation("product", np.multiply)
+
+# E[1/y²]·E[|y|]² of a divisor that counts as one number: 4.5 for a mean of six squares, infinite
+# for one of four.
+NEARLY_ZERO = 4.0
 
 
 def scale(
@@ -244,7 +311,7 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
 
 def sampled(node: Node, *states: State, operation: Operation) -> Step:
     """A function of several variables, on samples of what they depend on: approximate."""
-    sources = list(dict.fromkeys(s for state in states for s in ultimate(state)))
+    sources, within = opened(states)
     points = normal_points(2 * max(1, len(sources)))
     first, second = points[: len(sources)], points[len(sources) :]
 
@@ -257,10 +324,16 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
                 z = r * z + math.sqrt(max(0.0, 1 - r * r)) * other
             values[source] = np.interp(z, NODES, root.values)
 
+        def of(source: Source) -> FloatArray:
+            if source in within and source not in values and source.made is not None:
+                made, inner = source.made
+                values[source] = np.nan_to_num(made.call(*map(at, inner)))
+            return values[source] if source.of is None else at(source.of)
+
         def at(state: State) -> FloatArray:
             total = np.full(POINTS, state.root.shift)
             for source, k in state.root.terms.items():
-                total += k * (values[source] if source.of is None else at(source.of))
+                total += k * of(source)
             return state.function(total)
 
         return [at(state) for state in states]
@@ -292,5 +365,6 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         node.id, m, max(s.noise for s in states), False,
         joined(*(s.note for s in states), "a function of several signals, on samples"), kind,
         gaussian=False, values=(np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),),
+        made=(operation, states),
     )  # fmt: skip
     return Step(state, tuple(factors))

@@ -29,6 +29,7 @@ def linear(
     target: float | None = None,
     copies: float = 1.0,
     common: float = 1.0,
+    together: float = 0.0,
     observed: bool = False,
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
@@ -44,11 +45,16 @@ def linear(
         common: of an output's weights, the share that outputs at other positions have too: less
             than 1 beside padding, and behind a transposed convolution, where few meet the same
             taps; 0 where it sums over positions, as token mixing does.
+        together: what the weights of an output have in common, E[(Σw)²]/ΣE[w²] − 1: 0 for fresh
+            ones, −1 for those whose rows are centred, which do not see what all units have in
+            common (Brock et al. 2021, arXiv:2101.08692).
         observed: its parts have steps of their own, through which the gradients go.
     """
     gain = variance * fan_in * taps
-    exact = gain * x.q if target is None else target
-    c, s = (part(c, x.q) * exact for c in covariances(x.moments))
+    alike = together * x.moments.mean**2
+    q = max(0.0, x.q + alike)
+    exact = gain * q if target is None else target
+    c, s = (part(c + alike, q) * exact for c in covariances(x.moments))
     m = Moments(0.0, exact + bias, c * common + bias, s + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
@@ -64,7 +70,8 @@ def portion(node: Node, x: State, fed: State, made: State, bias: State | None = 
     """One part of what a linear map is made of: the same map of less."""
     facts = node.inputs[2].facts
     added = 0.0 if bias is None or node.inputs[2].bias else bias.q
-    variance = (made.q - added) / fed.q / (facts["fan_in"] * facts["taps"]) if fed.q else 0.0
+    q = fed.q + facts.get("together", 0.0) * fed.moments.mean**2
+    variance = (made.q - added) / q / (facts["fan_in"] * facts["taps"]) if q else 0.0
     step = linear(node, x, bias=added, variance=variance, **{**facts, "observed": False})
     here = node.size / node.inputs[2].size
     return Step(step.state, (step.back[0], back(0.0), back(here, here**2)))

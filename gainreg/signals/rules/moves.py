@@ -86,7 +86,7 @@ def given(
     gaussian: bool = True,
 ) -> Step:
     """An input, a parameter, a buffer, or what is only known by its moments; where it was made of
-    signals, as by a recurrent layer, gradients go back as through a linear map of that size."""
+    signals, as by a named activation, gradients go back as through a linear map of that size."""
     m = moments
     if m.variance <= 1e-14 * m.second_moment:
         state = number(node, m.mean, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     FloatArray,
+    of_values,
 )
 from gainreg.signals.state import (
     Moments,
@@ -48,15 +49,32 @@ def pairs(
     return np.array([[g, added, 0, along], [common, h, 0, 0], [0, 0, k, 0], [0, 0, 0, w]])
 
 
+# Where a gradient has which size, and which sign: None where that does not depend on the value.
+Profiles = tuple[FloatArray | None, FloatArray | None]
+
+
+def in_common(root: Root, c: float, by: FloatArray, lean: FloatArray | None) -> float:
+    """What h is multiplied by where each gradient, which leans on the value there, is multiplied by
+    a function of that; of values whose covariance is c."""
+    rho = root.correlation(c)
+    if lean is None:
+        return of_values(lambda _: by, root.values).covariance(rho)
+    leaning = lean * by
+    before = of_values(lambda _: lean, root.values).covariance(rho)
+    after = of_values(lambda _: leaning, root.values).covariance(rho)
+    return after / before if before > 0 else 0.0
+
+
 class Step(NamedTuple):
     """What a rule answers: the output's state, and a backward factor for each input.
 
+    A factor that depends on where the gradient has which size and sign is a function of these.
     ``to_roots`` says that the factors are to what the inputs are functions of, ``note`` what of
     the factors is an approximation beyond what the state's note says.
     """
 
     state: State
-    back: tuple[Back, ...] = ()
+    back: tuple[Back | Callable[..., Back], ...] = ()
     to_roots: bool = False
     note: str = ""
 

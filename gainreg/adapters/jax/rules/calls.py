@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from gainreg.adapters.jax.tracer import Array, JaxTrace, array_of, call, derived, rule
+from gainreg.adapters.jax.tracer import Array, JaxTrace, Step, array_of, call, derived, rule
+from gainreg.signals import layout as layouts
 from gainreg.signals import operations
+from gainreg.signals.functions import FloatArray
+from gainreg.signals.layout import UNIT, Layout
+from gainreg.signals.rules.opaque import Inside, Pull
 from gainreg.signals.signal import Signal
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import names
@@ -132,9 +139,73 @@ def _looped(trace: JaxTrace, *inputs: Array, **params: Any) -> Any:
     for x in inputs:
         for name in names(trace.entry(x)):
             trace.tape.keep(name, f"part of {kind}: recurrent layers are kept")
-    signals = [trace.signal(x) for x in inputs if trace.is_signal(x)]
-    if not signals:
+    return unseen(trace, inputs, kind)
+
+
+# --- what is not followed inside ---
+
+
+def unseen(trace: JaxTrace, inputs: Sequence[Array], kind: str) -> Any:
+    """What the outputs are of an operation that is run on samples of what feeds it."""
+    fed = [i for i, x in enumerate(inputs) if trace.is_signal(x)]
+    if not fed:
         return trace.without_signal(*inputs)
-    return tuple(
-        trace.opaque(y, signals, kind) if trace.is_real(y) else None for y in trace.outputs
-    )
+    signals = [trace.signal(inputs[i]).whole for i in fed]
+    own = tuple(signal.layout for signal in signals)
+    inside = Inside(own, functools.partial(_on_samples, trace, trace.steps[-1], fed))
+    real = [y for y in trace.outputs if trace.is_real(y)]
+    found: list[Any] = []
+    for y in trace.outputs:
+        if y not in real:
+            found.append(None)
+            continue
+        layout = _like(own[0], y.shape)
+        facts: dict[str, Any] = {"inside": inside, "output": real.index(y), "own": layout}
+        found.append(trace.record("opaque", signals, layout, kind=kind, **facts))
+    return tuple(found)
+
+
+def _like(x: Layout, shape: Sequence[int]) -> Layout:
+    """The layout of an output: that of the sequence, or of one step of it."""
+    sizes = tuple(map(layouts.size, x))
+    for gone in ((), (0,), (1,)):
+        left = [axis for i, axis in enumerate(x) if i not in gone]
+        if len(left) == len(shape) and tuple(map(layouts.size, left[:-1])) == tuple(shape[:-1]):
+            return (*left[:-1], ((UNIT, shape[-1]),)) if len(shape) else ()
+    return layouts.fitted(x, shape) if len(sizes) == len(shape) else layouts.of_input(shape)
+
+
+def _on_samples(
+    trace: JaxTrace, step: Step, fed: list[int], inputs: list[FloatArray]
+) -> tuple[list[FloatArray], Pull]:
+    """An equation's real outputs for such inputs at those places, with all others as they are."""
+    given = [_value(trace, x) for x in step.inputs]
+    real = [i for i, y in enumerate(step.outputs) if trace.is_real(y)]
+
+    def outputs(*xs: Any) -> list[Any]:
+        values = list(given)
+        for i, x in zip(fed, xs, strict=True):
+            values[i] = x
+        found = step.compute(*values)
+        return [found[i] for i in real]
+
+    xs = [jnp.asarray(x, step.inputs[i].dtype) for i, x in zip(fed, inputs, strict=True)]
+    found, back = jax.vjp(outputs, *xs)
+
+    def pull(output: int, gradient: FloatArray) -> list[FloatArray]:
+        ends = [jnp.zeros_like(y) for y in found]
+        ends[output] = jnp.asarray(gradient, found[output].dtype)
+        return [np.asarray(g, np.float64) for g in back(ends)]
+
+    return [np.asarray(y, np.float64) for y in found], pull
+
+
+def _value(trace: JaxTrace, x: Array) -> Any:
+    """A value, or where it has only a shape numbers as those of a layer that was just made."""
+    known = trace.value(x)
+    if known is not None or trace.is_signal(x):
+        return known
+    if not trace.is_weight(x) or len(x.shape) < 2:
+        return jnp.zeros(x.shape, x.dtype)
+    drawn = np.random.default_rng(0).standard_normal(x.shape) / math.sqrt(x.shape[-2])
+    return jnp.asarray(drawn, x.dtype)

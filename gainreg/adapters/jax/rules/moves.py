@@ -171,6 +171,8 @@ def _gathered(
         else ((POSITION if i else SAMPLE, size),)
         for i, size in enumerate(y.shape)
     )
+    if 0 in gone and len(gone) == 1:
+        return operations.picked(trace, x, indices, layout)
     return operations.moved(trace, entry, y.shape, layout)
 
 
@@ -186,7 +188,9 @@ def _padded(trace: JaxTrace, x: Array, value: Array, *, padding_config: Any, **_
         low < 0 or high < 0 for low, high, _ in padding_config
     ):
         return _moved(trace, x)
-    return operations.padded(trace, x, [low for low, _, _ in padding_config])
+    number = trace.number(value)
+    before = [low for low, _, _ in padding_config]
+    return operations.padded(trace, x, before, number if isinstance(number, float) else 0.0)
 
 
 @rule("dynamic_update_slice", alone=True)

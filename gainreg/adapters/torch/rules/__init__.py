@@ -3,6 +3,13 @@
 A rule takes the trace and the operation's own arguments, and returns what its output is.
 """
 
-from gainreg.adapters.torch.rules import attention, elementwise, linear, moves, reductions
+from gainreg.adapters.torch.rules import (
+    attention,
+    elementwise,
+    linear,
+    moves,
+    recurrent,
+    reductions,
+)
 
-__all__ = ["attention", "elementwise", "linear", "moves", "reductions"]
+__all__ = ["attention", "elementwise", "linear", "moves", "recurrent", "reductions"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import operations
 from gainreg.signals.signal import Signal
-from gainreg.signals.softmax import causal
+from gainreg.signals.softmax import causal, full, left_by
 from gainreg.signals.trace import MASKED, Constant, Mask, NotUnderstoodError, Tokens
 
 aten = torch.ops.aten
@@ -129,11 +129,11 @@ def _fused_attention(trace: Trace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, 
         is_causal = booleans[1] if len(booleans) > 1 else False
     mask = next((t for t in (*rest, *more.values()) if isinstance(t, Tensor)), None)
     keys = k.shape[-2]
-    rows = causal(keys) if is_causal else ((keys, 1.0),)
+    rows = causal(keys) if is_causal else full(keys)
     numbers = None if mask is None or trace.is_signal(mask) else trace.values(mask)
     if numbers is not None:
         left = numbers != 0 if mask.dtype == torch.bool else numbers > MASKED  # type: ignore[union-attr]
-        rows = operations.rows_of(left, keys) or rows
+        rows = left_by(left, keys) or rows
     scale = more.get("scale")
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     signals = (trace.signal(t) for t in (q, k, v))

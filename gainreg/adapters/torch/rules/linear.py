@@ -14,7 +14,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, UNIT
 from gainreg.signals.signal import Signal
-from gainreg.signals.trace import NotUnderstoodError
+from gainreg.signals.trace import Computed, NotUnderstoodError
 
 aten = torch.ops.aten
 
@@ -48,8 +48,18 @@ def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None)
     layout = (*trace.signal(x).layout[:-1], ((UNIT, weight.shape[0]),))
     fan_in = weight.shape[1]
     return trace.linear(
-        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True
-    )
+        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True,
+        together=_together(trace, weight, (1,)),
+    )  # fmt: skip
+
+
+def _together(trace: Trace, weight: Tensor, over: Sequence[int]) -> float:
+    """What the weights of an output have in common, where they were computed and not just drawn."""
+    if not isinstance(trace.entry(weight), Computed) or weight.is_meta or not weight.numel():
+        return 0.0
+    w = weight.detach().double()
+    square = float(w.square().sum(tuple(over)).mean())
+    return float(w.sum(tuple(over)).square().mean()) / square - 1 if square else 0.0
 
 
 @rule(aten._grouped_mm)
@@ -105,6 +115,7 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         fan_in=fan_in,
         units=fan_in,
         over_last=x is a and b.dim() > 1,
+        together=_together(trace, weight, (-2 if x is a and b.dim() > 1 else -1,)),
         common=operations.shared(summed_over, layout),
     )
 
@@ -166,6 +177,7 @@ def _convolution(
         fan_in=channels * math.prod(kernel),
         units=channels,
         inside=None if padded is None else padded.signal,
+        together=0.0 if transposed else _together(trace, weight, range(1, weight.dim())),
         **_inside(axes, y.shape[2:]),
     )
     if transposed:

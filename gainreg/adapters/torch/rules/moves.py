@@ -103,6 +103,8 @@ def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
         return operations.looked_up(trace, x, _index(rest), _index(rest).shape, whole=True)
     if not isinstance(entry, Signal):
         return entry
+    if trace.operation.overloadpacket in (aten.index, aten._unsafe_index) and len(rest[0]) == 1:
+        return operations.picked(trace, x, rest[0][0])
     made = operations.moved(trace, entry, y.shape)
     return (made, *(None for _ in trace.outputs[1:]))
 
@@ -148,7 +150,7 @@ def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
 @rule(aten.constant_pad_nd, alone=True)
 def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -> Any:
     before = tuple(padding[-2::-2])  # of the last axes, as many as are padded
-    return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before)
+    return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before, float(value))
 
 
 @rule(aten.empty_like, aten.zeros_like, aten.ones_like, aten.rand_like, aten.randn_like,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -215,6 +214,24 @@ def _average_pool(
     )
 
 
+@rule(aten.col2im)
+def _folded(
+    trace: Trace, x: Tensor, size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int],
+    padding: Sequence[int], stride: Sequence[int],
+) -> Any:  # fmt: skip
+    """The sum of all windows that meet at a place."""
+    y, n = trace.outputs[0], 1.0
+    for large, taps, apart, before, step in zip(
+        size, kernel, dilation, padding, stride, strict=True
+    ):
+        small = (large + 2 * before - apart * (taps - 1) - 1) // step + 1
+        n *= sum(layouts.taps_inside(large, small, taps, step, before, apart)) / large
+    roles = (SAMPLE, UNIT, POSITION, POSITION)[4 - y.dim() :]
+    layout = tuple(((role, length),) for role, length in zip(roles, y.shape, strict=True))
+    signal = trace.signal(x).whole
+    return trace.record("mean", [signal], layout, units=1, positions=n, samples=1, factor=n)
+
+
 @rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
 def _blended(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     y = trace.outputs[0]
@@ -259,8 +276,9 @@ def _vector_norm(
         raise NotUnderstoodError
     axes = _axes(x, dim)
     n = float(math.prod(x.shape[axis] for axis in axes))
-    square = trace.elementwise(aten.pow, x, 2)
-    square = replace(square.whole, layout=trace.signal(x).layout)
+    whole = trace.signal(x)
+    squares = trace.operation_of(aten.pow, 2)
+    square = trace.record("elementwise", [whole], whole.layout, operation=squares)
     summed = operations.averaged(trace, square, axes, keepdim, n)
     from gainreg.signals.functions import Operation
 
