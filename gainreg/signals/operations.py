@@ -439,7 +439,7 @@ def _looked_at(trace: Trace, signal: Signal, size: int, layout: Layout) -> Signa
     for weights, value in (product.inputs, product.inputs[::-1]):
         node = origin(weights.node)
         if node.rule == "softmax" and node.facts["units"] and node.facts["size"] == size:
-            inputs = [weights.whole, value.whole, Signal(node.inputs[0], ())]
+            inputs = [weights.whole, value.whole, Signal(node, ()), Signal(node.inputs[0], ())]
             return trace.record("attend", inputs, layout, size=size, units=True)
     return None
 

@@ -4,6 +4,7 @@ independent Gaussian scores."""
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,16 +28,18 @@ class Rows(NamedTuple):
     meets: float = 1.0
 
 
-# Spacing of nodes for ln t, and for exponents: integrands are smooth on a scale of 1, and the rule
-# is good to 1e-8. A standard deviation has at most so many and at least so few nodes.
+# Steps of the trapezoid rule for ln t and for exponents: integrands are smooth on a scale of 1, and
+# it is good to 1e-8 then. In standard deviations a step is no wider than where it still sees the
+# normal density, to 1e-7, and no narrower than what stays quick: a spread of 100 is 1 % off.
 _STEP = 0.5
 _NARROW, _WIDE = 0.2, 0.8
 
-# So many queries of a mask say how many keys two of them share.
-QUERIES = 64
-
 # Scores of a larger variance look at their largest alone, but for 1 %.
 _MOST_SPREAD = 300.0
+
+# So many queries of a mask, evenly spaced, say how many keys two of them share: all pairs of 2048
+# would take seconds.
+QUERIES = 64
 
 
 class Overlap(NamedTuple):
@@ -63,20 +66,19 @@ def _nodes(std: float) -> tuple[FloatArray, FloatArray]:
     return std * z, weights / weights.sum()
 
 
-@functools.lru_cache(1024)
-def overlap(spread: float, alike: float, keys: int) -> Overlap:
-    """Of independent normal scores of variance ``spread``, the two rows' correlation is ``alike``.
+@functools.lru_cache(256)
+def overlaps(spread: float, alike: float, counts: tuple[int, ...]) -> tuple[Overlap, ...]:
+    """For each number of keys, what two rows of correlation ``alike`` see of them, of independent
+    normal scores of variance ``spread``.
 
     1/S = ∫ e^{−tS} dt for each row's sum S makes E[Σp·p′] n·∬ E[eˣ⁺ʸ·e]·E[e]ⁿ⁻¹ dt du, with
     e = exp(−t·eˣ − u·eʸ), and the sums of higher powers likewise. x and y are independent given
     what they have in common.
     """
-    if keys <= 1:
-        return Overlap(1.0, 0.0)
     std = math.sqrt(min(spread, _MOST_SPREAD))
     common, weights = _nodes(std * math.sqrt(alike))
     own, own_weights = _nodes(std * math.sqrt(1 - alike))
-    ln_t = np.arange(-7 * std - math.log(keys) - 12, 7 * std + 5, _STEP)
+    ln_t = np.arange(-7 * std - math.log(max(counts)) - 12, 7 * std + 5, _STEP)
     with np.errstate(under="ignore"):
         grown = np.exp(ln_t[:, None, None] + common[:, None] + own)
         decay = np.exp(-grown)
@@ -87,33 +89,38 @@ def overlap(spread: float, alike: float, keys: int) -> Overlap:
             return (powers[i] * weights) @ powers[j].T
 
         logarithm = np.log(np.maximum(both(0, 0), 1e-300))
-        n, others, rest = keys, np.exp((keys - 1) * logarithm), np.exp((keys - 2) * logarithm)
-        seen, one, square, cross = (
-            float(np.sum(part)) * n * _STEP**2
-            for part in (
-                both(1, 1) * others,
-                both(2, 1) * others,
-                both(2, 2) * others,
-                (n - 1) * both(1, 1) ** 2 * rest,
-            )
-        )
-    return Overlap(min(1.0, seen), max(0.0, seen - 2 * one + square + cross))
+        each, pair = [both(1, 1), both(2, 1), both(2, 2)], both(1, 1) ** 2
+        found = []
+        for n in counts:
+            others = np.exp((n - 1) * logarithm)
+            seen, one, square = (n * _STEP**2 * float(np.vdot(part, others)) for part in each)
+            rest = np.exp((n - 2) * logarithm) if n > 1 else 0.0 * others
+            cross = n * (n - 1) * _STEP**2 * float(np.vdot(pair, rest))
+            passed = max(0.0, seen - 2 * one + square + cross) if n > 1 else 0.0
+            found.append(Overlap(min(1.0, seen), passed))
+    return tuple(found)
 
 
 def of_one(spread: float, rows: Rows) -> Overlap:
     """Of a row with itself, averaged over rows with different numbers of keys."""
-    found = [(overlap(spread, 1.0, keys), share) for keys, share in rows.counts]
-    return Overlap(*(math.fsum(share * it[i] for it, share in found) for i in range(2)))
+    counts, shares = zip(*rows.counts, strict=True)
+    return _averaged(overlaps(spread, 1.0, counts), shares)
 
 
 def of_two(spread: float, alike: float, rows: Rows) -> Overlap:
     """Of two rows, of which the one with fewer keys may see some of the other's."""
-    found, below = [], 0.0
-    for keys, share in sorted(rows.counts):
-        pairs = rows.meets * share * (2 * below + share)
-        found.append((overlap(spread, alike, keys), pairs))
-        below += share
-    return Overlap(*(math.fsum(pairs * it[i] for it, pairs in found) for i in range(2)))
+    counts, shares = zip(*sorted(rows.counts), strict=True)
+    below = itertools.accumulate(shares, initial=0.0)
+    pairs = [
+        rows.meets * share * (2 * less + share) for share, less in zip(shares, below, strict=False)
+    ]
+    return _averaged(overlaps(spread, alike, counts), pairs)
+
+
+def _averaged(found: Sequence[Overlap], shares: Sequence[float]) -> Overlap:
+    pairs = list(zip(found, shares, strict=True))
+    seen = math.fsum(share * it.seen for it, share in pairs)
+    return Overlap(seen, math.fsum(share * it.passed for it, share in pairs))
 
 
 def causal(keys: int) -> Rows:

@@ -183,7 +183,7 @@ def test_positions_share_what_the_covariances_say(name: str) -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0, 17.0])
 @pytest.mark.parametrize("alike", [0.0, 0.6, 1.0])
 def test_softmax_sees_so_much_of_a_few_keys(alike: float, spread: float, keys: int) -> None:
-    from gainreg.signals.softmax import overlap
+    from gainreg.signals.softmax import overlaps
 
     torch.manual_seed(0)
     common, one, two = torch.randn(3, 50_000, keys, dtype=torch.float64) * math.sqrt(spread)
@@ -192,7 +192,7 @@ def test_softmax_sees_so_much_of_a_few_keys(alike: float, spread: float, keys: i
     )
     both = (p * r).sum(-1)
     passed = both - (p * p * r).sum(-1) - (p * r * r).sum(-1) + both**2
-    found = overlap(spread, alike, keys)
+    found = overlaps(spread, alike, (keys, 100))[0]
     assert found.seen == pytest.approx(float(both.mean()), rel=0.03)
     assert found.passed == pytest.approx(float(passed.mean()), rel=0.03, abs=1e-12)
 
