@@ -132,7 +132,8 @@ class Flow:
         q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
-            if q == 0 and node.inputs[0] in self.stopped:
+            fed = node not in self.endings or _from_data(node.inputs[0])
+            if q == 0 and fed and node.inputs[0] in self.stopped:
                 self.targets[node] = target
                 self.variances[node.weight] = target / gain
                 return rules.linear(node, x, variance=target / gain, **node.facts)
@@ -326,3 +327,16 @@ class Flow:
                 else:
                     at[parent] = at[parent].plus(passed)
         return {node: at_root[node.id] for node in self.tape.nodes}
+
+
+def _from_data(node: Node) -> bool:
+    """Whether any of the model's inputs is among what a step depends on."""
+    open_nodes, seen = [node], {node}
+    while open_nodes:
+        step = open_nodes.pop()
+        if step.rule == "embedding" or step.facts.get("phrase") == "data":
+            return True
+        added = [parent for parent in step.inputs if parent not in seen]
+        seen.update(added)
+        open_nodes += added
+    return False

@@ -194,6 +194,30 @@ DYING: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Questions(nn.Module):
+    """Questions that begin with 0 and look at an input, as DETR's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.look = (nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(2))
+        self.places, self.head = nn.Parameter(torch.randn(1, 5, 16)), nn.Linear(16, 4)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What they find."""
+        places = self.places.expand(len(x), -1, -1)
+        questions = torch.zeros_like(places)
+        asked = questions + places
+        questions = self.norm(questions + self.own(asked, asked, questions)[0])
+        found: Tensor = self.head(questions + self.look(questions + places, x, x)[0])
+        return found
+
+
+def test_a_constant_of_0_is_no_signal_that_dies() -> None:
+    report = initialize_(Questions(), torch.randn(8, 6, 16))
+    assert "a constant of 0 lets nothing through" in report.parameters["own.out_proj.weight"][1]
+
+
 @pytest.mark.parametrize("call", [plan, initialize_])
 @pytest.mark.parametrize("name", DYING)
 def test_a_signal_that_dies_names_the_weight_that_it_would_feed(call: Call, name: str) -> None:

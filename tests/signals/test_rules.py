@@ -226,3 +226,15 @@ def test_weights_that_are_centred_do_not_see_what_all_units_have_in_common() -> 
     )
     last = initialize_(model, torch.randn(8, 32, 16, 16)).weights[-1]
     assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)  # else twice as large
+
+
+@pytest.mark.parametrize("act", [nn.Identity(), nn.ReLU()])
+def test_running_sums(act: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = Of(
+        lambda m, x: m.c(torch.relu(m.b(m.act(m.a(x)).cumsum(1)))),
+        a=nn.Linear(64, 256), act=act, b=nn.Linear(256, 256), c=nn.Linear(256, 10),
+    )  # fmt: skip
+    second = initialize_(model, torch.randn(16, 32, 64)).weights[1]
+    assert second.input_rms == pytest.approx(second.measured_input_rms, rel=0.05)
+    assert second.gradient_rms == pytest.approx(second.measured_gradient_rms, rel=0.1)

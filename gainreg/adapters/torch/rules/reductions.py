@@ -169,6 +169,16 @@ def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest
     return operations.averaged(trace, trace.signal(x), axes, keepdim, n)
 
 
+@rule(aten.cumsum)
+def _running_sum(trace: Trace, x: Tensor, dim: int, **rest: Any) -> Any:
+    """Sums of 1 to n: of j its mean and mean square say what one such sum is on average."""
+    n, signal = x.shape[dim], trace.signal(x).whole
+    once, square = (n + 1) / 2, (n + 1) * (2 * n + 1) / 6
+    return trace.record(
+        "mean", [signal], units=1, positions=square / once, samples=1, factor=math.sqrt(square)
+    )
+
+
 @rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
 def _adaptive_average_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
     y = trace.outputs[0]
