@@ -63,7 +63,7 @@ class Flow:
         self.biases: dict[str, float] = {}
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
-        self.stopped: set[Node] = set()  # signals that are 0 since a parameter that is kept is
+        self.stopped: set[Node] = set()  # signals that are 0 since a kept parameter or constant is
         # where a stream has parts, as class tokens and patches, its largest one counts
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
         self._ends = {node: residual for residual in sums for node in residual.last}
@@ -109,7 +109,7 @@ class Flow:
             self.steps[node] = step
             if q == 0:
                 by_parameter = node.rule in ("linear", "normalise", "scale") and inputs[0].q > 0
-                given = node.rule == "given" and node.facts["phrase"] not in ("data", "a constant")
+                given = node.rule == "given" and node.facts["phrase"] != "data"
                 if by_parameter or given or not self.stopped.isdisjoint(node.inputs):
                     self.stopped.add(node)
         return self.states[node]

@@ -166,8 +166,8 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
             if not flow.stopped.isdisjoint(node.inputs[:1]):
                 found[name] = (
                     "set",
-                    "a parameter that is kept lets nothing through to it: set as for a second "
-                    "moment of 1",
+                    "a parameter or a constant of 0 lets nothing through to it: set as for a "
+                    "second moment of 1",
                 )
             elif residual is not None and not residual.normed and flow.aims is not None:
                 if flow.aims.residual is None:
