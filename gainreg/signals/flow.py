@@ -14,16 +14,12 @@ from gainreg.signals import gradients, norms, rules, streams
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.layout import SAMPLE, count
-from gainreg.signals.state import Moments, State, fresh
+from gainreg.signals.state import LARGEST, SMALLEST, Moments, State, fresh
 from gainreg.signals.streams import Residual
 from gainreg.signals.tape import Node, Tape
 
 # A weight's target is found to this, relative: as many digits as the moments have.
 ENOUGH = 1e-12
-
-# Second moments of the smallest and largest signals that single precision holds: the weights that
-# would bring others back to 1 could not be held either, and the model itself makes infinities.
-SMALLEST, LARGEST = 1e-76, 1e76
 
 
 @dataclass

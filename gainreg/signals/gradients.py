@@ -4,6 +4,9 @@ A unit that is active in one block of a stream is more likely active in the next
 that comes back through both gates finds both open or both shut: of relu(x + branch) after
 relu(...), E[φ′(u)²·φ′(v)²] is up to twice the product of the two means. So a gradient carries how
 large it is where the tensor has which value, through sums and gates, until a weight mixes units.
+So does what positions have in common, with its sign: a gate for each channel of a sample adds up
+gradient times signal over all of them, and behind it an activation or maximum lets through where
+the signal is large. How a step's factors follow from its signals stands in the rules.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, slopes_on_nodes
-from gainreg.signals.rules.step import Back, Profiles, in_common
-from gainreg.signals.state import Root, State, joined
+from gainreg.signals.rules.step import Back, Profiles, passed_in_common
+from gainreg.signals.state import LARGEST, Root, State, joined
 from gainreg.signals.tape import Node
 
 # A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
@@ -31,10 +34,8 @@ STEEP = "a mean squared slope that is infinite, and grows with the number of sam
 # Steps that give each element back as a multiple of itself.
 STRAIGHT = ("dropout", "normalise", "scale")
 
-
-# A gradient beyond this, or one that is no number, is an approximation that got lost, since single
-# precision holds none such.
-BEYOND = 1e76
+# What is said of a gradient that single precision could not hold, or that is no number: it is an
+# approximation that got lost.
 LOST = "a gradient that is not known from here back: it counts as what it was a step later"
 
 
@@ -78,7 +79,7 @@ class Gradient(NamedTuple):
         """What a step hands on of it, which depends so on the values there."""
         with np.errstate(all="ignore"):
             g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
-        if not all(abs(it) < BEYOND for it in (g, h, k, w)):
+        if not all(abs(it) < LARGEST for it in (g, h, k, w)):
             return Gradient(self.g, 0.0, note=joined(self.note, note, LOST))
         # what approximations take off may be more than there is
         return Gradient(max(0.0, g), h, k, max(0.0, w), *profiles, joined(self.note, note))
@@ -117,7 +118,7 @@ def by_root(state: State, by_state: Gradient) -> Gradient:
     if not together:
         return NOTHING
     positions, samples = (
-        slope / known * in_common(root, c, slopes, lean)
+        slope / known * passed_in_common(root, c, slopes, lean)
         for c in (root.moments.across_positions, root.moments.across_samples)
     )
     leans = slopes if lean is None else lean * slopes

@@ -26,6 +26,10 @@ from gainreg.signals.functions import (
     of_values,
 )
 
+# Second moments of the smallest and largest signals that single precision holds: the weights that
+# would bring others back to 1 could not be held either, and the model itself makes infinities.
+SMALLEST, LARGEST = 1e-76, 1e76
+
 # Points of equal weight that stand for a distribution where two are added or multiplied: enough
 # for the second moment of what a kinked function makes of the result to 3 digits.
 QUANTILES = 256

@@ -10,9 +10,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
-from gainreg.signals.rules.step import Back, Step, back, pairs, part
+from gainreg.signals.rules.step import Back, Step, back, from_to, part
 from gainreg.signals.softmax import Rows, of_one, of_two
 from gainreg.signals.state import (
     Moments,
@@ -80,15 +78,6 @@ def scores(
     return Step(state, (to_left, to_right))
 
 
-def from_to(**factors: float) -> Back:
-    """A factor for each pair of g, h, k and w: ``hg`` is of h what goes into g."""
-    found = np.zeros((4, 4))
-    for pair, factor in factors.items():
-        one, other = map("ghkw".index, pair)
-        found[other, one] = factor
-    return found
-
-
 def _summed(a: Moments, b: Moments, width: int, positions: bool, keys: bool) -> Moments:
     mean = width * a.mean * b.mean
     others = mean**2 * (1 - 1 / width)
@@ -152,12 +141,13 @@ def _to_values(w: Moments, queries: float, keys: int) -> Back:
     values have something in common."""
     two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
     whole = _whole(w, keys)
-    return pairs(
-        queries * w.second_moment,
-        added=two * w.across_samples,
-        common=queries * w.across_positions,
-        h=two * max(0.0, whole - keys * w.across_samples) / others,
-        k=(queries / keys) ** 2 * whole,
+    return from_to(
+        gg=queries * w.second_moment,
+        hg=two * w.across_samples,
+        gh=queries * w.across_positions,
+        hh=two * max(0.0, whole - keys * w.across_samples) / others,
+        kk=(queries / keys) ** 2 * whole,
+        ww=1.0,
     )
 
 

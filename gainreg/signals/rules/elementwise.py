@@ -26,11 +26,11 @@ from gainreg.signals.rules.step import (
     Back,
     Step,
     back,
-    in_common,
+    from_to,
     normal_points,
     number,
-    pairs,
     part,
+    passed_in_common,
     points_of,
 )
 from gainreg.signals.state import (
@@ -209,7 +209,7 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Back | Callabl
 
     def down(given: FloatArray | None, lean: FloatArray | None) -> Back:
         g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
-        h = m.across_positions if lean is None else in_common(made.root, c, values, lean)
+        h = m.across_positions if lean is None else passed_in_common(made.root, c, values, lean)
         return _spread_out(node, i, x, g, h)
 
     return down
@@ -253,13 +253,13 @@ def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float =
     share = node.size / node.input_sizes[i]
     copies = max(1.0, node.positions / node.input_positions[i])
     gates = node.input_sizes[i] / count(node.inputs[i].layout)[SAMPLE]
-    return pairs(
-        share * g,
-        added=share * (copies - 1) * h,
-        along=part(along**2, gates**2 * x.q) if copies > 1 else 0.0,
-        h=share * copies * h,
-        k=share * copies * h,
-        w=along**2,
+    return from_to(
+        gg=share * g,
+        hg=share * (copies - 1) * h,
+        wg=part(along**2, gates**2 * x.q) if copies > 1 else 0.0,
+        hh=share * copies * h,
+        kk=share * copies * h,
+        ww=along**2,
     )
 
 

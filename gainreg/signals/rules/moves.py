@@ -9,7 +9,7 @@ from dataclasses import replace
 from gainreg.signals.functions import (
     FloatArray,
 )
-from gainreg.signals.rules.step import Back, Step, back, number, pairs, part, points_of
+from gainreg.signals.rules.step import Back, Step, back, from_to, number, part, points_of
 from gainreg.signals.state import (
     Moments,
     State,
@@ -35,9 +35,11 @@ def _moved(node: Node) -> Back:
     before, after = node.input_positions[0], node.positions
     if share >= 1 or after >= before:
         copies = max(1.0, share)
-        return pairs(share, added=share * (copies - 1), h=share * copies, k=share * copies)
+        return from_to(
+            gg=share, hg=share * (copies - 1), hh=share * copies, kk=share * copies, ww=1.0
+        )
     left = (after - 1) / (before - 1)
-    return pairs(share, h=share * left, k=share * after / before)
+    return from_to(gg=share, hh=share * left, kk=share * after / before, ww=1.0)
 
 
 def concatenate(node: Node, *states: State) -> Step:

@@ -70,7 +70,7 @@ def opaque(node: Node, *states: State, inside: Inside, output: int, own: Layout,
     inputs, outputs, pull = inside.at(tuple(state.moments for state in states))
     y = outputs[output]
     own = layouts.fitted(own, y.shape)
-    q, positions, samples, _ = in_common(y, own)
+    q, positions, samples, _ = mean_products(y, own)
     levels = np.linspace(0, 1, y.size)
     from scipy.special import ndtr
 
@@ -95,7 +95,7 @@ def opaque(node: Node, *states: State, inside: Inside, output: int, own: Layout,
 def _gradient(x: FloatArray, own: Layout) -> FloatArray:
     """g, h and k of a gradient."""
     counts = layouts.count(own)
-    g, h, _, k = in_common(x, own)
+    g, h, _, k = mean_products(x, own)
     return np.array([g, h if counts[POSITION] > 1 else 0.0, k if counts[SAMPLE] > 1 else 0.0])
 
 
@@ -128,7 +128,7 @@ def drawn(m: Moments, own: Layout, source: np.random.Generator) -> FloatArray:
     return x.reshape([layouts.size(axis) for axis in own])
 
 
-def in_common(x: FloatArray, own: Layout) -> tuple[float, float, float, float]:
+def mean_products(x: FloatArray, own: Layout) -> tuple[float, float, float, float]:
     """The mean square, and the mean products of two positions, of two samples at one position and
     of two samples at any."""
     parts = [part for axis in own for part in axis]

@@ -22,9 +22,9 @@ from gainreg.signals.rules.step import (
     Step,
     back,
     covariances,
+    from_to,
     normal_points,
     number,
-    pairs,
     sorted_levels,
 )
 from gainreg.signals.state import (
@@ -257,7 +257,7 @@ def mean(
     # into one mean, all get the same
     g = factor**2 / n * node.size / node.input_sizes[0]
     if node.positions == 1 < positions:
-        return Step(state, (pairs(g, common=g, h=0.0, k=g),))
+        return Step(state, (from_to(gg=g, gh=g, kk=g, ww=1.0),))
     return Step(state, (back(g),))
 
 
@@ -362,7 +362,8 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
     same = _largest_in_both(node.facts["positions"] * node.positions / node.input_positions[0])
     h *= share**2
-    return Step(state, (pairs(share * g, added=share * g * (same - 1), h=h, k=h),), to_roots=True)
+    down = from_to(gg=share * g, hg=share * g * (same - 1), hh=h, kk=h, ww=1.0)
+    return Step(state, (down,), to_roots=True)
 
 
 def _largest_in_both(meets: float) -> float:

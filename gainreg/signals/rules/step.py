@@ -41,19 +41,20 @@ def back(g: float, h: float | None = None, w: float = 1.0) -> Back:
     return np.diag([g, h, h, w])
 
 
-def pairs(
-    g: float, *, added: float = 0.0, along: float = 0.0, common: float = 0.0, h: float, k: float,
-    w: float = 1.0,
-) -> Back:  # fmt: skip
-    """The factors of g, h, k and w, with what h and w add to g, and g to h."""
-    return np.array([[g, added, 0, along], [common, h, 0, 0], [0, 0, k, 0], [0, 0, 0, w]])
+def from_to(**factors: float) -> Back:
+    """A factor for each pair of g, h, k and w: ``hg`` is of h what goes into g."""
+    found = np.zeros((4, 4))
+    for pair, factor in factors.items():
+        one, other = map("ghkw".index, pair)
+        found[other, one] = factor
+    return found
 
 
 # Where a gradient has which size, and which sign: None where that does not depend on the value.
 Profiles = tuple[FloatArray | None, FloatArray | None]
 
 
-def in_common(root: Root, c: float, by: FloatArray, lean: FloatArray | None) -> float:
+def passed_in_common(root: Root, c: float, by: FloatArray, lean: FloatArray | None) -> float:
     """What h is multiplied by where each gradient, which leans on the value there, is multiplied by
     a function of that; of values whose covariance is c."""
     rho = root.correlation(c)
