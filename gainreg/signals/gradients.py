@@ -137,7 +137,7 @@ def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> Pro
     """How the gradient by a step's output depends on the values of one of its inputs: that by the
     output, averaged over what else the output is made of."""
     given, lean = by_root.given, by_root.lean
-    if x.constant:
+    if x.constant or (given is None and lean is None and node.rule != "maximum"):
         return None, None
     if node.rule == "view":
         return given, lean
@@ -149,7 +149,7 @@ def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> Pro
         return (largest / mean if mean else None), ndtr(NODES) ** others * slopes
     spread = made.moments.variance
     with np.errstate(all="ignore"):
-        own = np.nan_to_num(x.function(x.root.values)[::COARSE])
+        own = np.nan_to_num(x.function(x.root.values[::COARSE]))
     fan_in = node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0)
     gated = node.rule == "multiply" and node.input_sizes[1 - which] < node.size
     if node.rule == "add" or (node.rule in STRAIGHT and which == 0) or gated:
