@@ -11,7 +11,7 @@ Every tensor is one of
 - none of these: a constant, whose values are looked at when a signal meets it.
 
 A framework's tracer is a ``Trace`` that knows its tensors, a loop and a registry of rules; a rule
-says in its framework's terms which function of operations.py an operation is, or which rule of
+says in its framework's terms which function of operations/ an operation is, or which rule of
 rules/ it records.
 """
 
@@ -29,7 +29,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
-from gainreg.signals.signal import Signal, map_of, portions, record
+from gainreg.signals.signal import Signal, record
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
 
@@ -329,96 +329,6 @@ class Trace(ABC):
         known = [entry.layout for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
         like = layouts.broadcast(known, self.outputs[0].shape)
         return like, [self.signal(tensor, like) for tensor in tensors]
-
-    def linear(
-        self,
-        x: Any,
-        weight: Any,
-        bias: Any,
-        layout: Layout,
-        *,
-        operation: str,
-        fan_in: int,
-        units: int,
-        taps: float = 1.0,
-        inside: Signal | None = None,
-        over_last: int = 0,
-        **facts: Any,
-    ) -> Signal:
-        """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
-
-        ``over_last`` says that the sums go over so many of x's last axes and treat all others
-        apart.
-        """
-        inputs = [self.signal(x) if inside is None else inside]
-        counts = layouts.count(inputs[0].layout)
-        if bias is not None:
-            inputs.append(self.signal(bias, layout))
-        made = self.record(
-            "linear",
-            inputs,
-            layout,
-            operation=operation,
-            fan_in=fan_in,
-            taps=taps,
-            units=units,
-            copies=float(max(1, counts[SAMPLE] * counts[POSITION])),
-            **facts,
-        )
-        node, entry = made.node, self.entry(weight)
-        if isinstance(entry, Weight):
-            node.weight = entry.name
-        else:
-            square = self.statistic(weight)[1]
-            node.variance = 1 / fan_in if square is None else square
-            for name in names(entry):
-                self.tape.keep(name, "the weight is computed from it: kept as it is")
-        bias_entry = self.entry(bias)
-        if isinstance(bias_entry, Weight) and node.weight:
-            self._zero(node, bias_entry.name)
-        size = math.prod(x.shape) if inside is None else inside.node.size
-        self.weighed(node, x, self.outputs[0], size)
-        return portions(self.tape, node, inputs[0], over_last) if over_last else made
-
-    def biased(self, x: Any, bias: Any) -> Signal | None:
-        """The output of a weight with a bias that is added in a step of its own, maybe behind a
-        change of axes; None if the tensors are nothing of the kind."""
-        signal, entry = self.entry(x), self.entry(bias)
-        if not isinstance(signal, Signal) or not isinstance(entry, Weight):
-            return None
-        node = map_of(signal.node)
-        if node is None or not node.weight or len(node.inputs) > 1:
-            return None
-        since = self.tape.nodes[node.id + 1 :]
-        if signal.node is not self.tape.nodes[-1] or any(
-            map_of(later) is not node for later in since
-        ):
-            return None
-        if not self.is_bias(bias, signal):
-            return None
-        given = self.signal(bias, signal.layout).node
-        # the bias comes before what it is added to
-        self.tape.nodes.insert(node.id, self.tape.nodes.pop())
-        for i, later in enumerate(self.tape.nodes[node.id :], start=node.id):
-            later.id = i
-        for adding in (node, *(later for later in since if later.rule == "portion")):
-            adding.inputs = (*adding.inputs, given)
-        self._zero(node, entry.name)
-        self.shifted(node, self.outputs[0])
-        return signal
-
-    def is_bias(self, bias: Any, signal: Signal) -> bool:
-        """Whether a parameter that is added to a weight's output has a number for each unit; or,
-        where the weight sums over positions, for each along the last axis."""
-        axes = signal.layout[len(signal.layout) - len(bias.shape) :]
-        along = [i for i, n in enumerate(bias.shape) if n > 1]
-        if len(bias.shape) == 1 or along == [len(bias.shape) - 1]:
-            return True
-        return {layouts.role(axes[i]) for i in along} == {UNIT}
-
-    def _zero(self, node: Node, name: str) -> None:
-        node.bias = name
-        self.tape.kept.pop(name, None)
 
     def without_signal(self, *tensors: Any) -> Entry:
         """What is made of tensors that are no signals."""

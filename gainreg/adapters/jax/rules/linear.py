@@ -61,7 +61,8 @@ def _weighed(
             trace.tape.keep(name, "each sample has one of its own: it is kept as it is")
         weight = derived(lambda v: v, weight, weight.shape)
     layout = (*batch, *free, *units) if first else (*batch, *units, *free)
-    return trace.linear(
+    return operations.linear(
+        trace,
         x,
         weight,
         None,
@@ -104,7 +105,8 @@ def _convolution(
     axes: dict[int, layouts.Axis] = {out_spec[0]: signal.layout[spec[0]]}
     axes[out_spec[1]] = ((UNIT, y.shape[out_spec[1]]),)
     axes.update((i, ((POSITION, y.shape[i]),)) for i in out_spec[2:])
-    return trace.linear(
+    return operations.linear(
+        trace,
         x,
         weight,
         None,

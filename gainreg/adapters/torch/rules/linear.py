@@ -47,7 +47,8 @@ def _product_plus(
 def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     layout = (*trace.signal(x).layout[:-1], ((UNIT, weight.shape[0]),))
     fan_in = weight.shape[1]
-    return trace.linear(
+    return operations.linear(
+        trace,
         x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True,
         together=_together(trace, weight, (1,)),
     )  # fmt: skip
@@ -71,8 +72,16 @@ def _grouped_product(
         raise NotUnderstoodError
     fan_in, units = weight.shape[-2:]
     layout = (*trace.signal(x).layout[:-1], ((UNIT, units),))
-    return trace.linear(
-        x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True
+    return operations.linear(
+        trace,
+        x,
+        weight,
+        bias,
+        layout,
+        operation="linear",
+        fan_in=fan_in,
+        units=fan_in,
+        over_last=True,
     )
 
 
@@ -106,7 +115,8 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
             if b.dim() > 1
             else (((UNIT, a.shape[0]),),)
         )
-    return trace.linear(
+    return operations.linear(
+        trace,
         x,
         weight,
         bias,
@@ -168,7 +178,8 @@ def _convolution(
         if padded is not None:
             large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
         axes.append(Taps(large, small, kernel[axis], stride[axis], before, dilation[axis]))
-    made = trace.linear(
+    made = operations.linear(
+        trace,
         x,
         weight,
         bias,
