@@ -97,6 +97,24 @@ def errors(report: Any) -> tuple[list[float], list[float]]:
     return forward, backward
 
 
+def figures(report: Any) -> str:
+    """How many weights, the median error, and the shares within 10 % and within a factor 1.5."""
+    sizes, gradients = errors(report)
+    near = sum(error < math.log(1.1) for error in sizes) / len(sizes)
+    close = sum(error < math.log(1.5) for error in gradients) / max(1, len(gradients))
+    return f"{len(sizes):7} {statistics.median(sizes):7.1%} {near:8.0%} {close:17.0%}"
+
+
+COLUMNS = "weights  median  in 10 %  gradients in 1.5"
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """A model in the mode in which it is measured: as it will be trained where batch norm is there,
+    since before that its buffers norm nothing."""
+    norms = nn.modules.batchnorm._BatchNorm
+    return model.train(any(isinstance(module, norms) for module in model.modules()))
+
+
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
     """How long a call takes, and what it gives."""
     start = time.perf_counter()
@@ -107,26 +125,19 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
 def main(names: list[str]) -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    print(
-        f"{'model':13} weights  median  in 10 %  gradients in 1.5  forward   plan  apply  measure"
-    )
+    print(f"{'model':13} {COLUMNS}  forward   plan  apply  measure")
     for name in names or MODELS:
         torch.manual_seed(0)
         model, args, kwargs = MODELS[name]()
-        # as it will be trained where batch norm is there: before that, its buffers norm nothing
-        model.train(any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()))
+        trained(model)
         with torch.no_grad():
             model(*args, **kwargs)
             forward, _ = seconds(lambda: model(*args, **kwargs))  # noqa: B023
         planning, made = seconds(lambda: plan(model, args, kwargs))  # noqa: B023
         applying, _ = seconds(lambda: apply_(model, made))  # noqa: B023
         measuring, report = seconds(lambda: measure(model, args, kwargs))  # noqa: B023
-        sizes, gradients = errors(report)
-        median = statistics.median(sizes)
-        near = sum(error < math.log(1.1) for error in sizes) / len(sizes)
-        close = sum(error < math.log(1.5) for error in gradients) / max(1, len(gradients))
         print(
-            f"{name:13} {len(sizes):7} {median:7.1%} {near:8.0%} {close:17.0%} {forward:8.2f} "
+            f"{name:13} {figures(report)} {forward:8.2f} "
             f"{planning:6.2f} {applying:6.2f} {measuring:8.2f}",
             flush=True,
         )
