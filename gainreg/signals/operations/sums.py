@@ -108,6 +108,11 @@ def scaled(trace: Trace, x: Any, other: Any) -> Signal:
             return trace.record("scale", [signal], layout, learned, mean=1.0, square=1.0)
         layout, signals = trace.broadcast(x, other)
         return trace.record("multiply", signals, layout)
+    recipe, numbers = trace.recipes.get(signal.node), trace.values(other)
+    if recipe is not None and recipe.rule == "mean" and numbers is not None and numbers.all():
+        n = recipe.facts["factor"]
+        if abs(float((1 / numbers).mean()) / n - 1) < 1e-6:  # sums, by how many lie inside
+            return trace.record("mean", recipe.inputs, layout, **{**recipe.facts, "factor": 1.0})
     _, (_, given) = trace.broadcast(x, other)
     moments = given.node.facts["moments"]
     anew = moments.across_positions < moments.second_moment * 0.999
