@@ -120,7 +120,8 @@ MODELS: dict[str, Callable[[], Made]] = {
     ),
     "pooling": lambda: chain(
         (16, 16, 16), layers.Conv2D(128, 3, padding="same"), layers.AveragePooling2D(2),
-        layers.ReLU(), layers.AveragePooling2D(3, 2, padding="same"), layers.Conv2D(128, 3, padding="same"), layers.MaxPooling2D(2), layers.ReLU(),
+        layers.ReLU(), layers.AveragePooling2D(3, 2, padding="same"),
+        layers.Conv2D(128, 3, padding="same"), layers.MaxPooling2D(2), layers.ReLU(),
         layers.Conv2D(128, 1), layers.UpSampling2D(), layers.ReLU(), layers.ZeroPadding2D(1),
         layers.Conv2D(128, 3), layers.Cropping2D(1), layers.ReLU(), layers.Flatten(),
         layers.Dense(8),
