@@ -184,6 +184,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
         m.across_samples * n.across_samples,
     )
     values = np.multiply.outer(*(points_of(state) for state in (a, b)))
+    one = [n == 1 < node.positions for n in node.input_positions]
     state = fresh(
         node.id,
         moments,
@@ -193,6 +194,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
         f"product of {a.phrase} and {b.phrase}",
         gaussian=False,
         values=(on_nodes(values),),
+        gated=((b, a) if one[0] else (a, b)) if any(one) else None,
     )
     down = (_met(node, i, x, by, state) for i, (x, by) in enumerate(((a, b), (b, a))))
     return Step(state, tuple(down))

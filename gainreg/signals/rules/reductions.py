@@ -96,7 +96,7 @@ def normalise(
     elsewhere = over(m.across_samples, both, positions)
     common = taken(over(over(m.second_moment, m.across_positions, positions), elsewhere, samples))
     by_position = common if positions > 1 else taken(over(m.across_positions, both, samples))
-    by_sample = m.across_samples if samples > 1 else taken(elsewhere)
+    by_sample = common if samples > 1 else taken(elsewhere)
     if not centred:
         common = by_position = by_sample = 0.0
     spread = m.second_moment - common
