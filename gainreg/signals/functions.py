@@ -307,7 +307,9 @@ def of_values(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> Profile:
         step = np.diff(x)
         moving = step != 0
         middle = (WEIGHTS[1:] + WEIGHTS[:-1]) / 2
-        slopes = np.where(moving, np.diff(y) / np.where(moving, step, 1.0), 0.0)
+        # where many have one value, as what is behind ReLU, f still has a slope there
+        still = 0.0 if moving.all() else slopes_at(f, x)[1:]
+        slopes = np.where(moving, np.diff(y) / np.where(moving, step, 1.0), still)
     second = float(WEIGHTS @ y**2)
     if float(WEIGHTS @ bad) > UNDEFINED:
         second = math.nan

@@ -34,6 +34,12 @@ SMALLEST, LARGEST = 1e-76, 1e76
 # for the second moment of what a kinked function makes of the result to 3 digits.
 QUANTILES = 256
 
+# Values of the unit Gaussian behind a gate, for sums over it, and what makes Hermite coefficients
+# of a function's values there: gates are smooth.
+_GATES, _weights = np.polynomial.hermite_e.hermegauss(12)
+_BY_GATE = np.polynomial.hermite_e.hermevander(_GATES, 11) * (_weights / _weights.sum())[:, None]
+_BY_GATE /= np.sqrt(np.cumprod([1.0, *range(1, 12)]))
+
 # Points of equal weight that stand for a mixture of such.
 MIXED = 4096
 
@@ -98,6 +104,8 @@ class Source:
         of: what it is a function of, if it is.
         made: the operation on several states that it is the result of, if it is; that is looked at
             where it meets one of them again.
+        gated: the signal and the gate, the same at all positions of a sample, of which it is the
+            product, if it is.
         values: where not normal, its values at the nodes of a unit Gaussian z that it is an
             increasing function of; None where only the moments are known.
     """
@@ -107,6 +115,7 @@ class Source:
     gaussian: bool = field(default=True, compare=False)
     of: State | None = field(default=None, compare=False)
     made: tuple[Operation, tuple[State, ...]] | None = field(default=None, compare=False)
+    gated: tuple[State, State] | None = field(default=None, compare=False)
     values: tuple[FloatArray, ...] = field(default=(), compare=False)
 
     def viewed(self, view: Hashable) -> Source:
@@ -214,6 +223,41 @@ class Root:
             )
         return (low + high) / 2
 
+    def covariances(self, f: Function, profile: Profile) -> tuple[float, float]:
+        """E[f·f′] across positions and across samples, of a function and its profile.
+
+        Where a gate of a whole channel is on the way, positions of mean 0 have no covariance, and
+        yet they are large together: what f makes of them has the gate's. So f's coefficients are
+        functions of the gate.
+        """
+        m, terms = self.moments, list(self.terms.items())
+        if len(terms) > 1 or not terms or terms[0][0].gated is None:
+            return (
+                profile.covariance(self.correlation(m.across_positions)),
+                profile.covariance(self.correlation(m.across_samples)),
+            )
+        ((source, k),) = terms
+        x, gate = source.gated  # type: ignore[misc]
+        with np.errstate(all="ignore"):
+            values = np.nan_to_num(x.function(x.root.values))
+            gates = np.nan_to_num(gate.function(gate.root.values))
+        orders = [
+            of_values(lambda v, at=at: f(k * at * v + self.shift), values).orders  # type: ignore[misc]
+            for at in np.interp(_GATES, NODES, gates)
+        ]
+        by_gate = (np.transpose(orders) @ _BY_GATE) ** 2
+        own, others = x.root.moments, gate.root.moments
+        return tuple(  # type: ignore[return-value]
+            float(rho ** np.arange(len(by_gate)) @ by_gate @ r ** np.arange(len(_GATES)))
+            for rho, r in (
+                (x.root.correlation(own.across_positions), 1.0),
+                (
+                    x.root.correlation(own.across_samples),
+                    gate.root.correlation(others.across_samples),
+                ),
+            )
+        )
+
     def viewed(self, view: Hashable, node: int) -> Root:
         """The same combination of the sources' views."""
         terms = {source.viewed(view): k for source, k in self.terms.items()}
@@ -259,7 +303,7 @@ class State:
         """The state as a random variable of its own."""
         values = () if self.constant else (np.sort(self.function(self.root.values)),)
         of = self if self.root.gaussian and not self.constant else None
-        return Source(key, self.moments, False, of, None, values)
+        return Source(key, self.moments, False, of, values=values)
 
     def but(self, note: str) -> State:
         """The same, marked as approximate."""
@@ -280,12 +324,8 @@ def of_root(
     if function.core is None:  # to all digits, whatever is known of the distribution
         moments = m.on_line(function.scale, function.shift)
     else:
-        moments = Moments(
-            profile.mean,
-            profile.second_moment,
-            profile.covariance(root.correlation(m.across_positions)),
-            profile.covariance(root.correlation(m.across_samples)),
-        )
+        covariances = root.covariances(function, profile)
+        moments = Moments(profile.mean, profile.second_moment, *covariances)
     notes = joined(*(state.note for state in like), note)
     exact = all(state.exact for state in like) and not note
     if function.core is not None and not root.gaussian:
@@ -303,12 +343,13 @@ def fresh(
     node: int, moments: Moments, noise: float = 0.0, exact: bool = True, note: str = "",
     phrase: str = "data", gaussian: bool = True, values: tuple[FloatArray, ...] = (),
     made: tuple[Operation, tuple[State, ...]] | None = None,
+    gated: tuple[State, State] | None = None,
 ) -> State:  # fmt: skip
     """The state of a new random variable; equal operations on equal states make the same one."""
     key: tuple[Hashable, ...] = (node,)
     if made is not None:
         key = (made[0].key, *((it.function, *names_of(it.root)) for it in made[1]))
-    source = Source(key, moments, gaussian, None, made, values)
+    source = Source(key, moments, gaussian, None, made, gated, values)
     root = Root(node, {source: 1.0}, 0.0, moments)
     return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, exact, note, phrase)
 

@@ -23,6 +23,7 @@ from gainreg.signals.functions import (
 from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.rules.step import (
     POINTS,
+    PRODUCT,
     Back,
     Step,
     back,
@@ -184,6 +185,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
         m.across_samples * n.across_samples,
     )
     values = np.multiply.outer(*(points_of(state) for state in (a, b)))
+    one = [n == 1 < node.positions for n in node.input_positions]
     state = fresh(
         node.id,
         moments,
@@ -193,9 +195,22 @@ def multiply(node: Node, a: State, b: State) -> Step:
         f"product of {a.phrase} and {b.phrase}",
         gaussian=False,
         values=(on_nodes(values),),
+        gated=((b, a) if one[0] else (a, b)) if any(one) else None,
     )
     down = (_met(node, i, x, by, state) for i, (x, by) in enumerate(((a, b), (b, a))))
     return Step(state, tuple(down))
+
+
+def of_units(node: Node, x: State, weight: State, like: State) -> State:
+    """What a number for each unit makes of a signal: the same at all its positions and in all
+    samples, so that the unit meets what else is made of the signal again."""
+    values = on_nodes(np.multiply.outer(points_of(x), points_of(weight)))
+    m, size = x.moments, weight.q
+    moments = Moments(weight.moments.mean * m.mean, *(size * c for c in (m.second_moment, m.across_positions, m.across_samples)))
+    return fresh(
+        node.id, moments, like.noise, like.exact, like.note, like.phrase,
+        gaussian=False, values=(values,), made=(PRODUCT, (x, weight)), gated=(x, weight),
+    )  # fmt: skip
 
 
 def _met(node: Node, i: int, x: State, by: State, made: State) -> Back | Callable[..., Back]:
@@ -262,8 +277,6 @@ def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float =
         ww=along**2,
     )
 
-
-PRODUCT = Operation("product", np.multiply)
 
 # E[1/y²]·E[|y|]² of a divisor that counts as one number: 4.5 for a mean of six squares, infinite
 # for one of four.
@@ -354,7 +367,8 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
             moved = [v + step if j == i else v for j, v in enumerate(x)]
             slopes = np.nan_to_num((np.nan_to_num(operation.call(*moved)) - y) / step)
             slope = float(np.mean(slopes**2))
-            factors.append(_spread_out(node, i, states[i], slope, slope))
+            along = float(np.mean(values * slopes * y) / max(1e-300, np.mean(y * y)))
+            factors.append(_spread_out(node, i, states[i], slope, slope, along))
     m = Moments(
         float(y.mean()),
         float(np.mean(y * y)),

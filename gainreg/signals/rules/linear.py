@@ -7,6 +7,7 @@ import numpy as np
 from gainreg.signals.functions import (
     WEIGHTS,
 )
+from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import Step, back, covariances, part
 from gainreg.signals.state import (
     Moments,
@@ -58,6 +59,10 @@ def linear(
     m = Moments(0.0, exact + bias, c * common + bias, s + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
+    if fan_in == taps == 1 and not bias and not x.constant:
+        # each unit has one weight: the same signal, up to that
+        weight = fresh(node.id, Moments(0.0, gain, gain, gain))
+        state = of_units(node, x, weight, state)
     g = gain * node.size / node.input_sizes[0]
     if observed:
         return Step(state)

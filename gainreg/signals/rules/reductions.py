@@ -13,9 +13,11 @@ from gainreg.signals.functions import (
     NODES,
     FloatArray,
     Function,
+    Operation,
     slopes_at,
 )
 from gainreg.signals.layout import UNIT, count
+from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
@@ -49,6 +51,8 @@ LITTLE = 0.01
 # A mean over so many independent units is taken for the number that it tends to: it strays by
 # √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
 MANY = 16
+
+SIGN = Operation("sign", np.sign)
 
 # What a norm over positions and samples does to a gradient beside dividing it by the variance.
 ALIKE = "the gradient of a batch norm, whose samples are taken for equally alike"
@@ -96,7 +100,7 @@ def normalise(
     elsewhere = over(m.across_samples, both, positions)
     common = taken(over(over(m.second_moment, m.across_positions, positions), elsewhere, samples))
     by_position = common if positions > 1 else taken(over(m.across_positions, both, samples))
-    by_sample = m.across_samples if samples > 1 else taken(elsewhere)
+    by_sample = common if samples > 1 else taken(elsewhere)
     if not centred:
         common = by_position = by_sample = 0.0
     spread = m.second_moment - common
@@ -124,6 +128,12 @@ def normalise(
         down[:3, :3] = factor * _projected(positions, samples, alone, drawn, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
+    if uniform and centred and units == 1 < samples and (by_unit := _of_weight(x)):
+        signal, weight = by_unit
+        facts = node.facts | {"square": 1.0, "scale": 1.0, "shift": 0.0, "shift_square": 0.0}
+        signal = normalise(node, signal, **facts).state
+        left = of_units(node, signal, elementwise(node, weight, operation=SIGN).state, x)
+        return Step(of_root(left.root, left.function.scaled(scale, shift), (left,)), (down,), note=note)
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
         return Step(replace(state, noise=0.0), (down,), note=note)
@@ -135,6 +145,18 @@ def normalise(
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
     return Step(replace(state, noise=0.0), (down,), note=note)
+
+
+def _of_weight(x: State) -> tuple[State, State] | None:
+    """The signal and the weights of which something is the product, where each unit has one weight
+    for all its positions and samples; a norm of each unit leaves of that the sign."""
+    sources = list(x.root.terms)
+    if len(sources) != 1 or x.function.core is not None or x.function.shift or x.root.shift:
+        return None
+    pair = sources[0].gated
+    if pair is None or pair[1].moments.across_samples < pair[1].q:
+        return None
+    return pair
 
 
 def _projected(
@@ -211,12 +233,16 @@ def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
 def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
     """A variable of its own, of x's distribution moved and stretched."""
     gaussian = x.root.gaussian and x.function.core is None
+    stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
+
+    def normed(v: FloatArray) -> FloatArray:
+        return (v - x.moments.mean) * stretch + moments.mean
+
     values: tuple[FloatArray, ...] = ()
     if not gaussian:
-        own = np.sort(np.nan_to_num(x.function(x.root.values)))
-        stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
-        values = ((own - x.moments.mean) * stretch + moments.mean,)
-    return fresh(node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values)
+        values = (normed(np.sort(np.nan_to_num(x.function(x.root.values)))),)
+    made = Operation((phrase, node.facts["positions"]), normed), (x,)
+    return fresh(node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, made)
 
 
 # --- means, maxima and attention ---

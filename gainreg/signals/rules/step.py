@@ -12,6 +12,7 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     FloatArray,
+    Operation,
     of_values,
 )
 from gainreg.signals.state import (
@@ -27,6 +28,7 @@ from gainreg.signals.tape import Node
 # about 0.3 % of the second moment.
 POINTS = 4096
 
+PRODUCT = Operation("product", np.multiply)
 
 # How g, h, k and w of the gradient by an output make those by an input: a matrix of 4×4. g is the
 # mean square, h the mean product across positions, k that across samples; w is the mean square of
