@@ -206,7 +206,8 @@ def of_units(node: Node, x: State, weight: State, like: State) -> State:
     samples, so that the unit meets what else is made of the signal again."""
     values = on_nodes(np.multiply.outer(points_of(x), points_of(weight)))
     m, size = x.moments, weight.q
-    moments = Moments(weight.moments.mean * m.mean, *(size * c for c in (m.second_moment, m.across_positions, m.across_samples)))
+    squares = (size * c for c in (m.second_moment, m.across_positions, m.across_samples))
+    moments = Moments(weight.moments.mean * m.mean, *squares)
     return fresh(
         node.id, moments, like.noise, like.exact, like.note, like.phrase,
         gaussian=False, values=(values,), made=(PRODUCT, (x, weight)), gated=(x, weight),

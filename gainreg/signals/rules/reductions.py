@@ -133,7 +133,8 @@ def normalise(
         facts = node.facts | {"square": 1.0, "scale": 1.0, "shift": 0.0, "shift_square": 0.0}
         signal = normalise(node, signal, **facts).state
         left = of_units(node, signal, elementwise(node, weight, operation=SIGN).state, x)
-        return Step(of_root(left.root, left.function.scaled(scale, shift), (left,)), (down,), note=note)
+        state = of_root(left.root, left.function.scaled(scale, shift), (left,))
+        return Step(state, (down,), note=note)
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
         return Step(replace(state, noise=0.0), (down,), note=note)
