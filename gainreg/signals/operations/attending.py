@@ -66,14 +66,16 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         node = _before_heads(weights.node, "softmax")
         if node is None:
             continue
-        known = [weights.node, value.node, node, node.inputs[0]]
+        known = [*_inside(weights.node, value.node, node), node, node.inputs[0]]
         keys, scores = origin(node.inputs[0]), _before_heads(node.inputs[0], "scores")
         if scores is not None:
             known += [keys, *scores.inputs]
             keys = scores.inputs[1]
-        common = common_width(keys, value.node)
+        common = common_width(keys, known[1])
         inputs = [Signal(it, ()) for it in known]
         units = bool(node.facts["units"])
+        if known[0] is not weights.node:
+            width = node.facts["size"]
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
     positions = layouts.role(over) == POSITION
     facts: dict[str, Any] = {
@@ -83,6 +85,28 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
         "common": common_width(left.node, right.node) if positions else None,
     }
     return trace.record("scores", [left, right], layout, **facts)
+
+
+def _inside(weights: Node, value: Node, soft: Node) -> tuple[Node, Node]:
+    """Weights and values without what pads them, where it adds nothing: weights of 0, and values
+    that those or a mask leave no weight, as in bands of keys."""
+    banded = _without_pads(weights)
+    if banded is not weights or soft.facts["rows"] != full(soft.facts["size"]):
+        value = _without_pads(value)
+    return banded, value
+
+
+def _without_pads(node: Node) -> Node:
+    """What numbers were put beside and maybe moved since; the step itself if there are none."""
+    found = node
+    while node.rule in ("view", "concatenate"):
+        parts = [parent for parent in node.inputs if parent.rule != "given"]
+        if len(parts) != 1:
+            break
+        padded = len(node.inputs) > 1
+        node = parts[0]
+        found = node if padded else found
+    return found
 
 
 def _before_heads(node: Node, rule: str) -> Node | None:
