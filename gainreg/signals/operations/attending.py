@@ -28,7 +28,7 @@ def contracted(
     trace: Trace,
     left: Signal,
     right: Signal,
-    over: Axis,
+    over: tuple[Axis, Axis],
     layout: Layout,
     places: tuple[Mapping[int, int], Mapping[int, int]] | None = None,
 ) -> Signal:
@@ -36,7 +36,7 @@ def contracted(
     parts along another axis for itself, the queries' rather than the keys'.
 
     Args:
-        over, layout: what is summed over, and the output's layout.
+        over, layout: what is summed over, as either has it, and the output's layout.
         places: where in the output the axes of each are; None where those of the left one but its
             last are where they were, and the last of the right one is last.
     """
@@ -60,9 +60,11 @@ def contracted(
     return each(trace.tape, parted[place], layout, place, make)
 
 
-def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: Layout) -> Signal:
-    width = layouts.size(over)
-    for weights, value in ((left, right), (right, left)):  # p·v, and vᵀ·pᵀ
+def _contracted(
+    trace: Trace, left: Signal, right: Signal, over: tuple[Axis, Axis], layout: Layout
+) -> Signal:
+    width = layouts.size(over[0])
+    for weights, value, along in ((left, right, over[1]), (right, left, over[0])):  # p·v, vᵀ·pᵀ
         node = _before_heads(weights.node, "softmax")
         if node is None:
             continue
@@ -73,11 +75,11 @@ def _contracted(trace: Trace, left: Signal, right: Signal, over: Axis, layout: L
             keys = scores.inputs[1]
         common = common_width(keys, known[1])
         inputs = [Signal(it, ()) for it in known]
-        units = bool(node.facts["units"])
+        units = node.facts["units"] and layouts.role(along) == UNIT
         if known[0] is not weights.node:
             width = node.facts["size"]
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
-    positions = layouts.role(over) == POSITION
+    positions = layouts.role(over[0]) == POSITION
     facts: dict[str, Any] = {
         "width": width,
         "positions": positions,

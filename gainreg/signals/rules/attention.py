@@ -68,7 +68,8 @@ def scores(
     )  # fmt: skip
     rights, lefts = (node.size * width / size for size in node.input_sizes)
     if positions:
-        return Step(state, (factor**2 * _to_weights(b, rights), _to_values(a, lefts, width)))
+        down = _to_weights(b, rights), _to_values(a, lefts, width, 1.0)
+        return Step(state, tuple(factor**2 * it for it in down))
     if keys:
         return Step(state, _to_scored(a, b, lefts, rights, factor))
     q, s = rights * b.second_moment, rights * b.across_samples
@@ -135,18 +136,20 @@ def _to_weights(v: Moments, width: float) -> Back:
     return from_to(gg=width * v.second_moment, gh=width * v.across_positions, hk=width * _beyond(v))
 
 
-def _to_values(w: Moments, queries: float, keys: int) -> Back:
+def _to_values(w: Moments, queries: float, keys: int, together: float) -> Back:
     """Through weights to the values that they sum over: a key's gradient is Σ over queries of w·g.
     All of a query's weights, and so those of two queries, add up to a number that counts where
-    values have something in common."""
+    values have something in common; two of them are so often looked at by the same queries."""
     two, others = queries * max(0.0, queries - 1), keys * max(1, keys - 1)
     whole = _whole(w, keys)
+    apart = (queries / keys) ** 2 * whole
+    here = two * max(0.0, whole - keys * w.across_samples) / others
     return from_to(
         gg=queries * w.second_moment,
         hg=two * w.across_samples,
-        gh=queries * w.across_positions,
-        hh=two * max(0.0, whole - keys * w.across_samples) / others,
-        kk=(queries / keys) ** 2 * whole,
+        gh=together * queries * w.across_positions,
+        hh=together * here + (1 - together) * apart,
+        kk=apart,
         ww=1.0,
     )
 
@@ -263,6 +266,9 @@ def attend(
     width = node.size / node.input_sizes[0] * size  # how many values a weight multiplies
     queries = node.size / node.input_sizes[1] * size
     counted = None
+    beside = node.inputs[2].facts["units"] and not units
+    if beside:
+        p = _of_keys(p, size)
     if units:
         moments, through = _over_units(node, p, v, width, size, queries)
     else:
@@ -272,9 +278,11 @@ def attend(
             drawn = _drawn(scored, scores)
         looked = drawn * (1 - min(1.0, soft.q * size)) ** 2
         found = mixed * looked / common if common else 0.0
-        moments = _attended(p, v, size, found, alike, _together(node, queries))
+        moments = _attended(p, v, size, found, alike, _together(queries, node.positions))
         counted = value.q * _whole(p, size)
-        through = (_to_weights(v, width), _to_values(p, queries, size), NOTHING, NOTHING)
+        to_weights = from_to(gg=width * _beyond(v)) if beside else _to_weights(v, width)
+        together = _together(size, node.input_positions[1])
+        through = (to_weights, _to_values(p, queries, size, together), NOTHING, NOTHING)
         if query is not None and key is not None:
             each = node.input_sizes[5] * size / node.input_sizes[0]  # units of a query
             looked *= math.sqrt(mixed)
@@ -316,9 +324,16 @@ def _over_units(
     return moments, (to_weights, to_values, NOTHING)
 
 
-def _together(node: Node, queries: float) -> float:
-    """Of two positions, how often they look at the same keys: in windows, where they share one."""
-    return min(1.0, max(0.0, queries - 1) / max(1.0, node.positions - 1))
+def _of_keys(p: Moments, keys: int) -> Moments:
+    """Weights that a linear map gives, as units, of keys that are positions: they sum up to one
+    number, and queries are positions."""
+    others = (p.mean**2 * keys - p.second_moment) / max(1, keys - 1)
+    return replace(p, across_positions=others, across_samples=p.across_positions)
+
+
+def _together(window: float, positions: int) -> float:
+    """How often two positions share a window of so many."""
+    return min(1.0, max(0.0, window - 1) / max(1.0, positions - 1))
 
 
 def _attended(
@@ -376,7 +391,7 @@ def attention(
     by_key = queries * size * width / node.input_sizes[1]
     looked = spread.total * (1 - min(1.0, p.second_moment * size)) ** 2
     found = looked / common if common else 0.0
-    moments = _attended(p, v, size, found, spread.alike, _together(node, by_key))
+    moments = _attended(p, v, size, found, spread.alike, _together(by_key, node.positions))
     note = joined(query.note, key.note, value.note, INDEPENDENT)
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
     state = replace(state, counted=value.q)
@@ -387,4 +402,5 @@ def attention(
     more = _looked_for(query.moments, key.moments, looked, found, *by)
     by_value = node.size / node.input_sizes[2] * size
     down = to_query @ to_scores + more[0], to_key @ to_scores + more[1]
-    return Step(state, (*down, _to_values(p, by_value, size)))
+    together = _together(size, node.input_positions[2])
+    return Step(state, (*down, _to_values(p, by_value, size, together)))

@@ -94,7 +94,8 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
     if _two_signals(trace, a, b):
         left, right = trace.signal(a), trace.signal(b)
         layout = left.layout[:-1] + (right.layout[-1:] if b.dim() > 1 else ())
-        return operations.contracted(trace, left, right, left.layout[-1], layout)
+        over = left.layout[-1], right.layout[max(0, b.dim() - 2)]
+        return operations.contracted(trace, left, right, over, layout)
     if not trace.is_signal(a) and not trace.is_signal(b) and not _applies(trace, b):
         return trace.without_signal(a, b)  # a weight that is computed, as in low-rank adapters
     if not trace.is_signal(b):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from gainreg.adapters.torch.rules.linear import cropped
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
+from gainreg.signals.layout import POSITION, UNIT
 from gainreg.signals.signal import Signal, reshaped
 from gainreg.signals.trace import NotUnderstoodError, Tokens, Weight
 
@@ -90,7 +92,7 @@ def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
 @rule(
     aten.repeat, aten.repeat_interleave, aten.flip, aten.roll, aten.gather, aten.index_select,
     aten.unfold, aten.diagonal, aten.pixel_shuffle, aten.pixel_unshuffle, aten.as_strided,
-    aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.im2col,
+    aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
     aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad2d, aten.index,
     aten._unsafe_index, aten.masked_select, aten.channel_shuffle, aten.native_channel_shuffle,
     aten.reflection_pad3d, aten.replication_pad1d, aten.replication_pad3d, aten.sort, aten.topk,
@@ -107,6 +109,17 @@ def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
         return operations.picked(trace, x, rest[0][0])
     made = operations.moved(trace, entry, y.shape)
     return (made, *(None for _ in trace.outputs[1:]))
+
+
+@rule(aten.im2col, alone=True)
+def _unfolded(trace: Trace, x: Tensor, size: Sequence[int], *rest: Any) -> Any:
+    """Windows one beside the other, as positions of what is in each."""
+    if not isinstance(trace.entry(x), Signal):
+        return trace.entry(x)
+    y, signal = trace.outputs[0], trace.signal(x)
+    within = (UNIT, x.shape[-3]), (POSITION, math.prod(size))
+    layout = (*signal.layout[:-3], within, ((POSITION, y.shape[-1]),))
+    return operations.moved(trace, signal, y.shape, layout)
 
 
 def _index(rest: Sequence[Any]) -> Any:
