@@ -317,36 +317,33 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     units = min(units, MOST)
     positions = min(positions, MOST // units)
     root = x.root
-    rho = min(1.0, max(0.0, root.correlation(root.moments.across_positions)))
+    rho, across = (min(1.0, max(0.0, root.correlation(c))) for c in covariances(root.moments))
     points = normal_points(4 * MOST)
 
-    def window(first: int) -> list[FloatArray]:
-        """The variables, as unit Gaussians, from that row of the points on."""
-        own, common = points[first : first + MOST], points[first + MOST : first + 2 * MOST]
-        return [
-            math.sqrt(rho) * common[unit] + math.sqrt(1 - rho) * own[unit * positions + position]
-            for unit in range(units)
-            for position in range(positions)
-        ]
-
-    def largest(r: float) -> tuple[FloatArray, FloatArray]:
-        """The largest of variables that have a correlation r with the first ones, and where it
-        is."""
+    def largest(shared: float, alike: float) -> tuple[FloatArray, FloatArray]:
+        """The largest of variables of which what they share and what is their own have these
+        correlations with that of the first ones, and where it is."""
+        parts = zip((shared, alike), points[: 2 * MOST].reshape(2, MOST, -1), strict=True)
+        others = points[2 * MOST :].reshape(2, MOST, -1)
+        common, own = (
+            r * first + math.sqrt(1 - r * r) * other
+            for (r, first), other in zip(parts, others, strict=True)
+        )
         found, at = np.full(POINTS, -np.inf), np.zeros(POINTS)
-        for z, own in zip(window(0), window(2 * MOST), strict=True):
-            mixed = np.interp(r * z + math.sqrt(1 - r * r) * own, NODES, root.values)
+        for i in range(units * positions):
+            z = math.sqrt(rho) * common[i // positions] + math.sqrt(1 - rho) * own[i]
+            mixed = np.interp(z, NODES, root.values)
             with np.errstate(all="ignore"):
                 values = x.function(mixed)
             at = np.where(values > found, mixed, at)
             np.maximum(found, values, out=found)
         return found, at
 
-    y, at = largest(1.0)
+    y, at = largest(1.0, 1.0)
     q = float(np.mean(y * y))
-    common = []
-    for c in covariances(root.moments):
-        r = min(1.0, max(0.0, root.correlation(c)))
-        common.append(min(q, float(np.mean(y * largest(r)[0]))))
+    both = min(rho, across)
+    of_sample = both / rho if rho else 0.0, (across - both) / (1 - rho) if rho < 1 else 0.0
+    common = [min(q, float(np.mean(y * largest(*it)[0]))) for it in ((1.0, 0.0), of_sample)]
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *common),
