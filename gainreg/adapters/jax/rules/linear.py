@@ -24,8 +24,10 @@ def _dot(trace: JaxTrace, a: Array, b: Array, *, dimension_numbers: Any, **_: An
             *(left.layout[i] for i in _free(a, over_a, batch_a)),
             *(right.layout[i] for i in _free(b, over_b, batch_b)),
         )
-        sides = (left, over_a), (right, over_b)
-        over = tuple(tuple(part for i in axes for part in it.layout[i]) for it, axes in sides)
+        over = (
+            tuple(part for i in over_a for part in left.layout[i]),
+            tuple(part for i in over_b for part in right.layout[i]),
+        )
         free_a, free_b = _free(a, over_a, batch_a), _free(b, over_b, batch_b)
         behind = range(len(batch_b) + len(free_a), len(layout))
         places = (
