@@ -217,3 +217,58 @@ def test_a_bias_of_positions_is_that_of_the_pairs_that_occur() -> None:
     assert worst(report) < 1.12
     for weight in report.weights:  # 16 % off where all rows of the table count alike
         assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1)
+
+
+def test_what_a_mask_hides_has_no_weight_whatever_is_there() -> None:
+    """Bands of keys, laid out by zeros, of values that are padded with -1 (Beltagy et al. 2020)."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LongformerConfig(
+        vocab_size=100, hidden_size=UNITS, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=256, attention_window=8, pad_token_id=1,
+    )  # fmt: skip
+    report = initialize_(transformers.LongformerModel(config), torch.randint(5, 90, (8, 32)))
+    assert worst(report) < 1.25  # 1.7 with the -1 among the values
+    for weight in report.weights:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.15)
+
+
+class Outlook(nn.Module):
+    """Windows of 3×3 values, weighed by what a linear map makes of what is in their middle, and
+    folded together (Yuan et al. 2021, VOLO)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value, self.weigh = nn.Linear(UNITS, UNITS), nn.Linear(UNITS, HEADS * 81)
+        self.out, self.head = nn.Linear(UNITS, UNITS), nn.Linear(UNITS, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, units, side, _ = x.shape
+        x = F.layer_norm(x.permute(0, 2, 3, 1), (units,))
+        windows = F.unfold(self.value(x).permute(0, 3, 1, 2), 3, padding=1, stride=2)
+        windows = windows.view(n, HEADS, units // HEADS, 9, -1).permute(0, 1, 4, 3, 2)
+        weights = self.weigh(x[:, ::2, ::2]).view(n, -1, HEADS, 9, 9).permute(0, 2, 1, 3, 4)
+        seen = (weights.softmax(-1) @ windows).permute(0, 1, 4, 3, 2).reshape(n, units * 9, -1)
+        y = F.fold(seen, (side, side), 3, padding=1, stride=2).permute(0, 2, 3, 1)
+        return self.head(F.layer_norm(x + self.out(y), (units,)))
+
+
+def test_neighbours_share_what_all_positions_do() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, UNITS, 12, 12) + torch.randn(4, UNITS, 1, 1)
+    report = initialize_(Outlook(), x)
+    assert worst(report) < 1.15  # 3 where neighbours are taken for independent
+    for weight in report.weights:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1)
+
+
+def test_a_maximum_keeps_what_positions_share() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 64, 16, 16) + torch.randn(16, 64, 1, 1)
+    pooled = nn.Sequential(
+        nn.Conv2d(64, 512, 3), nn.MaxPool2d(3), nn.Conv2d(512, 1024, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(1024, 8),
+    )  # fmt: skip
+    report = initialize_(pooled, x)
+    for weight in report.weights:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.05)
