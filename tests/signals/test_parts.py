@@ -131,3 +131,23 @@ def test_a_slice_of_one_part_is_that_part() -> None:
 
     report = initialize_(Halves(), (torch.randn(256, 64), 0.1 * torch.randn(256, 2048)))
     assert report.weights[-1].input_rms == pytest.approx(0.1, rel=1e-2)
+
+
+class Windows(nn.Module):
+    """An image that is padded and cut into windows, as SAM's, and padded once more within them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mixed = nn.Linear(32, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(self.embed(x), (0, 0, 0, 2, 0, 2))
+        x = x.view(8, 2, 8, 2, 8, 64).permute(0, 1, 3, 2, 4, 5).reshape(-1, 8, 8, 64)
+        return self.mixed(x.relu())
+
+
+def test_what_is_padded_may_be_cut_into_windows() -> None:
+    torch.manual_seed(0)
+    mixed = initialize_(Windows(), torch.randn(8, 14, 14, 32)).weights[1]
+    assert mixed.measured_input_rms == pytest.approx(mixed.input_rms, rel=0.02)
+    assert mixed.measured_gradient_rms == pytest.approx(mixed.gradient_rms, rel=0.02)
