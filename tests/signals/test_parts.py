@@ -138,11 +138,11 @@ class Windows(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.mixed = nn.Linear(32, 64), nn.Linear(64, 64)
+        self.embed, self.mixed = nn.Linear(32, 512), nn.Linear(512, 64)
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.pad(self.embed(x), (0, 0, 0, 2, 0, 2))
-        x = x.view(8, 2, 8, 2, 8, 64).permute(0, 1, 3, 2, 4, 5).reshape(-1, 8, 8, 64)
+        x = x.view(8, 2, 8, 2, 8, 512).permute(0, 1, 3, 2, 4, 5).reshape(-1, 8, 8, 512)
         return self.mixed(x.relu())
 
 
