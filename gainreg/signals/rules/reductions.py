@@ -216,7 +216,9 @@ def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
         own = np.sort(np.nan_to_num(x.function(x.root.values)))
         stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
         values = ((own - x.moments.mean) * stretch + moments.mean,)
-    return fresh(node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values)
+    return fresh(
+        node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, aligned=x.aligned
+    )
 
 
 # --- means, maxima and attention ---
