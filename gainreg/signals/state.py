@@ -101,6 +101,8 @@ class Source:
             independent, or are taken for it.
         moments: its own.
         gaussian: whether its distribution is normal.
+        aligned: of what varies along D of its n units, 1/D − 1/n: the mean square cosine of two
+            positions beyond that of vectors in random directions.
         of: what it is a function of, if it is.
         made: the operation on several states that it is the result of, if it is; that is looked at
             where it meets one of them again.
@@ -113,6 +115,7 @@ class Source:
     key: tuple[Hashable, ...]
     moments: Moments = field(compare=False)
     gaussian: bool = field(default=True, compare=False)
+    aligned: float = field(default=0.0, compare=False)
     of: State | None = field(default=None, compare=False)
     made: tuple[Operation, tuple[State, ...]] | None = field(default=None, compare=False)
     gated: tuple[State, State] | None = field(default=None, compare=False)
@@ -176,6 +179,15 @@ class Root:
         """Whether its distribution is normal, but for a thousandth of the variance at most."""
         odd = sum(k**2 * s.moments.variance for s, k in self.terms.items() if not s.gaussian)
         return odd <= 1e-3 * self.moments.variance
+
+    @functools.cached_property
+    def aligned(self) -> float:
+        """The same as its sources'."""
+        total = self.moments.variance**2
+        found = math.fsum(
+            (k**2 * s.moments.variance) ** 2 * s.aligned for s, k in self.terms.items()
+        )
+        return found / total if total else 0.0
 
     @functools.cached_property
     def values(self) -> FloatArray:
@@ -299,11 +311,17 @@ class State:
         """Whether it is one and the same number everywhere."""
         return not self.moments.variance
 
+    @property
+    def aligned(self) -> float:
+        """Of its linear part, as that of a source."""
+        linear = self.profile.orders[1] ** 2 / self.moments.variance if self.function.core else 1.0
+        return float(self.root.aligned * linear**2)
+
     def source(self, key: tuple[Hashable, ...]) -> Source:
         """The state as a random variable of its own."""
         values = () if self.constant else (np.sort(self.function(self.root.values)),)
         of = self if self.root.gaussian and not self.constant else None
-        return Source(key, self.moments, False, of, values=values)
+        return Source(key, self.moments, False, self.aligned, of, values=values)
 
     def but(self, note: str) -> State:
         """The same, marked as approximate."""
@@ -343,13 +361,13 @@ def fresh(
     node: int, moments: Moments, noise: float = 0.0, exact: bool = True, note: str = "",
     phrase: str = "data", gaussian: bool = True, values: tuple[FloatArray, ...] = (),
     made: tuple[Operation, tuple[State, ...]] | None = None,
-    gated: tuple[State, State] | None = None,
+    gated: tuple[State, State] | None = None, aligned: float = 0.0,
 ) -> State:  # fmt: skip
     """The state of a new random variable; equal operations on equal states make the same one."""
     key: tuple[Hashable, ...] = (node,)
     if made is not None:
         key = (made[0].key, *((it.function, *names_of(it.root)) for it in made[1]))
-    source = Source(key, moments, gaussian, None, made, gated, values)
+    source = Source(key, moments, gaussian, aligned, None, made, gated, values)
     root = Root(node, {source: 1.0}, 0.0, moments)
     return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, exact, note, phrase)
 

@@ -73,7 +73,7 @@ def _contracted(
         if scores is not None:
             known += [keys, *scores.inputs]
             keys = scores.inputs[1]
-        common = common_width(keys, known[1])
+        common = _images(keys, known[1])
         inputs = [Signal(it, ()) for it in known]
         units = node.facts["units"] and layouts.role(along) == UNIT
         if known[0] is not weights.node:
@@ -84,7 +84,7 @@ def _contracted(
         "width": width,
         "positions": positions,
         "keys": layouts.role(layout[-1]) == POSITION,
-        "common": common_width(left.node, right.node) if positions else None,
+        "common": positions and _images(left.node, right.node),
     }
     return trace.record("scores", [left, right], layout, **facts)
 
@@ -136,37 +136,18 @@ def origin(node: Node) -> Node:
     return node
 
 
-def common_width(key: Node, value: Node) -> int | None:
-    """How many units keys and values are both images of; None if they are not."""
-    found = [_image_of(node) for node in (key, value)]
-    (a, width), (b, _) = found
-    return width if a is not None and a is b else None
+def _images(key: Node, value: Node) -> bool:
+    """Whether keys and values are images of the same."""
+    a, b = map(_image_of, (key, value))
+    return a is not None and a is b
 
 
-def _image_of(node: Node) -> tuple[Node | None, int]:
+def _image_of(node: Node) -> Node | None:
     while node.rule in UNITWISE and node.inputs:
         node = node.inputs[0]
     if node.rule == "portion":
         node = node.inputs[2]
-    if node.rule != "linear":
-        return None, 1
-    return node.inputs[0], _directions(node.inputs[0], int(node.facts["units"]))
-
-
-def _directions(node: Node, most: int) -> int:
-    """Along how many directions among its units a signal varies, at most so many: an image of one
-    number has one, whatever its width. Position embeddings, which are small, do not count."""
-    while node.rule in ("normalise", *SAME) and len(node.inputs) == 1:
-        node = node.inputs[0]
-    if node.rule == "linear":
-        return _directions(node.inputs[0], min(most, node.facts["fan_in"]))
-    if node.rule == "add" and len(node.inputs) > 1:
-        found = 0
-        for term in reversed(node.inputs):  # a branch that has all comes after its stream
-            if term.rule != "given" and found < most:
-                found += _directions(term, most)
-        return min(most, max(1, found))
-    return most
+    return node.inputs[0] if node.rule == "linear" else None
 
 
 def kept_where(trace: Trace, x: Any, condition: Any, value: float, keep: bool) -> Signal:
@@ -234,7 +215,7 @@ def attention(
         "factor": factor,
         "size": layouts.size(key.layout[-2]),
         "rows": rows,
-        "common": common_width(key.node, value.node),
+        "common": _images(key.node, value.node),
     }
 
     def make(part: Signal, own: Layout) -> Signal:

@@ -39,7 +39,7 @@ def scores(
     factor: float = 1.0,
     positions: bool = False,
     keys: bool = True,
-    common: int | None = None,
+    common: bool = False,
 ) -> Step:
     """Σ left·right, times ``factor``: q = factor²·width·q·q′ for what is independent.
 
@@ -49,8 +49,8 @@ def scores(
             attention.
         keys: whether what is right is keys, so that there is a score for each of them; else it is
             the same for all positions that are left.
-        common: how many units both are images of: two positions that are alike in one are so in
-            the other, and E[(x·x′)²] of D units is D.
+        common: whether both are images of the same: two positions that are alike in one are so in
+            the other.
     """
     note = ""
     if related(left, right) or positions:
@@ -58,7 +58,7 @@ def scores(
     a, b = left.moments.scaled(factor), right.moments
     moments = _summed(a, b, width, positions, keys)
     if common:
-        alike = factor**2 * _linear_part(left) * _linear_part(right) / common
+        alike = factor**2 * _linear_part(left) * _linear_part(right) * right.root.aligned
         second = moments.second_moment + width * (width - 1) * alike
         moments = replace(moments, second_moment=second)
     state = fresh(
@@ -246,7 +246,7 @@ def attend(
     key: State | None = None,
     *,
     size: int,
-    common: int | None = None,
+    common: bool = False,
     units: bool = False,
 ) -> Step:
     """q → c·E[(Σw)²] + (q − c)·(a + s²(1 − a)²/D), with a the sum of the squared weights, which
@@ -277,7 +277,7 @@ def attend(
         if scores is not None:
             drawn = _drawn(scored, scores)
         looked = drawn * (1 - min(1.0, soft.q * size)) ** 2
-        found = mixed * looked / common if common else 0.0
+        found = mixed * looked * value.aligned if common else 0.0
         moments = _attended(p, v, size, found, alike, _together(queries, node.positions))
         counted = value.q * _whole(p, size)
         to_weights = from_to(gg=width * _beyond(v)) if beside else _to_weights(v, width)
@@ -381,7 +381,7 @@ def attention(
     factor: float,
     size: int,
     rows: Rows,
-    common: int | None = None,
+    common: bool = False,
 ) -> Step:
     """Scores, softmax and attend in one operation."""
     scaled, v = query.moments.scaled(factor), value.moments
@@ -390,7 +390,7 @@ def attention(
     queries = node.input_sizes[0] / width  # of all heads
     by_key = queries * size * width / node.input_sizes[1]
     looked = spread.total * (1 - min(1.0, p.second_moment * size)) ** 2
-    found = looked / common if common else 0.0
+    found = looked * value.aligned if common else 0.0
     moments = _attended(p, v, size, found, spread.alike, _together(by_key, node.positions))
     note = joined(query.note, key.note, value.note, INDEPENDENT)
     state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")

@@ -299,7 +299,9 @@ def scale(
     gaussian = x.root.gaussian and x.function.core is None
     by = math.copysign(math.sqrt(square), mean)
     values = () if gaussian else (np.sort(by * np.nan_to_num(x.function(x.root.values))),)
-    state = fresh(node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian=gaussian, values=values)
+    state = fresh(
+        node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian, values, aligned=x.aligned
+    )
     return Step(state, (back(square, positions),))
 
 
@@ -318,7 +320,7 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
     parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
     values = mixed([part for part in parts if part[1] > 0])
     state = fresh(
-        node.id, moments, x.noise, x.exact, x.note, x.phrase, gaussian=False, values=(values,)
+        node.id, moments, x.noise, x.exact, x.note, x.phrase, False, (values,), aligned=x.aligned
     )
     return Step(state, (back(square, mean**2 if elements else square),))
 

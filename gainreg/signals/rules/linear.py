@@ -7,6 +7,7 @@ import numpy as np
 from gainreg.signals.functions import (
     WEIGHTS,
 )
+from gainreg.signals.layout import UNIT, count
 from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import Step, back, covariances, part
 from gainreg.signals.state import (
@@ -58,7 +59,9 @@ def linear(
     c, s = (part(c + alike, q) * exact for c in covariances(x.moments))
     m = Moments(0.0, exact + bias, c * common + bias, s + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
-    state = fresh(node.id, m, noise, x.exact, x.note, operation)
+    # E[cos²] of what it is made of, random directions among all taps
+    fed = units / fan_in * (x.aligned + 1 / max(units, count(node.inputs[0].layout)[UNIT]))
+    state = fresh(node.id, m, noise, x.exact, x.note, operation, aligned=min(1.0, fed))
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that
         weight = fresh(node.id, Moments(0.0, gain, gain, gain))

@@ -243,7 +243,10 @@ def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
     if not gaussian:
         values = (normed(np.sort(np.nan_to_num(x.function(x.root.values)))),)
     made = Operation((phrase, node.facts["positions"]), normed), (x,)
-    return fresh(node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, made)
+    return fresh(
+        node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, made,
+        aligned=x.aligned,
+    )  # fmt: skip
 
 
 # --- means, maxima and attention ---
