@@ -6,15 +6,28 @@ import numpy as np
 
 from gainreg.signals.functions import (
     WEIGHTS,
+    FloatArray,
 )
 from gainreg.signals.rules.elementwise import of_units
-from gainreg.signals.rules.step import Step, back, covariances, part
+from gainreg.signals.rules.step import (
+    COARSE,
+    Back,
+    Profiles,
+    Step,
+    averaged,
+    back,
+    covariances,
+    part,
+)
 from gainreg.signals.state import (
     Moments,
     State,
     fresh,
 )
 from gainreg.signals.tape import Node
+
+# A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
+FEW = 64
 
 
 def linear(
@@ -68,7 +81,20 @@ def linear(
         return Step(state)
     # the same pairs of a weight's two uses, among those of all inputs
     two = common * node.positions / node.input_positions[0]
-    return Step(state, (back(g, g * min(1.0, two)), back(0.0)))
+    by = back(g, g * min(1.0, two))
+
+    def few(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+        """By the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
+        its sign is anyone's guess."""
+        if given is None or x.constant:
+            return by, (None, None)
+        with np.errstate(all="ignore"):
+            own = np.nan_to_num(x.function(x.root.values[::COARSE]))
+        n, root = fan_in * taps, state.root
+        rest = np.sqrt(root.moments.variance * (1 - 1 / n + 3 * own**2 / (x.q * n)))
+        return by, averaged(root, np.full_like(own, root.moments.mean), rest, given, None)
+
+    return Step(state, (few if fan_in * taps < FEW else by, back(0.0)))
 
 
 def portion(node: Node, x: State, fed: State, made: State, bias: State | None = None) -> Step:

@@ -25,8 +25,8 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
     if view is None:
         return Step(x)
     root = x.root.viewed(view, node.id)
-    state = replace(x, root=root)
-    return Step(state, (_moved(node),), to_roots=True)
+    state, by = replace(x, root=root), _moved(node)
+    return Step(state, (lambda given, lean: (by, (given, lean)),), to_roots=True)
 
 
 def _moved(node: Node) -> Back:

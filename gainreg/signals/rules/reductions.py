@@ -11,10 +11,12 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
+    WEIGHTS,
     FloatArray,
     Function,
     Operation,
     slopes_at,
+    slopes_on_nodes,
 )
 from gainreg.signals.layout import UNIT, count
 from gainreg.signals.rules.elementwise import elementwise, of_units
@@ -22,6 +24,7 @@ from gainreg.signals.rules.step import (
     POINTS,
     Back,
     Step,
+    along,
     back,
     covariances,
     from_to,
@@ -133,10 +136,11 @@ def normalise(
         facts = node.facts | {"square": 1.0, "scale": 1.0, "shift": 0.0, "shift_square": 0.0}
         signal = normalise(node, signal, **facts).state
         left = of_units(node, signal, elementwise(node, weight, operation=SIGN).state, x)
-        return Step(of_root(left.root, left.function.scaled(scale, shift), (left,)), (down,), note=note)
+        state = of_root(left.root, left.function.scaled(scale, shift), (left,))
+        return Step(state, (along(down, state.root, x),), note=note)
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (down,), note=note)
+        return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
     # what is taken off is one number: still a function of the same variables
     by = math.sqrt(k) * scale
     f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
@@ -144,7 +148,7 @@ def normalise(
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (down,), note=note)
+    return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
 
 
 def _of_weight(x: State) -> tuple[State, State] | None:
@@ -340,6 +344,8 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     Neighbours behind a convolution are no more alike than a typical pair: they have inputs in
     common, but each with another weight.
     """
+    from scipy.special import ndtr
+
     units = min(units, MOST)
     positions = min(positions, MOST // units)
     root = x.root
@@ -388,8 +394,11 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
     same = _largest_in_both(node.facts["positions"] * node.positions / node.input_positions[0])
     h *= share**2
-    down = from_to(gg=share * g, hg=share * g * (same - 1), hh=h, kk=h, ww=1.0)
-    return Step(state, (down,), to_roots=True)
+    by = from_to(gg=share * g, hg=share * g * (same - 1), hh=h, kk=h, ww=1.0)
+    on_node = slopes_on_nodes(x.function, root.values)
+    lean = ndtr(NODES) ** (positions * units - 1) * on_node
+    profile = lean * on_node / max(1e-300, float(WEIGHTS @ (lean * on_node)))
+    return Step(state, (lambda *_: (by, (profile, lean)),), to_roots=True)
 
 
 def _largest_in_both(meets: float) -> float:
