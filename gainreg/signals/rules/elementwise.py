@@ -160,8 +160,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     items = list(terms.items())
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
-    positions = math.fsum(k**2 * (s.moments.across_positions - s.moments.mean**2) for s, k in items)
-    samples = math.fsum(k**2 * (s.moments.across_samples - s.moments.mean**2) for s, k in items)
+    own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
             if a.gaussian and b.gaussian:
@@ -170,7 +169,9 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
             second += shared
     square = mean**2
     second = max(0.0, second)
-    return Moments(mean, second + square, positions + square, samples + square)
+    return Moments(
+        mean, second + square, *(math.fsum(it) + square for it in zip(*own, strict=True))
+    )
 
 
 def multiply(node: Node, a: State, b: State) -> Step:
@@ -187,12 +188,8 @@ def multiply(node: Node, a: State, b: State) -> Step:
     if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
     m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
-    moments = Moments(
-        m.mean * n.mean,
-        m.second_moment * n.second_moment,
-        m.across_positions * n.across_positions,
-        m.across_samples * n.across_samples,
-    )
+    both = zip(m.products, n.products, strict=True)
+    moments = Moments(m.mean * n.mean, *(one * other for one, other in both))
     values = np.multiply.outer(*(points_of(state) for state in (a, b)))
     one = [n == 1 < node.positions for n in node.input_positions]
     state = fresh(
@@ -251,8 +248,10 @@ def _broadcast(node: Node, i: int, m: Moments) -> Moments:
     if before >= after:
         return m
     same = (after / before - 1) / (after - 1)
-    beyond = m.second_moment - m.across_positions
-    return replace(m, across_positions=m.across_positions + same * beyond)
+    q, c, s, elsewhere = m.products
+    return replace(
+        m, across_positions=c + same * (q - c), elsewhere=elsewhere + same * (s - elsewhere)
+    )
 
 
 def _divisor(node: Node, x: State) -> State:
@@ -314,7 +313,8 @@ def scale(
         return Step(of_root(x.root, x.function.scaled(mean), (x,), x.phrase))
     m = x.moments.scaled(mean, square)
     if positions is not None:
-        m = replace(m, across_positions=positions * x.moments.across_positions)
+        across = positions * x.moments.across_positions
+        m = replace(m, across_positions=across, elsewhere=positions * x.moments.elsewhere)
     gaussian = x.root.gaussian and x.function.core is None
     by = math.copysign(math.sqrt(square), mean)
     values = () if gaussian else (np.sort(by * np.nan_to_num(x.function(x.root.values))),)
@@ -333,6 +333,7 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         square * m.second_moment,
         (mean**2 if elements else square) * m.across_positions,
         mean**2 * m.across_samples,
+        mean**2 * m.elsewhere,
     )
     parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
     values = mixed([part for part in parts if part[1] > 0])

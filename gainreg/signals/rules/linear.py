@@ -16,7 +16,6 @@ from gainreg.signals.rules.step import (
     Step,
     averaged,
     back,
-    covariances,
     part,
 )
 from gainreg.signals.state import (
@@ -68,8 +67,8 @@ def linear(
     alike = together * x.moments.mean**2
     q = max(0.0, x.q + alike)
     exact = gain * q if target is None else target
-    c, s = (part(c + alike, q) * exact for c in covariances(x.moments))
-    m = Moments(0.0, exact + bias, c * common + bias, s + bias)
+    _, c, s, elsewhere = (part(c + alike, q) * exact for c in x.moments.products)
+    m = Moments(0.0, exact + bias, c * common + bias, s + bias, elsewhere * common + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     state = fresh(node.id, m, noise, x.exact, x.note, operation)
     if fan_in == taps == 1 and not bias and not x.constant:
@@ -123,7 +122,7 @@ def _alike(m: Moments, copies: float) -> float:
     them have in common, at most their correlation."""
     if not m.second_moment:
         return 1.0
-    rho = max(0.0, max(covariances(m)) / m.second_moment)
+    rho = max(0.0, max(m.across_positions, m.across_samples) / m.second_moment)
     return min(1.0, rho + (1 - min(rho, 1.0)) / copies)
 
 

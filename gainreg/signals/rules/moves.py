@@ -49,7 +49,7 @@ def concatenate(node: Node, *states: State) -> Step:
     m = Moments(
         *(
             math.fsum(share * row for share, row in zip(shares, rows, strict=True))
-            for rows in zip(*(_row(state.moments) for state in states), strict=True)
+            for rows in zip(*((s.moments.mean, *s.moments.products) for s in states), strict=True)
         )
     )
     levels = [(round(s.moments.mean, 9), round(s.q, 9)) for s in states]
@@ -72,10 +72,6 @@ def concatenate(node: Node, *states: State) -> Step:
         state = replace(state, counted=counted)
     due = [share * part(s.q, m.second_moment) for s, share in zip(states, shares, strict=True)]
     return Step(state, tuple(back(1.0, w=along**2) for along in due))
-
-
-def _row(m: Moments) -> tuple[float, float, float, float]:
-    return m.mean, m.second_moment, m.across_positions, m.across_samples
 
 
 def given(

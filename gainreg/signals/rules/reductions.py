@@ -26,7 +26,6 @@ from gainreg.signals.rules.step import (
     Step,
     along,
     back,
-    covariances,
     from_to,
     normal_points,
     number,
@@ -90,7 +89,7 @@ def normalise(
     """
     m = x.moments
     pair = m.mean**2
-    both = min(m.across_positions, m.across_samples)
+    both = m.elsewhere
 
     def over(own: float, others: float, n: int) -> float:
         """What two means over n have in common, where pairs have ``own`` and ``others``."""
@@ -104,8 +103,9 @@ def normalise(
     common = taken(over(over(m.second_moment, m.across_positions, positions), elsewhere, samples))
     by_position = common if positions > 1 else taken(over(m.across_positions, both, samples))
     by_sample = common if samples > 1 else taken(elsewhere)
+    by_both = by_sample if positions > 1 else by_position if samples > 1 else taken(both)
     if not centred:
-        common = by_position = by_sample = 0.0
+        common = by_position = by_sample = by_both = 0.0
     spread = m.second_moment - common
     if spread <= 1e-12 * m.second_moment or spread == 0:
         return Step(number(node, shift, (x,)).but(f"{phrase} of a constant"))
@@ -116,6 +116,7 @@ def normalise(
         level + shift_square,
         _clip((m.across_positions - by_position) * k * square, level) + shift_square,
         _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
+        _clip((both - by_both) * k * square, level) + shift_square,
     )
     factor = square * k
     # only a norm over samples lets one sample be larger than another
@@ -262,14 +263,12 @@ def mean(
     m = x.moments
     if units >= MANY and positions == samples == 1:
         return Step(number(node, factor * m.mean, (x,)))
-    q, c, s = m.second_moment, m.across_positions, m.across_samples
-    square = m.mean**2
-    both = min(c, s)
+    square, (q, c, s, both) = m.mean**2, m.products
     q = c + (q - c) / positions
     s = both + (s - both) / positions
     q, c = s + (q - s) / samples, both + (c - both) / samples
-    q, c, s = (square + (part - square) / units for part in (q, c, s))
-    moments = Moments(m.mean, q, c, s).scaled(factor)
+    products = (square + (part - square) / units for part in (q, c, s, both))
+    moments = Moments(m.mean, *products).scaled(factor)
     n = units * positions * samples
     if n == 1:
         return Step(of_root(x.root, x.function.scaled(factor), (x,), x.phrase))
@@ -309,6 +308,7 @@ def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) ->
         max(mean**2, rest(moments.second_moment, m.second_moment)),
         rest(moments.across_positions, m.across_positions),
         rest(moments.across_samples, m.across_samples),
+        rest(moments.elsewhere, m.elsewhere),
     )
     values = _above_zero(x, others)
     left = Source((node.id,), others, not values, values=values)
@@ -376,7 +376,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     y, at = largest(1.0)
     q = float(np.mean(y * y))
     common = []
-    for c in covariances(root.moments):
+    for c in root.moments.products[1:]:
         r = min(1.0, max(0.0, root.correlation(c)))
         common.append(min(q, float(np.mean(y * largest(r)[0]))))
     state = fresh(

@@ -134,10 +134,6 @@ def part(c: float, q: float) -> float:
     return c / q if q else 0.0
 
 
-def covariances(m: Moments) -> tuple[float, float]:
-    return m.across_positions, m.across_samples
-
-
 def number(node: Node, value: float, states: Sequence[State]) -> State:
     if not math.isfinite(value):
         value = 0.0
