@@ -312,13 +312,10 @@ class Flow:
             if here == NOTHING:
                 continue
             step = self.steps[node]
-            for k, (parent, factor) in enumerate(zip(node.inputs, step.back, strict=False)):
-                before = self.states[parent]
-                profiles = gradients.seen(node, state.root, before, k, here)
-                by = factor(here.given, here.lean) if callable(factor) else factor
-                passed = here.times(by, profiles, step.note)
+            for parent, factor in zip(node.inputs, step.back, strict=False):
+                passed = here.times(factor, step.note)
                 if step.to_roots:
-                    i = before.root.node
+                    i = self.states[parent].root.node
                     at_root[i] = at_root[i].plus(passed)
                 else:
                     at[parent] = at[parent].plus(passed)

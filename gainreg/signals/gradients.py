@@ -15,24 +15,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr
 
 from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, slopes_on_nodes
-from gainreg.signals.rules.step import Back, Profiles, passed_in_common
-from gainreg.signals.state import LARGEST, Root, State, joined
-from gainreg.signals.tape import Node
-
-# A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
-FEW = 64
-
-# Every so many nodes, where a gradient's dependence on a value is smoothed by what is added to the
-# value: it bends on a scale of a standard deviation, and these are 0.2 apart.
-COARSE = 20
+from gainreg.signals.rules.step import Factor, passed_in_common
+from gainreg.signals.state import LARGEST, State, joined
 
 STEEP = "a mean squared slope that is infinite, and grows with the number of samples"
-
-# Steps that give each element back as a multiple of itself.
-STRAIGHT = ("dropout", "normalise", "scale")
 
 # What is said of a gradient that single precision could not hold, or that is no number: it is an
 # approximation that got lost.
@@ -75,8 +63,10 @@ class Gradient(NamedTuple):
             joined(self.note, other.note),
         )
 
-    def times(self, by: Back, profiles: Profiles, note: str) -> Gradient:
-        """What a step hands on of it, which depends so on the values there."""
+    def times(self, factor: Factor, note: str) -> Gradient:
+        """What a step hands on of it."""
+        profiles = (self.given, self.lean)
+        by, profiles = factor(*profiles) if callable(factor) else (factor, (None, None))
         with np.errstate(all="ignore"):
             g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
         if not all(abs(it) < LARGEST for it in (g, h, k, w)):
@@ -131,51 +121,3 @@ def by_root(state: State, by_state: Gradient) -> Gradient:
         leans / math.sqrt(max(float(WEIGHTS @ leans**2), 1e-300)),
         note,
     )
-
-
-def seen(node: Node, made: Root, x: State, which: int, by_root: Gradient) -> Profiles:
-    """How the gradient by a step's output depends on the values of one of its inputs: that by the
-    output, averaged over what else the output is made of."""
-    given, lean = by_root.given, by_root.lean
-    if x.constant or (given is None and lean is None and node.rule != "maximum"):
-        return None, None
-    if node.rule == "view":
-        return given, lean
-    if node.rule == "maximum":
-        others = node.facts["positions"] * node.facts.get("units", 1) - 1
-        slopes = slopes_on_nodes(x.function, x.root.values)
-        largest = ndtr(NODES) ** others * slopes**2
-        mean = float(WEIGHTS @ largest)
-        return (largest / mean if mean else None), ndtr(NODES) ** others * slopes
-    spread = made.moments.variance
-    with np.errstate(all="ignore"):
-        own = np.nan_to_num(x.function(x.root.values[::COARSE]))
-    fan_in = node.facts.get("fan_in", 1) * node.facts.get("taps", 1.0)
-    gated = node.rule == "multiply" and node.input_sizes[1 - which] < node.size
-    if node.rule == "add" or (node.rule in STRAIGHT and which == 0) or gated:
-        factor = math.sqrt(spread / x.moments.variance)
-        if node.rule == "add":
-            factor = float(node.facts["factors"][which])
-        own = factor * (own - x.moments.mean) + made.moments.mean
-        rest = np.full_like(own, math.sqrt(max(0.0, spread - factor**2 * x.moments.variance)))
-    elif node.rule == "linear" and which == 0 and fan_in < FEW:
-        # by the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
-        # its sign is anyone's guess
-        rest = np.sqrt(spread * (1 - 1 / fan_in + 3 * own**2 / (x.q * fan_in)))
-        own, lean = np.full_like(own, made.moments.mean), None
-    else:
-        return None, None
-    nodes, weights = NODES[::COARSE], WEIGHTS[::COARSE] / WEIGHTS[::COARSE].sum()
-    places = own[:, None] + np.outer(rest, nodes)
-
-    def average(profile: FloatArray | None) -> FloatArray | None:
-        if profile is None:
-            return None
-        found: FloatArray = np.interp(
-            NODES, nodes, np.interp(places, made.values, profile) @ weights
-        )
-        return found
-
-    given, lean = average(given), average(lean)
-    mean = 0.0 if given is None else float(WEIGHTS @ given)
-    return (given / mean if given is not None and mean > 0 else None), lean

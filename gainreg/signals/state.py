@@ -46,19 +46,32 @@ MIXED = 4096
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, second moment and the two covariances, over the draw of the weights.
+    """Mean, second moment and the covariances, over the draw of the weights.
 
     Attributes:
         mean: E[x].
         second_moment: E[x²].
         across_positions: E[x·x′], x′ the same unit at another position of the same sample.
         across_samples: E[x·x′], x′ the same unit and position in another sample.
+        elsewhere: E[x·x′], x′ the same unit at another position of another sample; where that is
+            not known, the smaller of the two. Beside padding it is less.
     """
 
     mean: float
     second_moment: float
     across_positions: float
     across_samples: float
+    elsewhere: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.elsewhere):
+            least = min(self.across_positions, self.across_samples)
+            object.__setattr__(self, "elsewhere", least)
+
+    @property
+    def products(self) -> tuple[float, float, float, float]:
+        """The second moment and the covariances."""
+        return self.second_moment, self.across_positions, self.across_samples, self.elsewhere
 
     @property
     def variance(self) -> float:
@@ -71,12 +84,7 @@ class Moments:
         def product(c: float) -> float:
             return factor**2 * c + 2 * factor * shift * self.mean + shift**2
 
-        return Moments(
-            factor * self.mean + shift,
-            product(self.second_moment),
-            product(self.across_positions),
-            product(self.across_samples),
-        )
+        return Moments(factor * self.mean + shift, *map(product, self.products))
 
     def scaled(self, factor: float, square: float | None = None) -> Moments:
         """The moments of k·x for an independent k of mean ``factor`` and mean square ``square``.
@@ -84,12 +92,7 @@ class Moments:
         k is the same at all positions and in all samples, as a parameter or a number is.
         """
         square = factor**2 if square is None else square
-        return Moments(
-            factor * self.mean,
-            square * self.second_moment,
-            square * self.across_positions,
-            square * self.across_samples,
-        )
+        return Moments(factor * self.mean, *(square * c for c in self.products))
 
 
 @dataclass(frozen=True)
@@ -235,8 +238,8 @@ class Root:
             )
         return (low + high) / 2
 
-    def covariances(self, f: Function, profile: Profile) -> tuple[float, float]:
-        """E[f·f′] across positions and across samples, of a function and its profile.
+    def covariances(self, f: Function, profile: Profile) -> list[float]:
+        """E[f·f′] across positions, across samples and elsewhere, of a function and its profile.
 
         Where a gate of a whole channel is on the way, positions of mean 0 have no covariance, and
         yet they are large together: what f makes of them has the gate's. So f's coefficients are
@@ -244,10 +247,7 @@ class Root:
         """
         m, terms = self.moments, list(self.terms.items())
         if len(terms) > 1 or not terms or terms[0][0].gated is None:
-            return (
-                profile.covariance(self.correlation(m.across_positions)),
-                profile.covariance(self.correlation(m.across_samples)),
-            )
+            return [profile.covariance(self.correlation(c)) for c in m.products[1:]]
         ((source, k),) = terms
         x, gate = source.gated  # type: ignore[misc]
         with np.errstate(all="ignore"):
@@ -258,17 +258,15 @@ class Root:
             for at in np.interp(_GATES, NODES, gates)
         ]
         by_gate = (np.transpose(orders) @ _BY_GATE) ** 2
-        own, others = x.root.moments, gate.root.moments
-        return tuple(  # type: ignore[return-value]
+        other = gate.root.correlation(gate.root.moments.across_samples)
+        return [
             float(rho ** np.arange(len(by_gate)) @ by_gate @ r ** np.arange(len(_GATES)))
-            for rho, r in (
-                (x.root.correlation(own.across_positions), 1.0),
-                (
-                    x.root.correlation(own.across_samples),
-                    gate.root.correlation(others.across_samples),
-                ),
+            for rho, r in zip(
+                map(x.root.correlation, x.root.moments.products[1:]),
+                (1.0, other, other),
+                strict=True,
             )
-        )
+        ]
 
     def viewed(self, view: Hashable, node: int) -> Root:
         """The same combination of the sources' views."""

@@ -25,7 +25,10 @@ from gainreg.signals.rules.step import (
     POINTS,
     PRODUCT,
     Back,
+    Factor,
+    Profiles,
     Step,
+    along,
     back,
     from_to,
     normal_points,
@@ -33,6 +36,7 @@ from gainreg.signals.rules.step import (
     part,
     passed_in_common,
     points_of,
+    sorted_levels,
 )
 from gainreg.signals.state import (
     Moments,
@@ -130,8 +134,13 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     return Step(
         replace(first, noise=noise),
         tuple(
-            _spread_out(
-                node, i, s, k**2, k**2, min(1.0, k**2 * part(s.moments.variance, m.variance))
+            along(
+                _spread_out(
+                    node, i, s, k**2, k**2, min(1.0, k**2 * part(s.moments.variance, m.variance))
+                ),
+                root,
+                s,
+                k,
             )
             for i, (s, k) in enumerate(zip(states, factors, strict=True))
         ),
@@ -151,8 +160,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     items = list(terms.items())
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
-    positions = math.fsum(k**2 * (s.moments.across_positions - s.moments.mean**2) for s, k in items)
-    samples = math.fsum(k**2 * (s.moments.across_samples - s.moments.mean**2) for s, k in items)
+    own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
             if a.gaussian and b.gaussian:
@@ -161,7 +169,9 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
             second += shared
     square = mean**2
     second = max(0.0, second)
-    return Moments(mean, second + square, positions + square, samples + square)
+    return Moments(
+        mean, second + square, *(math.fsum(it) + square for it in zip(*own, strict=True))
+    )
 
 
 def multiply(node: Node, a: State, b: State) -> Step:
@@ -178,12 +188,8 @@ def multiply(node: Node, a: State, b: State) -> Step:
     if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
     m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
-    moments = Moments(
-        m.mean * n.mean,
-        m.second_moment * n.second_moment,
-        m.across_positions * n.across_positions,
-        m.across_samples * n.across_samples,
-    )
+    both = zip(m.products, n.products, strict=True)
+    moments = Moments(m.mean * n.mean, *(one * other for one, other in both))
     values = np.multiply.outer(*(points_of(state) for state in (a, b)))
     one = [n == 1 < node.positions for n in node.input_positions]
     state = fresh(
@@ -206,27 +212,31 @@ def of_units(node: Node, x: State, weight: State, like: State) -> State:
     samples, so that the unit meets what else is made of the signal again."""
     values = on_nodes(np.multiply.outer(points_of(x), points_of(weight)))
     m, size = x.moments, weight.q
-    squares = (size * c for c in (m.second_moment, m.across_positions, m.across_samples))
-    moments = Moments(weight.moments.mean * m.mean, *squares)
+    moments = Moments(
+        weight.moments.mean * m.mean,
+        *(size * c for c in (m.second_moment, m.across_positions, m.across_samples)),
+    )
     return fresh(
         node.id, moments, like.noise, like.exact, like.note, like.phrase,
         gaussian=False, values=(values,), made=(PRODUCT, (x, weight)), gated=(x, weight),
     )  # fmt: skip
 
 
-def _met(node: Node, i: int, x: State, by: State, made: State) -> Back | Callable[..., Back]:
+def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
     """Through a product, to a factor that is multiplied by a signal. A gate of many positions adds
     up what the gradient and the signal have in common, wherever the gradient depends on that."""
     m = by.moments
     if node.input_positions[i] >= node.positions:
-        return _spread_out(node, i, x, m.second_moment, m.across_positions)
+        factor = _spread_out(node, i, x, m.second_moment, m.across_positions)
+        gated = node.input_sizes[1 - i] < node.size
+        return along(factor, made.root, x) if gated else factor
     values = np.sort(np.nan_to_num(by.function(by.root.values)))
     c = made.moments.across_positions
 
-    def down(given: FloatArray | None, lean: FloatArray | None) -> Back:
+    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
         g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
         h = m.across_positions if lean is None else passed_in_common(made.root, c, values, lean)
-        return _spread_out(node, i, x, g, h)
+        return _spread_out(node, i, x, g, h), (None, None)
 
     return down
 
@@ -238,8 +248,10 @@ def _broadcast(node: Node, i: int, m: Moments) -> Moments:
     if before >= after:
         return m
     same = (after / before - 1) / (after - 1)
-    beyond = m.second_moment - m.across_positions
-    return replace(m, across_positions=m.across_positions + same * beyond)
+    q, c, s, elsewhere = m.products
+    return replace(
+        m, across_positions=c + same * (q - c), elsewhere=elsewhere + same * (s - elsewhere)
+    )
 
 
 def _divisor(node: Node, x: State) -> State:
@@ -279,6 +291,12 @@ def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float =
     )
 
 
+# So far, in standard deviations, something is moved for the slope of what is made of it.
+STEP = 1e-5
+
+# Samples are brought together in so many groups by a variable's value, for what depends on it.
+GROUPS = 64
+
 # E[1/y²]·E[|y|]² of a divisor that counts as one number: 4.5 for a mean of six squares, infinite
 # for one of four.
 NEARLY_ZERO = 4.0
@@ -295,14 +313,15 @@ def scale(
         return Step(of_root(x.root, x.function.scaled(mean), (x,), x.phrase))
     m = x.moments.scaled(mean, square)
     if positions is not None:
-        m = replace(m, across_positions=positions * x.moments.across_positions)
+        across = positions * x.moments.across_positions
+        m = replace(m, across_positions=across, elsewhere=positions * x.moments.elsewhere)
     gaussian = x.root.gaussian and x.function.core is None
     by = math.copysign(math.sqrt(square), mean)
     values = () if gaussian else (np.sort(by * np.nan_to_num(x.function(x.root.values))),)
     state = fresh(
         node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian, values, aligned=x.aligned
     )
-    return Step(state, (back(square, positions),))
+    return Step(state, (along(back(square, positions), state.root, x),))
 
 
 def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool = True) -> Step:
@@ -316,13 +335,15 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         square * m.second_moment,
         (mean**2 if elements else square) * m.across_positions,
         mean**2 * m.across_samples,
+        mean**2 * m.elsewhere,
     )
     parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
     values = mixed([part for part in parts if part[1] > 0])
     state = fresh(
         node.id, moments, x.noise, x.exact, x.note, x.phrase, False, (values,), aligned=x.aligned
     )
-    return Step(state, (back(square, mean**2 if elements else square),))
+    by = back(square, mean**2 if elements else square)
+    return Step(state, (along(by, state.root, x),))
 
 
 def sampled(node: Node, *states: State, operation: Operation) -> Step:
@@ -331,47 +352,59 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
     points = normal_points(2 * max(1, len(sources)))
     first, second = points[: len(sources)], points[len(sources) :]
 
-    def draw(rho: Callable[[Source, Root], float] | None) -> list[FloatArray]:
+    def draw(
+        rho: Callable[[Source, Root], float] | None = None, moved: Source | None = None
+    ) -> tuple[list[FloatArray], list[FloatArray]]:
+        """The states' roots and the states: anew, or of that correlation with them, or where a
+        source is a little larger."""
         values: dict[Source, FloatArray] = {}
         for source, z, other in zip(sources, first, second, strict=False):
             root = Root(-1, {source: 1.0}, 0.0, source.moments)
             if rho is not None:
                 r = rho(source, root)
                 z = r * z + math.sqrt(max(0.0, 1 - r * r)) * other
-            values[source] = np.interp(z, NODES, root.values)
+            values[source] = np.interp(z, NODES, root.values) + STEP * root.std * (source is moved)
 
         def of(source: Source) -> FloatArray:
             if source in within and source not in values and source.made is not None:
                 made, inner = source.made
-                values[source] = np.nan_to_num(made.call(*map(at, inner)))
-            return values[source] if source.of is None else at(source.of)
+                values[source] = np.nan_to_num(made.call(*(at(it)[1] for it in inner)))
+            return values[source] if source.of is None else at(source.of)[1]
 
-        def at(state: State) -> FloatArray:
+        def at(state: State) -> tuple[FloatArray, FloatArray]:
             total = np.full(POINTS, state.root.shift)
             for source, k in state.root.terms.items():
                 total += k * of(source)
-            return state.function(total)
+            return total, state.function(total)
 
-        return [at(state) for state in states]
+        roots, made = zip(*map(at, states), strict=True)
+        return list(roots), list(made)
+
+    def slopes(x: list[FloatArray], i: int) -> FloatArray:
+        step = STEP * (1 + np.abs(x[i]))
+        moved = [v + step if j == i else v for j, v in enumerate(x)]
+        rise = np.nan_to_num(operation.call(*moved)) - np.nan_to_num(operation.call(*x))
+        return np.nan_to_num(rise / step)
 
     with np.errstate(all="ignore"):
-        x = draw(None)
+        roots, x = draw()
         y = np.nan_to_num(operation.call(*x))
-        copies = [
-            np.nan_to_num(operation.call(*draw(rho)))
+        across = [
+            draw(rho)[1]
             for rho in (
                 lambda s, r: r.correlation(s.moments.across_positions),
                 lambda s, r: r.correlation(s.moments.across_samples),
             )
         ]
-        factors = []
-        for i, values in enumerate(x):
-            step = 1e-5 * (1 + np.abs(values))
-            moved = [v + step if j == i else v for j, v in enumerate(x)]
-            slopes = np.nan_to_num((np.nan_to_num(operation.call(*moved)) - y) / step)
-            slope = float(np.mean(slopes**2))
-            along = float(np.mean(values * slopes * y) / max(1e-300, np.mean(y * y)))
-            factors.append(_spread_out(node, i, states[i], slope, slope, along))
+        copies = [np.nan_to_num(operation.call(*other)) for other in across]
+        by = [slopes(x, i) for i in range(len(x))]
+        # how each state moves with each source, for what goes back to one source by two ways
+        moves = np.array(
+            [
+                [(b - a) / STEP for a, b in zip(x, draw(moved=source)[1], strict=True)]
+                for source in sources
+            ]
+        )
     m = Moments(
         float(y.mean()),
         float(np.mean(y * y)),
@@ -384,4 +417,46 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         gaussian=False, values=(np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),),
         made=(operation, states),
     )  # fmt: skip
-    return Step(state, tuple(factors))
+    down = []
+    for i, (own, values, slope) in enumerate(zip(roots, x, by, strict=True)):
+        met = sum(slopes * np.sum(moves[:, i] * moves[:, j], 0) for j, slopes in enumerate(by))
+        size = np.sum(moves[:, i] ** 2, 0)
+        square = slope * np.divide(met, size, out=slope.copy(), where=size > 0)
+        growth = float(np.mean(values * slope * y) / max(1e-300, np.mean(y * y)))
+        down.append(_on_samples(node, i, states[i], state, own, y, slope, square, growth))
+    return Step(state, tuple(down))
+
+
+def _on_samples(
+    node: Node,
+    i: int,
+    x: State,
+    made: State,
+    own: FloatArray,
+    y: FloatArray,
+    slope: FloatArray,
+    square: FloatArray,
+    growth: float,
+) -> Factor:
+    """The factor of one of the signals that something was made of, on samples of its root and of
+    what was made: ``slope`` is that by the signal, ``square`` of a gradient what comes back by it.
+
+    Where several of the signals are made of one variable, what comes back to that by two of them is
+    one gradient, and its square more than the sum of theirs: each has its own, and half of what
+    they make together.
+    """
+    order, middles = np.argsort(own), sorted_levels()[POINTS // GROUPS // 2 :: POINTS // GROUPS]
+
+    def by_value(of: FloatArray) -> FloatArray:
+        groups = of[order].reshape(GROUPS, -1).mean(1)
+        found: FloatArray = np.interp(NODES, middles, groups)
+        return found
+
+    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+        met = square if given is None else square * np.interp(y, made.root.values, given)
+        leans = slope if lean is None else slope * np.interp(y, made.root.values, lean)
+        g, h = max(0.0, float(met.mean())), float(np.mean(slope**2))
+        profiles = by_value(met) / g if g else None, by_value(leans)
+        return _spread_out(node, i, x, g, h, growth), profiles
+
+    return down

@@ -6,16 +6,28 @@ import numpy as np
 
 from gainreg.signals.functions import (
     WEIGHTS,
+    FloatArray,
 )
 from gainreg.signals.layout import UNIT, count
 from gainreg.signals.rules.elementwise import of_units
-from gainreg.signals.rules.step import Step, back, covariances, part
+from gainreg.signals.rules.step import (
+    COARSE,
+    Back,
+    Profiles,
+    Step,
+    averaged,
+    back,
+    part,
+)
 from gainreg.signals.state import (
     Moments,
     State,
     fresh,
 )
 from gainreg.signals.tape import Node
+
+# A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
+FEW = 64
 
 
 def linear(
@@ -56,8 +68,8 @@ def linear(
     alike = together * x.moments.mean**2
     q = max(0.0, x.q + alike)
     exact = gain * q if target is None else target
-    c, s = (part(c + alike, q) * exact for c in covariances(x.moments))
-    m = Moments(0.0, exact + bias, c * common + bias, s + bias)
+    _, c, s, elsewhere = (part(c + alike, q) * exact for c in x.moments.products)
+    m = Moments(0.0, exact + bias, c * common + bias, s + bias, elsewhere * common + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
     # E[cos²] of what it is made of, random directions among all taps
     fed = units / fan_in * (x.aligned + 1 / max(units, count(node.inputs[0].layout)[UNIT]))
@@ -71,7 +83,20 @@ def linear(
         return Step(state)
     # the same pairs of a weight's two uses, among those of all inputs
     two = common * node.positions / node.input_positions[0]
-    return Step(state, (back(g, g * min(1.0, two)), back(0.0)))
+    by = back(g, g * min(1.0, two))
+
+    def few(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+        """By the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
+        its sign is anyone's guess."""
+        if given is None or x.constant:
+            return by, (None, None)
+        with np.errstate(all="ignore"):
+            own = np.nan_to_num(x.function(x.root.values[::COARSE]))
+        n, root = fan_in * taps, state.root
+        rest = np.sqrt(root.moments.variance * (1 - 1 / n + 3 * own**2 / (x.q * n)))
+        return by, averaged(root, np.full_like(own, root.moments.mean), rest, given, None)
+
+    return Step(state, (few if fan_in * taps < FEW else by, back(0.0)))
 
 
 def portion(node: Node, x: State, fed: State, made: State, bias: State | None = None) -> Step:
@@ -100,7 +125,7 @@ def _alike(m: Moments, copies: float) -> float:
     them have in common, at most their correlation."""
     if not m.second_moment:
         return 1.0
-    rho = max(0.0, max(covariances(m)) / m.second_moment)
+    rho = max(0.0, max(m.across_positions, m.across_samples) / m.second_moment)
     return min(1.0, rho + (1 - min(rho, 1.0)) / copies)
 
 

@@ -25,8 +25,8 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
     if view is None:
         return Step(x)
     root = x.root.viewed(view, node.id)
-    state = replace(x, root=root)
-    return Step(state, (_moved(node),), to_roots=True)
+    state, by = replace(x, root=root), _moved(node)
+    return Step(state, (lambda given, lean: (by, (given, lean)),), to_roots=True)
 
 
 def _moved(node: Node) -> Back:
@@ -49,7 +49,7 @@ def concatenate(node: Node, *states: State) -> Step:
     m = Moments(
         *(
             math.fsum(share * row for share, row in zip(shares, rows, strict=True))
-            for rows in zip(*(_row(state.moments) for state in states), strict=True)
+            for rows in zip(*((s.moments.mean, *s.moments.products) for s in states), strict=True)
         )
     )
     levels = [(round(s.moments.mean, 9), round(s.q, 9)) for s in states]
@@ -73,10 +73,6 @@ def concatenate(node: Node, *states: State) -> Step:
         state = replace(state, counted=counted)
     due = [share * part(s.q, m.second_moment) for s, share in zip(states, shares, strict=True)]
     return Step(state, tuple(back(1.0, w=along**2) for along in due))
-
-
-def _row(m: Moments) -> tuple[float, float, float, float]:
-    return m.mean, m.second_moment, m.across_positions, m.across_samples
 
 
 def given(

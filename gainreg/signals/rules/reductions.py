@@ -11,10 +11,12 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
+    WEIGHTS,
     FloatArray,
     Function,
     Operation,
     slopes_at,
+    slopes_on_nodes,
 )
 from gainreg.signals.layout import UNIT, count
 from gainreg.signals.rules.elementwise import elementwise, of_units
@@ -22,8 +24,8 @@ from gainreg.signals.rules.step import (
     POINTS,
     Back,
     Step,
+    along,
     back,
-    covariances,
     from_to,
     normal_points,
     number,
@@ -87,7 +89,7 @@ def normalise(
     """
     m = x.moments
     pair = m.mean**2
-    both = min(m.across_positions, m.across_samples)
+    both = m.elsewhere
 
     def over(own: float, others: float, n: int) -> float:
         """What two means over n have in common, where pairs have ``own`` and ``others``."""
@@ -101,8 +103,9 @@ def normalise(
     common = taken(over(over(m.second_moment, m.across_positions, positions), elsewhere, samples))
     by_position = common if positions > 1 else taken(over(m.across_positions, both, samples))
     by_sample = common if samples > 1 else taken(elsewhere)
+    by_both = by_sample if positions > 1 else by_position if samples > 1 else taken(both)
     if not centred:
-        common = by_position = by_sample = 0.0
+        common = by_position = by_sample = by_both = 0.0
     spread = m.second_moment - common
     if spread <= 1e-12 * m.second_moment or spread == 0:
         return Step(number(node, shift, (x,)).but(f"{phrase} of a constant"))
@@ -113,6 +116,7 @@ def normalise(
         level + shift_square,
         _clip((m.across_positions - by_position) * k * square, level) + shift_square,
         _clip((m.across_samples - by_sample) * k * square, level) + shift_square,
+        _clip((both - by_both) * k * square, level) + shift_square,
     )
     factor = square * k
     # only a norm over samples lets one sample be larger than another
@@ -134,10 +138,10 @@ def normalise(
         signal = normalise(node, signal, **facts).state
         left = of_units(node, signal, elementwise(node, weight, operation=SIGN).state, x)
         state = of_root(left.root, left.function.scaled(scale, shift), (left,))
-        return Step(state, (down,), note=note)
+        return Step(state, (along(down, state.root, x),), note=note)
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (down,), note=note)
+        return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
     # what is taken off is one number: still a function of the same variables
     by = math.sqrt(k) * scale
     f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
@@ -145,7 +149,7 @@ def normalise(
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (down,), note=note)
+    return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
 
 
 def _of_weight(x: State) -> tuple[State, State] | None:
@@ -262,14 +266,12 @@ def mean(
     m = x.moments
     if units >= MANY and positions == samples == 1:
         return Step(number(node, factor * m.mean, (x,)))
-    q, c, s = m.second_moment, m.across_positions, m.across_samples
-    square = m.mean**2
-    both = min(c, s)
+    square, (q, c, s, both) = m.mean**2, m.products
     q = c + (q - c) / positions
     s = both + (s - both) / positions
     q, c = s + (q - s) / samples, both + (c - both) / samples
-    q, c, s = (square + (part - square) / units for part in (q, c, s))
-    moments = Moments(m.mean, q, c, s).scaled(factor)
+    products = (square + (part - square) / units for part in (q, c, s, both))
+    moments = Moments(m.mean, *products).scaled(factor)
     n = units * positions * samples
     if n == 1:
         return Step(of_root(x.root, x.function.scaled(factor), (x,), x.phrase))
@@ -309,6 +311,7 @@ def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) ->
         max(mean**2, rest(moments.second_moment, m.second_moment)),
         rest(moments.across_positions, m.across_positions),
         rest(moments.across_samples, m.across_samples),
+        rest(moments.elsewhere, m.elsewhere),
     )
     values = _above_zero(x, others)
     left = Source((node.id,), others, not values, values=values)
@@ -344,10 +347,14 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     Neighbours behind a convolution are no more alike than a typical pair: they have inputs in
     common, but each with another weight.
     """
+    from scipy.special import ndtr
+
     units = min(units, MOST)
     positions = min(positions, MOST // units)
     root = x.root
-    rho, across = (min(1.0, max(0.0, root.correlation(c))) for c in covariances(root.moments))
+    known = (min(1.0, max(0.0, root.correlation(c))) for c in root.moments.products[1:])
+    rho, across, both = known
+    both = min(both, rho, across)
     points = normal_points(4 * MOST)
 
     def largest(shared: float, alike: float) -> tuple[FloatArray, FloatArray]:
@@ -371,9 +378,10 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
 
     y, at = largest(1.0, 1.0)
     q = float(np.mean(y * y))
-    both = min(rho, across)
-    of_sample = both / rho if rho else 0.0, (across - both) / (1 - rho) if rho < 1 else 0.0
-    common = [min(q, float(np.mean(y * largest(*it)[0]))) for it in ((1.0, 0.0), of_sample)]
+    together = both / rho if rho else 0.0
+    apart = (across - both) / (1 - rho) if rho < 1 else 0.0
+    pairs = (1.0, 0.0), (together, apart), (together, 0.0)
+    common = [min(q, float(np.mean(y * largest(*pair)[0]))) for pair in pairs]
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *common),
@@ -389,8 +397,11 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     g, h = float(np.mean(slopes**2)), float(np.mean(slopes)) ** 2
     same = _largest_in_both(node.facts["positions"] * node.positions / node.input_positions[0])
     h *= share**2
-    down = from_to(gg=share * g, hg=share * g * (same - 1), hh=h, kk=h, ww=1.0)
-    return Step(state, (down,), to_roots=True)
+    by = from_to(gg=share * g, hg=share * g * (same - 1), hh=h, kk=h, ww=1.0)
+    on_node = slopes_on_nodes(x.function, root.values)
+    lean = ndtr(NODES) ** (positions * units - 1) * on_node
+    profile = lean * on_node / max(1e-300, float(WEIGHTS @ (lean * on_node)))
+    return Step(state, (lambda *_: (by, (profile, lean)),), to_roots=True)
 
 
 def _largest_in_both(meets: float) -> float:

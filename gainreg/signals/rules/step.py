@@ -11,6 +11,8 @@ import numpy as np
 
 from gainreg.signals.functions import (
     IDENTITY,
+    NODES,
+    WEIGHTS,
     FloatArray,
     Operation,
     of_values,
@@ -55,6 +57,53 @@ def from_to(**factors: float) -> Back:
 # Where a gradient has which size, and which sign: None where that does not depend on the value.
 Profiles = tuple[FloatArray | None, FloatArray | None]
 
+# What makes the gradient by an input of that by the output, and where the latter depends on the
+# output's values, how that by the input depends on its own.
+Factor = Back | Callable[[FloatArray | None, FloatArray | None], tuple[Back, Profiles]]
+
+# Every so many nodes, where a gradient's dependence on a value is smoothed by what is added to the
+# value: it bends on a scale of a standard deviation, and these are 0.2 apart.
+COARSE = 20
+
+
+def along(by: Back, made: Root, x: State, factor: float | None = None) -> Factor:
+    """The factor of an input that is part of the output, as of a sum, where the gradient depends on
+    its values; it is multiplied by ``factor`` there, or is all of the output where that is None."""
+
+    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+        if x.constant or (given is None and lean is None):
+            return by, (None, None)
+        spread = made.moments.variance
+        k = math.sqrt(spread / x.moments.variance) if factor is None else factor
+        with np.errstate(all="ignore"):
+            own = np.nan_to_num(x.function(x.root.values[::COARSE]))
+        own = k * (own - x.moments.mean) + made.moments.mean
+        rest = math.sqrt(max(0.0, spread - k**2 * x.moments.variance))
+        return by, averaged(made, own, np.full_like(own, rest), given, lean)
+
+    return down
+
+
+def averaged(
+    made: Root, own: FloatArray, rest: FloatArray, given: FloatArray | None, lean: FloatArray | None
+) -> Profiles:
+    """How gradients depend on an input that makes the output's mean ``own`` and leaves it the
+    standard deviation ``rest``, at every ``COARSE`` nodes."""
+    nodes, weights = NODES[::COARSE], WEIGHTS[::COARSE] / WEIGHTS[::COARSE].sum()
+    places = own[:, None] + np.outer(rest, nodes)
+
+    def average(profile: FloatArray | None) -> FloatArray | None:
+        if profile is None:
+            return None
+        found: FloatArray = np.interp(
+            NODES, nodes, np.interp(places, made.values, profile) @ weights
+        )
+        return found
+
+    given, lean = average(given), average(lean)
+    mean = 0.0 if given is None else float(WEIGHTS @ given)
+    return (given / mean if given is not None and mean > 0 else None), lean
+
 
 def passed_in_common(root: Root, c: float, by: FloatArray, lean: FloatArray | None) -> float:
     """What h is multiplied by where each gradient, which leans on the value there, is multiplied by
@@ -71,23 +120,18 @@ def passed_in_common(root: Root, c: float, by: FloatArray, lean: FloatArray | No
 class Step(NamedTuple):
     """What a rule answers: the output's state, and a backward factor for each input.
 
-    A factor that depends on where the gradient has which size and sign is a function of these.
     ``to_roots`` says that the factors are to what the inputs are functions of, ``note`` what of
     the factors is an approximation beyond what the state's note says.
     """
 
     state: State
-    back: tuple[Back | Callable[..., Back], ...] = ()
+    back: tuple[Factor, ...] = ()
     to_roots: bool = False
     note: str = ""
 
 
 def part(c: float, q: float) -> float:
     return c / q if q else 0.0
-
-
-def covariances(m: Moments) -> tuple[float, float]:
-    return m.across_positions, m.across_samples
 
 
 def number(node: Node, value: float, states: Sequence[State]) -> State:
