@@ -18,6 +18,7 @@ import numpy as np
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
+    WEIGHTS,
     FloatArray,
     Function,
     Operation,
@@ -39,9 +40,6 @@ QUANTILES = 256
 _GATES, _weights = np.polynomial.hermite_e.hermegauss(12)
 _BY_GATE = np.polynomial.hermite_e.hermevander(_GATES, 11) * (_weights / _weights.sum())[:, None]
 _BY_GATE /= np.sqrt(np.cumprod([1.0, *range(1, 12)]))
-
-# Points of equal weight that stand for a mixture of such.
-MIXED = 4096
 
 
 @dataclass(frozen=True)
@@ -310,6 +308,12 @@ class State:
         return not self.moments.variance
 
     @property
+    def values(self) -> FloatArray:
+        """Its quantiles, on the nodes."""
+        with np.errstate(all="ignore"):
+            return in_order(np.nan_to_num(self.function(self.root.values)))
+
+    @property
     def aligned(self) -> float:
         """Of its linear part, as that of a source."""
         linear = self.profile.orders[1] ** 2 / self.moments.variance if self.function.core else 1.0
@@ -317,7 +321,7 @@ class State:
 
     def source(self, key: tuple[Hashable, ...]) -> Source:
         """The state as a random variable of its own."""
-        values = () if self.constant else (np.sort(self.function(self.root.values)),)
+        values = () if self.constant else (self.values,)
         of = self if self.root.gaussian and not self.constant else None
         return Source(key, self.moments, False, self.aligned, of, values=values)
 
@@ -475,14 +479,21 @@ def spread_out(points: FloatArray) -> FloatArray:
 
 
 def mixed(parts: Sequence[tuple[FloatArray, float]]) -> FloatArray:
-    """A distribution of which each part, at points of equal weight, has so much of a share, on the
-    nodes."""
+    """A distribution of which each part, of values at the nodes, has so much of a share; its
+    quantiles, on the nodes."""
     from scipy.special import ndtri
 
-    counts = [max(1, round(share * MIXED)) for _, share in parts]
-    points = [
-        np.interp(np.linspace(0.001, 0.999, n), np.linspace(0, 1, part.size), part)
-        for (part, _), n in zip(parts, counts, strict=True)
-    ]
-    found = np.sort(np.concatenate(points))
-    return np.interp(NODES, ndtri((np.arange(found.size) + 0.5) / found.size), found)
+    values = np.concatenate([part for part, _ in parts])
+    weights = np.concatenate([share * WEIGHTS for _, share in parts])
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[order]) - weights[order] / 2
+    found: FloatArray = np.interp(NODES, ndtri(np.clip(below, 0, 1)), values[order])
+    return found
+
+
+def in_order(values: FloatArray) -> FloatArray:
+    """The quantiles, on the nodes, of what has these values there."""
+    steps = np.diff(values)
+    if (steps >= 0).all():
+        return values
+    return values[::-1] if (steps <= 0).all() else mixed([(values, 1.0)])

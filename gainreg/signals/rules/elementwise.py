@@ -44,6 +44,7 @@ from gainreg.signals.state import (
     Source,
     State,
     fresh,
+    in_order,
     joined,
     mixed,
     names_of,
@@ -230,7 +231,7 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
         factor = _spread_out(node, i, x, m.second_moment, m.across_positions)
         gated = node.input_sizes[1 - i] < node.size
         return along(factor, made.root, x) if gated else factor
-    values = np.sort(np.nan_to_num(by.function(by.root.values)))
+    values = by.values
     c = made.moments.across_positions
 
     def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
@@ -317,7 +318,7 @@ def scale(
         m = replace(m, across_positions=across, elsewhere=positions * x.moments.elsewhere)
     gaussian = x.root.gaussian and x.function.core is None
     by = math.copysign(math.sqrt(square), mean)
-    values = () if gaussian else (np.sort(by * np.nan_to_num(x.function(x.root.values))),)
+    values = () if gaussian else (in_order(by * x.values),)
     state = fresh(
         node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian, values, aligned=x.aligned
     )
@@ -337,8 +338,7 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         mean**2 * m.across_samples,
         mean**2 * m.elsewhere,
     )
-    parts = [(points_of(x) * factor, keep), (np.zeros(1), 1 - keep)]
-    values = mixed([part for part in parts if part[1] > 0])
+    values = mixed([(factor * x.values, keep), (0 * NODES, 1 - keep)])
     state = fresh(
         node.id, moments, x.noise, x.exact, x.note, x.phrase, False, (values,), aligned=x.aligned
     )
@@ -384,7 +384,8 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         step = STEP * (1 + np.abs(x[i]))
         moved = [v + step if j == i else v for j, v in enumerate(x)]
         rise = np.nan_to_num(operation.call(*moved)) - np.nan_to_num(operation.call(*x))
-        return np.nan_to_num(rise / step)
+        slope: FloatArray = np.nan_to_num(rise / step)
+        return slope
 
     with np.errstate(all="ignore"):
         roots, x = draw()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gainreg.signals.functions import (
     FloatArray,
 )
-from gainreg.signals.rules.step import Back, Step, back, from_to, number, part, points_of
+from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
 from gainreg.signals.state import (
     Moments,
     State,
@@ -58,7 +58,7 @@ def concatenate(node: Node, *states: State) -> Step:
     )
     values: tuple[FloatArray, ...] = ()
     if not gaussian:
-        values = (mixed([(points_of(s), share) for s, share in zip(states, shares, strict=True)]),)
+        values = (mixed([(s.values, share) for s, share in zip(states, shares, strict=True)]),)
     phrases = list(dict.fromkeys(s.phrase for s in states))
     state = fresh(
         node.id, m, max(s.noise for s in states), all(s.exact for s in states),

@@ -245,7 +245,7 @@ def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
 
     values: tuple[FloatArray, ...] = ()
     if not gaussian:
-        values = (normed(np.sort(np.nan_to_num(x.function(x.root.values)))),)
+        values = (normed(x.values),)
     made = Operation((phrase, node.facts["positions"]), normed), (x,)
     return fresh(
         node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, made,

@@ -145,8 +145,7 @@ def number(node: Node, value: float, states: Sequence[State]) -> State:
 
 
 def points_of(state: State) -> FloatArray:
-    with np.errstate(all="ignore"):
-        return at_quantiles(np.sort(np.nan_to_num(state.function(state.root.values))))
+    return at_quantiles(state.values)
 
 
 @functools.cache
