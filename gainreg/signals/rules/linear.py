@@ -7,7 +7,6 @@ import numpy as np
 from gainreg.signals.functions import (
     WEIGHTS,
 )
-from gainreg.signals.layout import UNIT, count
 from gainreg.signals.rules.step import Step, back, covariances, part
 from gainreg.signals.state import (
     Moments,
@@ -26,6 +25,7 @@ def linear(
     fan_in: int,
     taps: float = 1.0,
     units: int,
+    groups: int = 1,
     operation: str,
     target: float | None = None,
     copies: float = 1.0,
@@ -40,7 +40,7 @@ def linear(
         variance: of the weights.
         fan_in: the inputs that an output sums over; of those the share ``taps`` lies inside the
             padding, and is 1/∏stride for a transposed convolution.
-        units: width of the input, for the noise.
+        units, groups: width of the input, for the noise, and how many such it has side by side.
         target: the output's second moment before the bias, where it is known without rounding.
         copies: samples times positions, over which a measurement would average.
         common: of an output's weights, the share that outputs at other positions have too: less
@@ -58,8 +58,7 @@ def linear(
     c, s = (part(c + alike, q) * exact for c in covariances(x.moments))
     m = Moments(0.0, exact + bias, c * common + bias, s + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
-    # E[cos²] of what it is made of, random directions among all taps
-    fed = units / fan_in * (x.aligned + 1 / max(units, count(node.inputs[0].layout)[UNIT]))
+    fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
     state = fresh(node.id, m, noise, x.exact, x.note, operation, aligned=min(1.0, fed))
     g = gain * node.size / node.input_sizes[0]
     if observed:
