@@ -50,6 +50,11 @@ def fused(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def multi_query(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Keys and values of one head for all (Shazeer 2019)."""
+    return plain(m, q, k[:, :1], v[:, :1])
+
+
 def talking_heads(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Touvron et al. 2021 (CaiT)."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
@@ -79,6 +84,7 @@ KINDS = {
     "plain": plain,
     "peaked": peaked,
     "fused": fused,
+    "multi-query": multi_query,
     "talking heads": talking_heads,
     "cross-covariance": cross_covariance,
     "factorised": factorised,
