@@ -52,8 +52,6 @@ def signals(node: Node) -> tuple[Node, ...]:
         return node.inputs[2:3]
     if node.rule == "attend":
         return node.inputs[1:2]
-    if node.rule == "attention":
-        return node.inputs[2:]
     return node.inputs
 
 

@@ -208,21 +208,16 @@ def attention(
     trace: Trace, queries: Signal, key: Signal, value: Signal, *, factor: float, rows: Rows
 ) -> Signal:
     """Scores, softmax and sums in one operation, units being each one's last axis and positions
-    the one before; each part of the queries for itself."""
-    queries = queries.apart(len(queries.layout) - 1)
-    facts: dict[str, Any] = {
-        "width": layouts.size(queries.layout[-1]),
-        "factor": factor,
-        "size": layouts.size(key.layout[-2]),
-        "rows": rows,
-        "common": _images(key.node, value.node),
-    }
-
-    def make(part: Signal, own: Layout) -> Signal:
-        return trace.record("attention", [part, key, value], own, **facts)
-
-    layout = (*queries.layout[:-1], value.layout[-1])
-    return each(trace.tape, queries, layout, queries.axis or 0, make)
+    the one before."""
+    units, keys = queries.layout[-1], ((POSITION, layouts.size(key.layout[-2])),)
+    scaled = trace.record("add", [queries], queries.layout, factors=(factor,))
+    before = len(queries.layout) - 1
+    places = {i: i for i in range(before)}, {len(key.layout) - 2: before}
+    over = ((UNIT, layouts.size(units)),)
+    layout = (*queries.layout[:-1], keys)
+    scores = contracted(trace, scaled, key, (over, over), layout, places)
+    weights = softmax(trace, replace(scores, rows=rows), before, layout)
+    return contracted(trace, weights, value, (keys, keys), (*layout[:-1], value.layout[-1]))
 
 
 # Where an operation is compared with an exponential; to 1e-6, as the constants in it may be

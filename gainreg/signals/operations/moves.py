@@ -47,12 +47,19 @@ def reordered(trace: Trace, x: Any, order: Sequence[int]) -> Entry:
 
 
 def expanded(entry: Entry, shape: Sequence[int]) -> Entry:
-    """A signal again and again: what is elementwise on it still is."""
+    """A signal again and again: what is elementwise on it still is. Copies of whole matrices of
+    positions and units are keys and values for several heads, which are units."""
     if not isinstance(entry, Signal):
         return entry
     added: Layout = ((),) * (len(shape) - len(entry.layout))
+    matrix = {layouts.role(axis) for axis in entry.layout[-2:] if axis} == {POSITION, UNIT}
+    heads = UNIT if matrix and len(shape) > 3 else POSITION
+
+    def copied(axis: int) -> str:
+        return SAMPLE if not axis else heads if axis < len(shape) - 2 else POSITION
+
     grown = tuple(
-        axis if layouts.size(axis) == size else ((POSITION if i else SAMPLE, size),)
+        axis if layouts.size(axis) == size else ((copied(i), size),)
         for i, (axis, size) in enumerate(zip(added + entry.layout, shape, strict=True))
     )
     return replace(entry.whole, layout=grown)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gainreg.signals.rules.attention import attend, attention, scores, softmax
+from gainreg.signals.rules.attention import attend, scores, softmax
 from gainreg.signals.rules.elementwise import add, dropout, elementwise, multiply, scale
 from gainreg.signals.rules.linear import embedding, linear, portion
 from gainreg.signals.rules.moves import concatenate, given, passed, view
@@ -30,7 +30,7 @@ __all__ = ["RULES", "Back", "Step", "at", "back", "embedding", "linear"]
 RULES: dict[str, Callable[..., Step]] = {
     rule.__name__: rule
     for rule in (
-        add, attend, attention, concatenate, deviation, dropout, elementwise,
+        add, attend, concatenate, deviation, dropout, elementwise,
         embedding, given, linear, maximum, mean, multiply, normalise, opaque, passed, portion,
         scale, scores, softmax, view,
     )

@@ -369,38 +369,3 @@ def _looked_for(
     scale = _beyond(key) * units**2
     by_key = two * by_weight * looked**2 / scale if scale else 0.0
     return from_to(gg=by_query, hh=by_query, kk=by_query), from_to(hg=by_key)
-
-
-def attention(
-    node: Node,
-    query: State,
-    key: State,
-    value: State,
-    *,
-    width: int,
-    factor: float,
-    size: int,
-    rows: Rows,
-    common: bool = False,
-) -> Step:
-    """Scores, softmax and attend in one operation."""
-    scaled, v = query.moments.scaled(factor), value.moments
-    spread = _of_scores(_summed(scaled, key.moments, width, False, True))
-    p, through = _softmax(spread, size, rows)
-    queries = node.input_sizes[0] / width  # of all heads
-    by_key = queries * size * width / node.input_sizes[1]
-    looked = spread.total * (1 - min(1.0, p.second_moment * size)) ** 2
-    found = looked * value.aligned if common else 0.0
-    moments = _attended(p, v, size, found, spread.alike, _together(by_key, node.positions))
-    note = joined(query.note, key.note, value.note, INDEPENDENT)
-    state = fresh(node.id, moments, value.noise, False, note, f"attention over {value.phrase}")
-    state = replace(state, counted=value.q)
-    units = node.size / queries
-    to_scores = through @ _to_weights(v, units)
-    to_query, to_key = _to_scored(scaled, key.moments, by_key, size, factor)
-    by = units * _beyond(v), width, by_key, size
-    more = _looked_for(query.moments, key.moments, looked, found, *by)
-    by_value = node.size / node.input_sizes[2] * size
-    down = to_query @ to_scores + more[0], to_key @ to_scores + more[1]
-    together = _together(size, node.input_positions[2])
-    return Step(state, (*down, _to_values(p, by_value, size, together)))

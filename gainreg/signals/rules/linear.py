@@ -8,7 +8,6 @@ from gainreg.signals.functions import (
     WEIGHTS,
     FloatArray,
 )
-from gainreg.signals.layout import UNIT, count
 from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import (
     COARSE,
@@ -39,6 +38,7 @@ def linear(
     fan_in: int,
     taps: float = 1.0,
     units: int,
+    groups: int = 1,
     operation: str,
     target: float | None = None,
     copies: float = 1.0,
@@ -53,7 +53,7 @@ def linear(
         variance: of the weights.
         fan_in: the inputs that an output sums over; of those the share ``taps`` lies inside the
             padding, and is 1/∏stride for a transposed convolution.
-        units: width of the input, for the noise.
+        units, groups: width of the input, for the noise, and how many such it has side by side.
         target: the output's second moment before the bias, where it is known without rounding.
         copies: samples times positions, over which a measurement would average.
         common: of an output's weights, the share that outputs at other positions have too: less
@@ -71,8 +71,7 @@ def linear(
     _, c, s, elsewhere = (part(c + alike, q) * exact for c in x.moments.products)
     m = Moments(0.0, exact + bias, c * common + bias, s + bias, elsewhere * common + bias)
     noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
-    # E[cos²] of what it is made of, random directions among all taps
-    fed = units / fan_in * (x.aligned + 1 / max(units, count(node.inputs[0].layout)[UNIT]))
+    fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
     state = fresh(node.id, m, noise, x.exact, x.note, operation, aligned=min(1.0, fed))
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that

@@ -34,7 +34,7 @@ def _moved(node: Node) -> Back:
     share = node.size / node.input_sizes[0]
     before, after = node.input_positions[0], node.positions
     if share >= 1 or after >= before:
-        copies = max(1.0, share)
+        copies = max(1.0, after / before)  # at other positions, not for other units
         return from_to(
             gg=share, hg=share * (copies - 1), hh=share * copies, kk=share * copies, ww=1.0
         )

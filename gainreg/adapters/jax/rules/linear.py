@@ -117,6 +117,7 @@ def _convolution(
         operation="transposed convolution" if transposed else "convolution",
         fan_in=channels * math.prod(kernel),
         units=channels,
+        groups=x.shape[spec[1]] // channels,
         taps=taps,
         common=common,
         inside=None if padded is None else padded.signal,

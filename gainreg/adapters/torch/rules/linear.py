@@ -188,6 +188,7 @@ def _convolution(
         operation="transposed convolution" if transposed else "convolution",
         fan_in=channels * math.prod(kernel),
         units=channels,
+        groups=groups,
         inside=None if padded is None else padded.signal,
         together=0.0 if transposed else _together(trace, weight, range(1, weight.dim())),
         **_inside(axes, y.shape[2:]),
