@@ -247,7 +247,8 @@ class Trace(ABC):
             return Moments(entry.mean, entry.square, entry.square, entry.square), "", None
         numbers = self.values(tensor)
         if numbers is not None:
-            return measured(numbers, own), "", numbers
+            left = np.where(numbers < MASKED, 0.0, numbers)
+            return measured(left, own), "", numbers
         if isinstance(entry, (Weight, Computed)):
             self.tape.warn(WITHOUT_VALUES)
             return Moments(0.0, 0.0, 0.0, 0.0), "", None
@@ -293,7 +294,27 @@ class Trace(ABC):
         except NotUnderstoodError:
             found = self.not_understood(name, tensors)
         found = found if isinstance(found, tuple) else (found,)
+        if any(map(self.is_signal, tensors)) and all(map(self._is_data, tensors)):
+            found = tuple(map(self._data, self.outputs, found))
         return (*found, *nothing[len(found) :])
+
+    def _is_data(self, tensor: Any) -> bool:
+        """Whether it is an input, a constant, or made of such: no parameter has met it."""
+        entry = self.entry(tensor)
+        return entry is None or (isinstance(entry, Signal) and entry.node in self.inputs)
+
+    def _data(self, tensor: Any, entry: Entry) -> Entry:
+        """What is made of data alone is data: it is measured, whatever rule it would have."""
+        if not isinstance(entry, Signal) or entry.joint is not None or entry.padded is not None:
+            return entry
+        numbers = None if entry.node in self.inputs else self.values(tensor)
+        if numbers is None or not np.isfinite(numbers).all():
+            return entry
+        parents = [Signal(node, node.layout) for node in entry.node.inputs]
+        moments = measured(numbers, entry.layout)
+        made = self.record("given", parents, entry.layout, moments=moments, phrase="data")
+        self.inputs[made.node] = tensor
+        return made
 
     def record(
         self,
@@ -397,7 +418,7 @@ def measured(numbers: FloatArray, own: Layout) -> Moments:
     """
     if not numbers.size:
         raise ParameterError("a tensor without elements meets a signal; give larger inputs")
-    x = np.where(numbers < MASKED, 0.0, numbers)
+    x = numbers
     with np.errstate(over="ignore", invalid="ignore"):
         q = float((x * x).mean())
     if not math.isfinite(q):
