@@ -112,6 +112,8 @@ class Flow:
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
         if not node.weighs:
+            if node.moments is not None:
+                return rules.at("given", node, inputs, {"moments": node.moments, "phrase": "data"})
             return rules.at(node.rule, node, inputs, node.facts)
         if node.rule == "embedding":
             return rules.embedding(node, variance=self._table(node), **node.facts)
