@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gainreg.signals.functions import (
+    NODES,
     WEIGHTS,
+    FloatArray,
 )
 from gainreg.signals.rules.step import Step, back, covariances, part
 from gainreg.signals.state import (
     Moments,
+    QUANTILES,
     State,
+    at_quantiles,
     fresh,
+    on_nodes,
 )
 from gainreg.signals.tape import Node
+
+
+# Of what is so sparse, and sums up so few units, outputs vary in size from position to position by
+# a third and more.
+SPARSE, UNEVEN = 10.0, 0.05
 
 
 def linear(
@@ -56,8 +68,11 @@ def linear(
     exact = gain * q if target is None else target
     c, s = (part(c + alike, q) * exact for c in covariances(x.moments))
     m = Moments(0.0, exact + bias, c * common + bias, s + bias)
-    noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
-    state = fresh(node.id, m, noise, x.exact, x.note, operation)
+    kurtosis = _kurtosis(x)
+    stray = (kurtosis - 1) / units
+    noise = x.noise + stray * _alike(x.moments, copies)
+    values = (_uneven(m, stray),) if kurtosis > SPARSE and stray > UNEVEN else ()
+    state = fresh(node.id, m, noise, x.exact, x.note, operation, not values, values)
     g = gain * node.size / node.input_sizes[0]
     if observed:
         return Step(state)
@@ -75,6 +90,16 @@ def portion(node: Node, x: State, fed: State, made: State, bias: State | None = 
     step = linear(node, x, bias=added, variance=variance, **{**facts, "observed": False})
     here = node.size / node.inputs[2].size
     return Step(step.state, (step.back[0], back(0.0), back(here, here**2)))
+
+
+def _uneven(m: Moments, stray: float) -> FloatArray:
+    """A Gaussian whose variance is another at each position: a gamma distribution, of a mean of
+    squares of which so few are large that it strays by that."""
+    from scipy.stats import gamma
+
+    levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    sizes = np.sqrt(gamma.ppf(levels, 1 / stray, scale=stray))
+    return math.sqrt(m.second_moment) * on_nodes(np.multiply.outer(sizes, at_quantiles(NODES)))
 
 
 def _kurtosis(x: State) -> float:
