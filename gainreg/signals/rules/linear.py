@@ -13,15 +13,14 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.rules.step import Step, back, covariances, part
 from gainreg.signals.state import (
-    Moments,
     QUANTILES,
+    Moments,
     State,
     at_quantiles,
     fresh,
     on_nodes,
 )
 from gainreg.signals.tape import Node
-
 
 # Of what is so sparse, and sums up so few units, outputs vary in size from position to position by
 # a third and more.
