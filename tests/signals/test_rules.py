@@ -303,3 +303,36 @@ def test_sums_of_few_large_values_are_larger_at_some_positions() -> None:
     last = initialize_(model, torch.randn(256, 64)).weights[-1]
     assert not last.exact
     assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.2)  # else a third off
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_an_interpolation_is_a_sum_of_its_ends(learned: bool) -> None:
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by = nn.Parameter(torch.full((256,), 0.4)) if learned else 0.4
+            self.map = nn.Sequential(nn.Linear(256, 256), nn.LayerNorm(256))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.by * (self.map(x) - x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), *(Moved() for _ in range(6)), nn.Linear(256, 9))
+    first = initialize_(model, torch.randn(64, 64)).weights[0]  # else 4 times too large
+    assert first.gradient_rms == pytest.approx(first.measured_gradient_rms, rel=0.15)
+
+
+def test_sums_over_positions_share_no_gradient_among_units() -> None:
+    def mixed(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """As state-space models do: a few sums over all positions, and a mean of these."""
+        h = m.first(x)
+        return m.top(F.silu(m.inner(h.mT @ m.write(h) / 8)).mean(2))
+
+    torch.manual_seed(0)
+    sizes = {"first": (32, 256), "write": (256, 16), "top": (256, 64)}
+    parts = {name: nn.Linear(*size) for name, size in sizes.items()}
+    parts["inner"] = nn.Conv1d(256, 256, 1)
+    report = initialize_(Of(mixed, **parts), torch.randn(8, 49, 32))
+    for weight in report.weights[:2]:
+        off = weight.gradient_rms / weight.measured_gradient_rms
+        assert off == pytest.approx(1, rel=0.3)
