@@ -10,7 +10,7 @@ import numpy as np
 
 import gainreg
 from gainreg.errors import MomentError
-from gainreg.signals import gradients, norms, rules, streams
+from gainreg.signals import gradients, interpolations, norms, rules, streams
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.layout import SAMPLE, count
@@ -49,6 +49,7 @@ class Flow:
 
     def __init__(self, tape: Tape, aims: Aims | None) -> None:
         norms.recognise(tape)
+        interpolations.part(tape)
         self.tape = tape
         self.aims = aims
         self.residuals = streams.residuals(tape)
@@ -112,6 +113,8 @@ class Flow:
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
         if not node.weighs:
+            if node.moments is not None:
+                return rules.at("given", node, inputs, {"moments": node.moments, "phrase": "data"})
             return rules.at(node.rule, node, inputs, node.facts)
         if node.rule == "embedding":
             return rules.embedding(node, variance=self._table(node), **node.facts)

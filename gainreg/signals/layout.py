@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 SAMPLE, POSITION, UNIT = "sample", "position", "unit"
 
@@ -150,3 +151,62 @@ def inside(axes: Iterable[tuple[Sequence[int], int]]) -> tuple[float, float]:
         share *= total / len(taps)
         common *= sum((n / outputs) ** 2 for n in taps) / total if total else 1.0
     return share, common
+
+
+class Mixing(NamedTuple):
+    """A known linear map, in sums over its matrix a; that over two axes at once is their product.
+
+    Attributes:
+        squares: Σ a².
+        rows, columns: Σ (Σ a)² of the rows, and of the columns.
+        whole: Σ a.
+        outputs, inputs: how many of each.
+    """
+
+    squares: float
+    rows: float
+    columns: float
+    whole: float
+    outputs: float
+    inputs: float
+
+    @classmethod
+    def of(cls, matrix: Any) -> Mixing:
+        """That of a matrix, outputs by inputs."""
+        rows, columns = matrix.sum(1), matrix.sum(0)
+        sums = ((matrix**2).sum(), (rows**2).sum(), (columns**2).sum(), rows.sum())
+        return cls(*map(float, sums), *map(float, matrix.shape))
+
+    @classmethod
+    def running(cls, n: int, least: int = 1) -> Mixing:
+        """That of sums of ``least`` elements and more, one more each."""
+        numbers = range(least, n + least)
+        once, twice = float(sum(numbers)), float(sum(j * j for j in numbers))
+        return cls(once, twice, twice, once, n, n)
+
+    def beside(self, others: float) -> Mixing:
+        """The same for each of so many others."""
+        return Mixing(*(others * it for it in self))
+
+    def and_(self, other: Mixing) -> Mixing:
+        """Both, along two axes."""
+        return Mixing(*(a * b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def back(self) -> Mixing:
+        """The way that gradients go."""
+        return Mixing(self.squares, self.columns, self.rows, self.whole, self.inputs, self.outputs)
+
+    @property
+    def one(self) -> tuple[float, float]:
+        """What an output has of an input with itself, and of two inputs."""
+        return self.squares / self.outputs, (self.rows - self.squares) / self.outputs
+
+    @property
+    def two(self) -> tuple[float, float]:
+        """The same of two outputs; of a single one, with itself."""
+        pairs = self.outputs * (self.outputs - 1)
+        if not pairs:
+            return self.one
+        same = self.columns - self.squares
+        return same / pairs, (self.whole**2 - self.rows - same) / pairs

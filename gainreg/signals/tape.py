@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gainreg.signals.layout import POSITION, Layout, count, size
+from gainreg.signals.state import Moments
 
 # What a report calls a tensor that is no signal and no parameter, where a signal meets it.
 CONSTANT = "a constant"
@@ -27,6 +28,7 @@ class Node:
         weight: the parameter that it multiplies by, if it does: a weight, a table or a scale.
         variance: of the weight where that is no parameter that could be set.
         bias: the parameter that is added along with it.
+        moments: of the output, where that is made of data alone and was measured.
     """
 
     id: int
@@ -37,6 +39,7 @@ class Node:
     weight: str = ""
     variance: float | None = None
     bias: str = ""
+    moments: Moments | None = None
 
     @functools.cached_property
     def size(self) -> int:

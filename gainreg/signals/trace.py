@@ -247,7 +247,8 @@ class Trace(ABC):
             return Moments(entry.mean, entry.square, entry.square, entry.square), "", None
         numbers = self.values(tensor)
         if numbers is not None:
-            return measured(numbers, own), "", numbers
+            left = np.where(numbers < MASKED, 0.0, numbers)
+            return measured(left, own), "", numbers
         if isinstance(entry, (Weight, Computed)):
             self.tape.warn(WITHOUT_VALUES)
             return Moments(0.0, 0.0, 0.0, 0.0), "", None
@@ -293,7 +294,23 @@ class Trace(ABC):
         except NotUnderstoodError:
             found = self.not_understood(name, tensors)
         found = found if isinstance(found, tuple) else (found,)
+        if any(map(self.is_signal, tensors)) and all(map(self._is_data, tensors)):
+            for tensor, entry in zip(self.outputs, found, strict=False):
+                self._measure(tensor, entry)
         return (*found, *nothing[len(found) :])
+
+    def _is_data(self, tensor: Any) -> bool:
+        """Whether it is an input, a constant, or made of such: no parameter has met it."""
+        entry = self.entry(tensor)
+        return entry is None or (isinstance(entry, Signal) and entry.node in self.inputs)
+
+    def _measure(self, tensor: Any, entry: Entry) -> None:
+        """Note the moments of what is made of data alone, whatever its rule makes of them."""
+        if isinstance(entry, Signal) and entry.node not in self.inputs:
+            node, numbers = entry.node, self.values(tensor)
+            if numbers is not None and np.isfinite(numbers).all() and numbers.size == node.size:
+                node.moments = measured(numbers, entry.layout)
+                self.inputs[node] = tensor
 
     def record(
         self,
@@ -322,7 +339,12 @@ class Trace(ABC):
         others = tuple(... if self.is_tensor(x) else x for x in arguments)
         layout, signals = self.broadcast(*filter(self.is_tensor, arguments))
         function = self.function(operation, others, keywords)
-        return self.record("elementwise", signals, layout, operation=function)
+        made = self.record("elementwise", signals, layout, operation=function)
+        rows = signals[0].rows if len(signals) == 1 else None
+        if rows is None or function.call(np.array([-np.inf]))[0] != 0:
+            return made
+        keep = sum(n * share for n, share in rows.counts) / layouts.size(layout[-1])
+        return record(self.tape, "dropout", [made], layout, keep=keep, factor=1.0)
 
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
@@ -383,7 +405,10 @@ class Trace(ABC):
             tuple((POSITION if part in slid else part[0], part[1]) for part in axis)
             for axis in node.layout
         )
-        node.facts["moments"] = measured(numbers, node.layout)
+        if node.moments is not None:
+            node.moments = measured(numbers, node.layout)
+        else:
+            node.facts["moments"] = measured(numbers, node.layout)
 
 
 # --- numbers ---
@@ -397,7 +422,7 @@ def measured(numbers: FloatArray, own: Layout) -> Moments:
     """
     if not numbers.size:
         raise ParameterError("a tensor without elements meets a signal; give larger inputs")
-    x = np.where(numbers < MASKED, 0.0, numbers)
+    x = numbers
     with np.errstate(over="ignore", invalid="ignore"):
         q = float((x * x).mean())
     if not math.isfinite(q):

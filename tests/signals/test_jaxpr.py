@@ -583,13 +583,13 @@ def test_shapes_can_only_be_planned() -> None:
 
 def test_an_operation_gets_a_rule_by_its_name() -> None:
     @jax.jit
-    def running_sum(x: Any) -> Any:
-        return jnp.cumsum(x, -1)
+    def running_product(x: Any) -> Any:
+        return jnp.cumprod(x, -1)
 
-    model, x = of(lambda p, x: running_sum(x @ p["a"]) @ p["b"], SQUARE, LAST)
-    assert any("cumsum is not understood" in warning for warning in plan(model, x).warnings)
+    model, x = of(lambda p, x: running_product(x @ p["a"]) @ p["b"], SQUARE, LAST)
+    assert any("cumprod is not understood" in warning for warning in plan(model, x).warnings)
 
-    @rule("jit running_sum")
+    @rule("jit running_product")
     def _(trace: Any, x: Any, **_: Any) -> Any:
         n = x.shape[-1]
         return trace.record("scale", [trace.signal(x)], mean=0.0, square=(n + 1) / 2)

@@ -5,7 +5,7 @@ what the output is. A tensor knows its ``shape``; all else is asked of the ``Tra
 """
 
 from gainreg.signals.operations.attending import attention, contracted, kept_where, masked, softmax
-from gainreg.signals.operations.means import averaged
+from gainreg.signals.operations.means import averaged, blended, running_sum
 from gainreg.signals.operations.moves import (
     concatenated,
     cut,
@@ -21,6 +21,7 @@ from gainreg.signals.operations.weights import linear, looked_up, role, shared
 __all__ = [
     "attention",
     "averaged",
+    "blended",
     "concatenated",
     "contracted",
     "cut",
@@ -38,6 +39,7 @@ __all__ = [
     "picked",
     "reordered",
     "role",
+    "running_sum",
     "shared",
     "softmax",
     "summed",

@@ -226,8 +226,9 @@ _AT = np.array([-0.6, 0.25, 1.0, 2.5])
 
 
 def _exponent(trace: Trace, signal: Signal) -> Signal | None:
-    """What a signal is the exponential of, by its values; None if it is none."""
-    recipe = trace.recipes.get(signal.node)
+    """What a signal is the exponential of, by its values, masked or not; None if it is none."""
+    node = signal.node
+    recipe = trace.recipes.get(node.inputs[0] if node.rule == "dropout" else node)
     if recipe is None or recipe.rule != "elementwise" or len(recipe.inputs) != 1:
         return None
     with np.errstate(all="ignore"):

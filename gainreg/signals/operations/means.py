@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout, Mixing
 from gainreg.signals.operations.attending import origin
 from gainreg.signals.signal import Signal, each
-from gainreg.signals.trace import Recipe, Trace
+from gainreg.signals.trace import NotUnderstoodError, Recipe, Trace
 
 
 def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: float) -> Signal:
@@ -34,6 +36,41 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
     made = each(trace.tape, source, layout, place, mean)
     trace.recipes[made.node] = Recipe("mean", (signal,), facts, tuple(axes))
     return made
+
+
+def blended(
+    trace: Trace, signal: Signal, maps: Mapping[int, Mixing], shape: Sequence[int]
+) -> Signal:
+    """Known linear maps along axes, all of which hold positions, or all units."""
+    roles = {layouts.role(signal.layout[axis]) for axis in maps}
+    if len(roles) > 1 or SAMPLE in roles:
+        raise NotUnderstoodError
+    layout, (role,) = layouts.fitted(signal.layout, shape), roles
+    mixing = functools.reduce(Mixing.and_, maps.values())
+    if role == POSITION:
+        mixing = mixing.beside(layouts.count(layout)[POSITION] / mixing.outputs)
+    return trace.record("blend", [signal.whole], layout, mixing=mixing, units=role == UNIT)
+
+
+def running_sum(trace: Trace, signal: Signal, axis: int, least: int = 1) -> Signal:
+    """Sums of the first elements along an axis: of so many, and one more each."""
+    shape = tuple(map(layouts.size, signal.layout))
+    made = blended(trace, signal, {axis: Mixing.running(shape[axis], least)}, shape)
+    trace.recipes[made.node] = Recipe("running sum", (signal,), {}, (axis,))
+    return made
+
+
+def left_to_sum(trace: Trace, last: Signal, running: Signal) -> Signal | None:
+    """The last of running sums less each of them: sums of the elements behind it; None if the two
+    signals are nothing of the kind."""
+    recipe, node = trace.recipes.get(running.node), last.node
+    if recipe is None or recipe.rule != "running sum" or node.inputs != (running.node,):
+        return None
+    (axis,), view = recipe.axes, node.facts.get("view")
+    n = layouts.size(running.layout[axis])
+    if n < 2 or view != ("slice", axis, n - 1, 1, 1):
+        return None
+    return running_sum(trace, recipe.inputs[0], axis, 0)
 
 
 def _looked_at(trace: Trace, signal: Signal, size: int, layout: Layout) -> Signal | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gainreg.signals.functions import RECIPROCAL
 from gainreg.signals.operations.attending import by_rows, masked, origin, soft
-from gainreg.signals.operations.means import averaged
+from gainreg.signals.operations.means import averaged, left_to_sum
 from gainreg.signals.operations.weights import biased
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import WITHOUT_VALUES, Constant, Entry, Mask, Trace, Weight
@@ -36,6 +36,8 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
     layout, signals = trace.broadcast(a, b)
+    if (j, k) == (1.0, -1.0) and (rest := left_to_sum(trace, *signals)):
+        return rest
     if any(origin(signal.node).rule == "scores" for signal in signals):
         signals = [by_rows(trace, signal) for signal in signals]
     return trace.record("add", signals, layout, factors=(j, k))
@@ -54,7 +56,7 @@ def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
     if factor == 1.0 and not shift:
         return entry
     recipe = trace.recipes.get(entry.node)
-    if recipe is not None and recipe.axes and not shift:  # a sum over n, divided by n
+    if recipe is not None and recipe.rule == "mean" and not shift:  # a sum over n, divided by n
         whole, axes = recipe.inputs[0], list(recipe.axes)
         made = averaged(trace, whole, axes, False, recipe.facts["factor"] * factor)
         return replace(made, layout=entry.layout)

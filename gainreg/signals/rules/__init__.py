@@ -20,7 +20,7 @@ from gainreg.signals.rules.elementwise import add, dropout, elementwise, multipl
 from gainreg.signals.rules.linear import embedding, linear, portion
 from gainreg.signals.rules.moves import concatenate, given, passed, view
 from gainreg.signals.rules.opaque import opaque
-from gainreg.signals.rules.reductions import deviation, maximum, mean, normalise
+from gainreg.signals.rules.reductions import blend, deviation, maximum, mean, normalise
 from gainreg.signals.rules.step import Back, Step, back
 from gainreg.signals.state import State
 from gainreg.signals.tape import Node
@@ -30,7 +30,7 @@ __all__ = ["RULES", "Back", "Step", "at", "back", "embedding", "linear"]
 RULES: dict[str, Callable[..., Step]] = {
     rule.__name__: rule
     for rule in (
-        add, attend, concatenate, deviation, dropout, elementwise,
+        add, attend, blend, concatenate, deviation, dropout, elementwise,
         embedding, given, linear, maximum, mean, multiply, normalise, opaque, passed, portion,
         scale, scores, softmax, view,
     )

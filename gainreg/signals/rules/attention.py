@@ -10,6 +10,8 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
+from gainreg.signals import layout as layouts
+from gainreg.signals.layout import UNIT
 from gainreg.signals.rules.step import Back, Step, back, from_to, part
 from gainreg.signals.softmax import Rows, of_one, of_two
 from gainreg.signals.state import (
@@ -67,6 +69,9 @@ def scores(
         "attention scores",
     )  # fmt: skip
     rights, lefts = (node.size * width / size for size in node.input_sizes)
+    if positions and {layouts.role(axis) for axis in node.layout[-2:]} == {UNIT}:
+        sides = zip((b, a), (rights, lefts), node.input_positions, strict=True)
+        return Step(state, tuple(factor**2 * _to_terms(*it, node.positions) for it in sides))
     if positions:
         down = _to_weights(b, rights), _to_values(a, lefts, width, 1.0)
         return Step(state, tuple(factor**2 * it for it in down))
@@ -129,6 +134,14 @@ def _to_scored(
         from_to(gg=by_keys, kh=by_keys),
         from_to(gg=by_queries, kg=by_pairs, gh=-by_queries / others, kh=-by_pairs / others),
     )
+
+
+def _to_terms(other: Moments, width: float, before: int, after: int) -> Back:
+    """From sums over positions, one for each pair of units, to what is summed over: no two units
+    have a gradient in common, and all positions in one sum do."""
+    same = (before / after - 1) / max(1, before - 1)
+    q, c = width * other.second_moment, width * other.across_positions
+    return from_to(gg=q, gh=same * c, hh=(1 - same) * c, kk=width * _both(other))
 
 
 def _to_weights(v: Moments, width: float) -> Back:

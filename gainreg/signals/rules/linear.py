@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gainreg.signals.functions import (
+    NODES,
     WEIGHTS,
     FloatArray,
 )
@@ -19,14 +22,20 @@ from gainreg.signals.rules.step import (
     part,
 )
 from gainreg.signals.state import (
+    QUANTILES,
     Moments,
     State,
+    at_quantiles,
     fresh,
+    on_nodes,
 )
 from gainreg.signals.tape import Node
 
 # A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
 FEW = 64
+# Of what is so sparse, and sums up so few units, outputs vary in size from position to position by
+# a third and more.
+SPARSE, UNEVEN = 10.0, 0.05
 
 
 def linear(
@@ -70,9 +79,14 @@ def linear(
     exact = gain * q if target is None else target
     _, c, s, elsewhere = (part(c + alike, q) * exact for c in x.moments.products)
     m = Moments(0.0, exact + bias, c * common + bias, s + bias, elsewhere * common + bias)
-    noise = x.noise + (_kurtosis(x) - 1) / units * _alike(x.moments, copies)
+    kurtosis = _kurtosis(x)
+    stray = (kurtosis - 1) / units
+    noise = x.noise + stray * _alike(x.moments, copies)
+    values = (_uneven(m, stray),) if kurtosis > SPARSE and stray > UNEVEN else ()
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
-    state = fresh(node.id, m, noise, x.exact, x.note, operation, aligned=min(1.0, fed))
+    state = fresh(
+        node.id, m, noise, x.exact, x.note, operation, not values, values, aligned=min(1.0, fed)
+    )
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that
         weight = fresh(node.id, Moments(0.0, gain, gain, gain))
@@ -107,6 +121,16 @@ def portion(node: Node, x: State, fed: State, made: State, bias: State | None = 
     step = linear(node, x, bias=added, variance=variance, **{**facts, "observed": False})
     here = node.size / node.inputs[2].size
     return Step(step.state, (step.back[0], back(0.0), back(here, here**2)))
+
+
+def _uneven(m: Moments, stray: float) -> FloatArray:
+    """A Gaussian whose variance is another at each position: a gamma distribution, of a mean of
+    squares of which so few are large that it strays by that."""
+    from scipy.stats import gamma
+
+    levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    sizes = np.sqrt(gamma.ppf(levels, 1 / stray, scale=stray))
+    return math.sqrt(m.second_moment) * on_nodes(np.multiply.outer(sizes, at_quantiles(NODES)))
 
 
 def _kurtosis(x: State) -> float:

@@ -18,7 +18,7 @@ from gainreg.signals.functions import (
     slopes_at,
     slopes_on_nodes,
 )
-from gainreg.signals.layout import UNIT, count
+from gainreg.signals.layout import UNIT, Mixing, count
 from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     POINTS,
@@ -296,7 +296,7 @@ def mean(
 def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
     """A mean of n: of few, each is a part that counts where it meets the mean again."""
     if n >= MANY or not x.root.gaussian:
-        values = _above_zero(x, moments)
+        values = _of_one_sign(x, moments)
         return fresh(node.id, moments, gaussian=not values, values=values)
     one = x.source(("function", x.function, *names_of(x.root)))
     share, m = factor / n, x.moments
@@ -313,25 +313,54 @@ def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) ->
         rest(moments.across_samples, m.across_samples),
         rest(moments.elsewhere, m.elsewhere),
     )
-    values = _above_zero(x, others)
+    values = _of_one_sign(x, others)
     left = Source((node.id,), others, not values, values=values)
     root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
     return of_root(root, IDENTITY)
 
 
-def _above_zero(x: State, moments: Moments) -> tuple[FloatArray, ...]:
-    """The distribution of a mean of what is never negative: a gamma distribution, which is that of
-    a mean of squares, and has no part left of 0 that a root or a quotient would stumble on."""
+def _of_one_sign(x: State, moments: Moments) -> tuple[FloatArray, ...]:
+    """The distribution of a mean of what is never negative, or never positive: a gamma
+    distribution, which is that of a mean of squares, and has no part beyond 0 that a root, a
+    quotient or an exponential would stumble on."""
     with np.errstate(all="ignore"):
-        least = float(np.nan_to_num(x.function(x.root.values)).min())
-    if least < 0 or not moments.mean > 0 or moments.variance < LITTLE * moments.mean**2:
+        known = np.nan_to_num(x.function(x.root.values))
+    sign = 1.0 if moments.mean > 0 else -1.0
+    mean, spread = abs(moments.mean), moments.variance
+    if (sign * known).min() < 0 or not mean or spread < LITTLE * mean**2:
         return ()
     from scipy.special import ndtr
     from scipy.stats import gamma
 
-    shape = moments.mean**2 / moments.variance
-    values: FloatArray = gamma.ppf(ndtr(NODES), shape, scale=moments.mean / shape)
-    return (np.nan_to_num(values, posinf=float(np.nanmax(values[np.isfinite(values)]))),)
+    values: FloatArray = gamma.ppf(ndtr(NODES), mean**2 / spread, scale=spread / mean)
+    finite = np.nan_to_num(values, posinf=float(np.nanmax(values[np.isfinite(values)])))
+    return (np.sort(sign * finite),)
+
+
+def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
+    """A known linear map over positions, or units: resizing, running sums.
+
+    Of two positions it makes squares·q + rest·c, of which the first part counts the inputs that
+    both meet.
+    """
+    m, (same, rest), (meet, apart) = x.moments, mixing.one, mixing.two
+    q, c, s, square = m.second_moment, m.across_positions, m.across_samples, m.mean**2
+    both = min(c, s)
+    if units:  # which have nothing but their mean in common
+        products = [same * it + rest * square for it in (q, c, s)]
+        down = back(mixing.back.one[0])
+    else:
+        products = [same * q + rest * c, meet * q + apart * c, same * s + rest * both]
+        (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
+        down = from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=(mixing.whole / mixing.inputs) ** 2, ww=1.0)
+    moments = Moments(m.mean * mixing.whole / mixing.outputs, *products)
+    values = () if x.root.gaussian and x.function.core is None else _of_one_sign(x, moments)
+    note = "" if units else "a mean over positions that may be more alike than a typical pair"
+    state = fresh(
+        node.id, moments, x.noise, x.exact and units, joined(x.note, note), x.phrase,
+        gaussian=not values, values=values,
+    )  # fmt: skip
+    return Step(state, (down,))
 
 
 def deviation(node: Node, x: State, *, root: bool) -> Step:

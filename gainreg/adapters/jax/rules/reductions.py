@@ -77,7 +77,9 @@ def _window_largest(trace: JaxTrace, x: Array, *, window_dimensions: Any, **_: A
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "argmax", "argmin", alone=True)
-def _cumulated(trace: JaxTrace, x: Array, **_: Any) -> Any:
+def _cumulated(trace: JaxTrace, x: Array, *, axis: int = 0, **_: Any) -> Any:
     if trace.is_signal(x):
-        raise NotUnderstoodError
+        if trace.operation != "cumsum":
+            raise NotUnderstoodError
+        return operations.running_sum(trace, trace.signal(x), axis)
     return None if isinstance(trace.entry(x), Tokens) else trace.without_signal(x)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError
 
@@ -171,12 +171,7 @@ def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest
 
 @rule(aten.cumsum)
 def _running_sum(trace: Trace, x: Tensor, dim: int, **rest: Any) -> Any:
-    """Sums of 1 to n: of j its mean and mean square say what one such sum is on average."""
-    n, signal = x.shape[dim], trace.signal(x).whole
-    once, square = (n + 1) / 2, (n + 1) * (2 * n + 1) / 6
-    return trace.record(
-        "mean", [signal], units=1, positions=square / once, samples=1, factor=math.sqrt(square)
-    )
+    return operations.running_sum(trace, trace.signal(x), dim % x.dim())
 
 
 @rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
@@ -242,14 +237,24 @@ def _folded(
     return trace.record("mean", [signal], layout, units=1, positions=n, samples=1, factor=n)
 
 
-@rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
-def _blended(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
-    y = trace.outputs[0]
-    share = 1.0
-    for before, after in zip(x.shape[2:], y.shape[2:], strict=True):
-        at = [((i + 0.5) * before / after - 0.5) % 1.0 for i in range(after)]
-        share *= sum((1 - t) ** 2 + t**2 for t in at) / after
-    return trace.record("mean", [trace.signal(x)], units=1, positions=1 / share, samples=1)
+@rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d,
+      aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
+      aten._upsample_lanczos2d_aa)  # fmt: skip
+def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: Any) -> Any:
+    """Its taps along an axis are what it makes of ones there, the other axes as they are."""
+    axes, maps = tuple(range(2, x.dim())), {}
+    for axis in axes:
+        n = x.shape[axis]
+        # two wide, since antialiasing in double precision takes what is one wide for constant
+        ones = torch.eye(n, dtype=torch.float64).reshape(
+            n, 1, *(n if i == axis else 1 for i in axes)
+        )
+        ones = ones.expand(n, 1, *(n if i == axis else 2 for i in axes))
+        size = [trace.outputs[0].shape[i] if i == axis else 2 for i in axes]
+        own = [scale if i == axis else None for i, scale in zip(axes, scales, strict=False)]
+        taps = trace.operation(ones, size, corners, *own).movedim(axis, 1)
+        maps[axis] = Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T)
+    return operations.blended(trace, trace.signal(x), maps, trace.outputs[0].shape)
 
 
 @rule(aten.var, aten.std)

@@ -1,0 +1,96 @@
+"""Interpolations: x + s·(y − x), with a number or parameter s, made the sum (1 − s)·x + s·y that it
+is.
+
+Forward both are one linear combination. Backward x would get what comes by either term as if that
+were independent of the other, (1 + s²)·g in place of (1 − s)²·g: through each of a stream of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from gainreg.signals.tape import Node, Tape
+
+
+class _Difference(NamedTuple):
+    """s·(k·y + j·x), with the steps that multiply by s."""
+
+    y: Node
+    j: float
+    k: float
+    steps: list[Node]
+
+
+def part(tape: Tape) -> None:
+    """Write every interpolation as a sum of its two ends."""
+    nodes: list[Node] = []
+    for node in tape.nodes:
+        nodes += _ends(node)
+        nodes.append(node)
+    if len(nodes) > len(tape.nodes):
+        tape.nodes = nodes
+        tape.prune()
+
+
+def _ends(node: Node) -> list[Node]:
+    """The two ends that a sum is made to be of; none if it is no interpolation."""
+    if node.rule != "add" or len(node.inputs) != 2:
+        return []
+    for (x, by), (change, of) in zip(
+        pairs := list(zip(node.inputs, node.facts["factors"], strict=True)),
+        pairs[::-1],
+        strict=True,
+    ):
+        found = _difference(change, x)
+        if found is None or not x.size == found.y.size == node.size:
+            continue
+        mean, square, positions = _product(found.steps)
+        weight = next((step.weight for step in found.steps if step.weight), "")
+        made = [
+            _scaled(node, x, "", by, of * found.j, mean, square, positions),
+            _scaled(node, found.y, weight, 0.0, of * found.k, mean, square, positions),
+        ]
+        node.inputs, node.facts = tuple(made), {**node.facts, "factors": (1.0, 1.0)}
+        return made
+    return []
+
+
+def _difference(node: Node, x: Node) -> _Difference | None:
+    """What changes x, as a multiple of a sum that x is a term of; None if it is nothing of the
+    kind."""
+    steps = []
+    while len(node.inputs) == 1 and node.rule in ("scale", "add") and not node.facts.get("shift"):
+        steps.append(node)
+        node = node.inputs[0]
+    if node.rule != "add" or node.facts.get("shift") or x not in node.inputs:
+        return None
+    if len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
+        return None
+    i = node.inputs.index(x)
+    factors = node.facts["factors"]
+    return _Difference(node.inputs[1 - i], factors[i], factors[1 - i], steps)
+
+
+def _product(steps: list[Node]) -> tuple[float, float, float]:
+    """Of what some steps multiply by: its mean, mean square and mean product across positions."""
+    mean, square, positions = [], [], []
+    for step in steps:
+        facts: dict[str, Any] = step.facts
+        own = facts["mean"] if step.rule == "scale" else facts["factors"][0]
+        mean.append(own)
+        square.append(facts.get("square", own**2))
+        positions.append(square[-1] if facts.get("positions") is None else facts["positions"])
+    return math.prod(mean), math.prod(square), math.prod(positions)
+
+
+def _scaled(node: Node, x: Node, weight: str, by: float, of: float, *of_s: float) -> Node:
+    """x times by + of·s."""
+    mean, square, positions = of_s
+    both = by**2 + 2 * by * of * mean
+    facts = {
+        "mean": by + of * mean,
+        "square": both + of**2 * square,
+        "positions": both + of**2 * positions if positions != square else None,
+    }
+    return Node(node.id, "scale", (x,), node.layout, facts, weight)
