@@ -384,8 +384,8 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         step = STEP * (1 + np.abs(x[i]))
         moved = [v + step if j == i else v for j, v in enumerate(x)]
         rise = np.nan_to_num(operation.call(*moved)) - np.nan_to_num(operation.call(*x))
-        slope: FloatArray = np.nan_to_num(rise / step)
-        return slope
+        found: FloatArray = np.nan_to_num(rise / step)
+        return found
 
     with np.errstate(all="ignore"):
         roots, x = draw()
@@ -419,10 +419,13 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         made=(operation, states),
     )  # fmt: skip
     down = []
+    ways = moves * by  # from each source to what is made, by each state
+    apart = np.sum(ways**2, 1)
+    together = np.divide(np.sum(ways, 1) ** 2, apart, out=np.ones_like(apart), where=apart > 0)
     for i, (own, values, slope) in enumerate(zip(roots, x, by, strict=True)):
-        met = sum(slopes * np.sum(moves[:, i] * moves[:, j], 0) for j, slopes in enumerate(by))
         size = np.sum(moves[:, i] ** 2, 0)
-        square = slope * np.divide(met, size, out=slope.copy(), where=size > 0)
+        share = np.sum(moves[:, i] ** 2 * together, 0)
+        square = slope**2 * np.divide(share, size, out=np.ones_like(size), where=size > 0)
         growth = float(np.mean(values * slope * y) / max(1e-300, np.mean(y * y)))
         down.append(_on_samples(node, i, states[i], state, own, y, slope, square, growth))
     return Step(state, tuple(down))
@@ -442,9 +445,8 @@ def _on_samples(
     """The factor of one of the signals that something was made of, on samples of its root and of
     what was made: ``slope`` is that by the signal, ``square`` of a gradient what comes back by it.
 
-    Where several of the signals are made of one variable, what comes back to that by two of them is
-    one gradient, and its square more than the sum of theirs: each has its own, and half of what
-    they make together.
+    Where several of the signals are made of one variable, what comes back to that by all of them is
+    one gradient, whose square is not the sum of theirs: each is taken for as much larger as it is.
     """
     order, middles = np.argsort(own), sorted_levels()[POINTS // GROUPS // 2 :: POINTS // GROUPS]
 
