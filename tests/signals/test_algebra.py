@@ -42,6 +42,7 @@ class Written:
         return self.tape.record("multiply", [a, b], LAYOUT)
 
     def states(self, *nodes: Node) -> list[State]:
+        self.tape.outputs = list(nodes)
         flow = Flow(self.tape, None)
         return [flow.states[node] for node in nodes]
 

@@ -56,7 +56,9 @@ def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
     if factor == 1.0 and not shift:
         return entry
     recipe = trace.recipes.get(entry.node)
-    if recipe is not None and recipe.rule == "mean" and not shift:  # a sum over n, divided by n
+    if (
+        recipe is not None and recipe.rule == "mean" and recipe.axes and not shift
+    ):  # a sum over n, divided by n
         whole, axes = recipe.inputs[0], list(recipe.axes)
         made = averaged(trace, whole, axes, False, recipe.facts["factor"] * factor)
         return replace(made, layout=entry.layout)
