@@ -9,12 +9,10 @@ known is not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gainreg.bound import Bound
 from gainreg.entry import SMALLEST
 from gainreg.errors import PluginError
 from gainreg.moments import (
@@ -23,72 +21,53 @@ from gainreg.moments import (
     FloatArray,
     Function,
     Moments,
-    differences,
     quadrature,
     sampling,
+    slopes,
     windows,
 )
 
+if TYPE_CHECKING:
+    from gainreg.bound import Bound
+
 CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 
-# Closed forms are compared with quadrature at these stds before their first use, …
+# The stds at which closed forms are compared with quadrature before their first use. A form that
+# begins to cancel between two of them leaves more than TRUSTED at the second.
 A_DECADE = 4
 PROBES = 10.0 ** (np.arange(-8 * A_DECADE, 8 * A_DECADE + 1) / A_DECADE)
 PROBES.flags.writeable = False
+# Windows around them, in each of which a closed form that keeps its digits is a polynomial.
 AROUND_PROBES = np.array([np.ones_like(PROBES), np.log(PROBES), np.full_like(PROBES, 0.01)])
-# … and φ is searched for kinks that nobody declared only at those between these, for a search takes
-# 60 ms a std; where φ′ too has to be found, only near 1.
+# φ is searched for kinks that nobody declared only at the probes between these stds, as a search
+# takes up to 60 ms a std; where φ′ too has to be found, only at those near 1.
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
 # is right may cancel so far out, and there it is merely not used. Nor is it wrong if it differs by
 # no more than so many times its deviation from a polynomial at that std or, up to 1, at a larger
 # one: terms that cancel at small std may leave no more.
 WRONG = 1e-9
-NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is not declared; it is then known to 1e-6
+# The same for E[φ′²] where φ′ is not declared: quadrature then knows it to 1e-6.
+NUMERICAL = 1e-4
 # A closed form is used between two probes if it is this close to quadrature at both: quadrature's
 # own rounding reaches 2e-15 in the worst of the reference rows, and a form that has begun to cancel
 # leaves this behind within a quarter of a decade.
 TRUSTED = 4e-14
-# Two evaluations of φ differ by more than this part if φ is random, or not elementwise; those of
-# single precision, in another order, by 1e-7. What the last digits of x change may differ more.
+# φ is random, or not elementwise, if two evaluations differ by more than this part, and near 0 by
+# more than the second: those of single precision, in another order, differ by 1e-7. Where φ itself
+# changes by more within so many last digits of x, two loops that round otherwise may differ so.
 SAME, SAME_NEAR_0, LAST_DIGITS = 1e-6, 1e-9, 64
-# Where quadrature is silent, φ being random, not elementwise or too lively, closed forms are
-# compared at these stds with few samples, and refused so many standard errors away from them,
-# beyond a part of their size: a sampler of groups may leave part of the last one out …
-SAMPLED, FEWER, SIGMAS, GROUPS = (0.1, 10.0, 1e3, 1e6), 4, 6.0, 1e-2
-LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))  # of the mean, at the most
-# … and only where the standard error itself can be believed: where few samples make up most of the
-# second moment (an exponential at std 10), it is a large part of it, and says nothing.
+# Where quadrature is silent, as φ is random, not elementwise or too lively, closed forms are
+# compared at these stds with samples, a quarter as many as usual for the sake of time.
+SAMPLED, FEWER = (0.1, 10.0, 1e3, 1e6), 4
+# A closed form is wrong if it is so many standard errors off, and beyond them this part of its
+# size: a sampler of groups may leave out part of the last group.
+SIGMAS, GROUPS = 6.0, 1e-2
+# What that of a sampled mean is at the most, beside √E[φ²]; no closed form is held to less.
+LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))
+# A standard error is believed up to this part of the second moment: where few samples make up most
+# of that, as of an exponential at std 10, it is larger, and says nothing.
 LARGEST_STANDARD_ERROR = 0.05
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was found out about an activation with its params.
-
-    Attributes:
-        integrable: whether φ is a fixed function of one number, so that quadrature applies.
-        jumps: whether φ jumps at 0 or at a declared kink, so that E[φ′²] does not exist.
-        derivative: φ′ as declared, if it could be seen to be the slope of φ; None otherwise.
-        off: by the name of a moment that has a closed form, how far that may be from the truth,
-            relative, between PROBES[i − 1] and PROBES[i]; infinite where it is not to be used.
-    """
-
-    integrable: bool
-    jumps: bool
-    derivative: Function | None
-    off: Mapping[str, FloatArray]
-
-
-def facts(bound: Bound) -> Facts:
-    """Look at an activation, once; see ``Bound.facts``."""
-    integrable = bound.activation.forward is not None and not _is_random(bound)
-    jumps, derivative = False, None
-    if integrable:
-        jumps = differences.jumps_at(bound.forward, [0.0, *(bound.kinks or ())])
-        if bound.activation.derivative is not None:
-            derivative = _checked_derivative(bound)
-    return Facts(integrable, jumps, derivative, _how_far_off(bound, integrable, jumps, derivative))
 
 
 def closed_forms(bound: Bound, std: FloatArray) -> dict[str, FloatArray]:
@@ -97,7 +76,7 @@ def closed_forms(bound: Bound, std: FloatArray) -> dict[str, FloatArray]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _is_random(bound: Bound) -> bool:
+def is_random(bound: Bound) -> bool:
     """Whether φ, asked twice, answers differently.
 
     Raises:
@@ -124,37 +103,35 @@ def _is_random(bound: Bound) -> bool:
     )
 
 
-def _checked_derivative(bound: Bound) -> Function | None:
-    """The declared φ′ where it was seen to be the slope of φ, None where that cannot be seen.
+def derivative_is_settled(bound: Bound) -> bool:
+    """Whether the declared φ′ was seen to be the slope of φ; False where that cannot be seen.
 
     Raises:
         PluginError: it is wrong.
     """
-    found = differences.check_slope(bound.forward, bound.derivative)
+    found = slopes.check_slope(bound.forward, bound.declared_derivative)
     if found.wrong is not None:
         x, claimed, true = found.wrong
         raise PluginError(
             f"the derivative of {bound.name!r} is wrong: around x = {x:.6g} it gives "
             f"{claimed:.10g} where φ has the slope {true:.10g}; correct it, or leave it out"
         )
-    return bound.derivative if found.settled else None
+    return found.settled
 
 
-def _how_far_off(
-    bound: Bound, integrable: bool, jumps: bool, derivative: Function | None
-) -> dict[str, FloatArray]:
-    """How far off closed forms are, as ``Facts.off``.
+def how_far_off(bound: Bound) -> dict[str, FloatArray]:
+    """How far off closed forms are, as ``Bound.closed_form_errors``.
 
     Raises:
         PluginError: a closed form is wrong.
     """
-    closed = closed_forms(bound, PROBES)
-    if jumps:
+    derivative, closed = bound.derivative, closed_forms(bound, PROBES)
+    if bound.jumps:
         closed.pop("derivative_second_moment", None)
     if not closed:
         return {}
     exact = Moments.all(np.nan, len(PROBES))
-    if integrable:
+    if bound.integrable:
         # φ′ is not looked for where nothing depends on it, as that may take long
         slope_counts = "derivative_second_moment" in closed
         searched = NEAR if slope_counts and derivative is None else ORDINARY
@@ -216,7 +193,7 @@ def _compare(
     around = np.asarray(bound.closed_form(name, windows.sizes(AROUND_PROBES).ravel()))
     rounding = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
     rounding[:middle] = np.maximum.accumulate(rounding[middle::-1])[:0:-1]
-    wrong &= difference > differences.BELIEVED * rounding
+    wrong &= difference > slopes.BELIEVED * rounding
     if wrong.any():
         i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
         plugin, sampler = bound.providers.get(name), bound.providers.get("sample")
