@@ -36,9 +36,10 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
     layout, signals = trace.broadcast(a, b)
+    rows = next((signal.rows for signal in signals if signal.rows), None)  # of a masked bias too
     if any(origin(signal.node).rule == "scores" for signal in signals):
         signals = [by_rows(trace, signal) for signal in signals]
-    return trace.record("add", signals, layout, factors=(j, k))
+    return replace(trace.record("add", signals, layout, factors=(j, k)), rows=rows)
 
 
 def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
