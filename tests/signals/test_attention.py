@@ -247,6 +247,7 @@ def test_a_bias_that_all_blocks_share_is_no_residual_stream() -> None:
         if "query" in weight.name or "key" in weight.name:
             assert weight.weight_std == pytest.approx(UNITS**-0.5, rel=0.03)
         assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1)
+    assert worst(report) < 1.15  # 1.8 where its queries are taken for samples
 
 
 class RelativeBias(nn.Module):

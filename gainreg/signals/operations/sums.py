@@ -35,9 +35,14 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             signal = trace.entry(scores)
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
+    scored = [
+        t for t in (a, b) if trace.is_signal(t) and origin(trace.signal(t).node).rule == "scores"
+    ]
+    if scored and scored[0] is b:
+        a, b, j, k = b, a, k, j  # whose axes are queries and keys, and not a table's
     layout, signals = trace.broadcast(a, b)
     rows = next((signal.rows for signal in signals if signal.rows), None)  # of a masked bias too
-    if any(origin(signal.node).rule == "scores" for signal in signals):
+    if scored:
         signals = [by_rows(trace, signal) for signal in signals]
     return replace(trace.record("add", signals, layout, factors=(j, k)), rows=rows)
 
