@@ -66,6 +66,8 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
             carried = list(_carried(skip, found))
             if carried[-1].facts.get("phrase") == CONSTANT:  # a number that is added everywhere
                 continue
+            if any(point.rule == "scores" for point in _carried(branch, {})):
+                continue  # what softmax is given: a bias of scores that all blocks share
             direct = any(weighted[branch.id] >> point.id & 1 for point in carried)
             if not (direct or _projected(skip, branch, weighted, before)):
                 continue

@@ -217,6 +217,39 @@ def test_a_vector_divided_by_its_norm_is_normed() -> None:
     assert report.weights[1].fed_by == "RMS norm"
 
 
+class SharedBias(nn.Module):
+    """Two blocks whose scores get the same bias, of how far apart two positions are, into which the
+    causal mask has been written, as in T5 (Raffel et al. 2020)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Attention(self.biased) for _ in range(2))
+        self.table, self.head = nn.Embedding(32, HEADS), nn.Linear(UNITS, 8)
+        nn.init.normal_(self.table.weight, std=0.1)
+
+    def biased(self, m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (self.bias + q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1])
+        apart = places[:, None] - places
+        bias = self.table(apart.abs()).permute(2, 0, 1)[None]
+        self.bias = bias.masked_fill(apart < 0, -math.inf)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(F.layer_norm(x, (UNITS,)))
+
+
+def test_a_bias_that_all_blocks_share_is_no_residual_stream() -> None:
+    torch.manual_seed(0)
+    report = initialize_(SharedBias(), torch.randn(16, 32, UNITS))
+    for weight in report.weights:
+        if "query" in weight.name or "key" in weight.name:
+            assert weight.weight_std == pytest.approx(UNITS**-0.5, rel=0.03)
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1)
+    assert worst(report) < 1.15  # 1.8 where its queries are taken for samples
+
+
 class RelativeBias(nn.Module):
     """Scores in windows of 5×5 with a bias that is an MLP of how far apart two positions are, for
     each such pair, as in Swin v2 (Liu et al. 2022)."""

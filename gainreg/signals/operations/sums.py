@@ -35,12 +35,18 @@ def summed(trace: Trace, a: Any, b: Any, j: float, k: float) -> Entry:
             signal = trace.entry(scores)
             if isinstance(signal, Signal) and (found := masked(trace, mask, signal)):
                 return found
+    scored = [
+        t for t in (a, b) if trace.is_signal(t) and origin(trace.signal(t).node).rule == "scores"
+    ]
+    if scored and scored[0] is b:
+        a, b, j, k = b, a, k, j  # whose axes are queries and keys, and not a table's
     layout, signals = trace.broadcast(a, b)
     if (j, k) == (1.0, -1.0) and (rest := left_to_sum(trace, *signals)):
         return rest
-    if any(origin(signal.node).rule == "scores" for signal in signals):
+    rows = next((signal.rows for signal in signals if signal.rows), None)  # of a masked bias too
+    if scored:
         signals = [by_rows(trace, signal) for signal in signals]
-    return trace.record("add", signals, layout, factors=(j, k))
+    return replace(trace.record("add", signals, layout, factors=(j, k)), rows=rows)
 
 
 def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
