@@ -427,16 +427,22 @@ def measured(numbers: FloatArray, own: Layout) -> Moments:
         q = float((x * x).mean())
     if not math.isfinite(q):
         raise ParameterError("NaN or infinities are among the numbers that the model works on")
-    found = []
-    for role in (POSITION, SAMPLE):
-        axes = [i for i, axis in enumerate(own) if layouts.role(axis) == role and x.shape[i] > 1]
-        n = math.prod(x.shape[axis] for axis in axes)
-        if n > 1:
-            total = x.sum(tuple(axes))
-            found.append((float((total * total).mean()) - n * q) / (n * (n - 1)))
-        else:
-            found.append(q)
-    return Moments(float(x.mean()), q, *found)
+
+    def pairs(*roles: str) -> tuple[int, float]:
+        """How many elements are along these axes, and the sum of x·x′ over all of their pairs, by
+        that number."""
+        axes = [i for i, axis in enumerate(own) if layouts.role(axis) in roles and x.shape[i] > 1]
+        n, total = math.prod(x.shape[axis] for axis in axes), x.sum(tuple(axes))
+        return n, float((total * total).mean()) / n
+
+    (positions, by_position), (samples, by_sample) = pairs(POSITION), pairs(SAMPLE)
+    across = (by_position - q) / (positions - 1) if positions > 1 else q
+    apart = (by_sample - q) / (samples - 1) if samples > 1 else q
+    elsewhere = min(across, apart)
+    if positions > 1 and samples > 1:
+        _, by_both = pairs(POSITION, SAMPLE)
+        elsewhere = (by_both - by_position - by_sample + q) / ((positions - 1) * (samples - 1))
+    return Moments(float(x.mean()), q, across, apart, elsewhere)
 
 
 def aligned(shape: Sequence[int], like: Layout | None) -> Layout:

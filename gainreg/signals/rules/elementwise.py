@@ -100,7 +100,7 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     )
     if not varying:  # gradients go on to the weights behind what is 0 now
         down = (
-            _spread_out(node, i, s, k**2, k**2, 0.0)
+            _spread_out(node, i, s, k**2, k**2, k**2, 0.0)
             for i, (s, k) in enumerate(zip(states, factors, strict=True))
         )
         return Step(number(node, shift, states), tuple(down))
@@ -135,17 +135,15 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     return Step(
         replace(first, noise=noise),
         tuple(
-            along(
-                _spread_out(
-                    node, i, s, k**2, k**2, min(1.0, k**2 * part(s.moments.variance, m.variance))
-                ),
-                root,
-                s,
-                k,
-            )
+            _added(node, i, s, k, root)
             for i, (s, k) in enumerate(zip(states, factors, strict=True))
         ),
     )
+
+
+def _added(node: Node, i: int, x: State, k: float, made: Root) -> Factor:
+    due = min(1.0, k**2 * part(x.moments.variance, made.moments.variance))
+    return along(_spread_out(node, i, x, k**2, k**2, k**2, due), made, x, k)
 
 
 def _sum(factors: tuple[float, ...], shift: float) -> Operation:
@@ -228,7 +226,7 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
     up what the gradient and the signal have in common, wherever the gradient depends on that."""
     m = by.moments
     if node.input_positions[i] >= node.positions:
-        factor = _spread_out(node, i, x, m.second_moment, m.across_positions)
+        factor = _spread_out(node, i, x, *m.products[:3])
         gated = node.input_sizes[1 - i] < node.size
         return along(factor, made.root, x) if gated else factor
     values = by.values
@@ -236,8 +234,10 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
 
     def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
         g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
-        h = m.across_positions if lean is None else passed_in_common(made.root, c, values, lean)
-        return _spread_out(node, i, x, g, h), (None, None)
+        if lean is None:
+            return _spread_out(node, i, x, g, *m.products[1:3]), (None, None)
+        h = passed_in_common(made.root, c, values, lean)
+        return _spread_out(node, i, x, g, h, h), (None, None)
 
     return down
 
@@ -272,7 +272,9 @@ def _divisor(node: Node, x: State) -> State:
     return number(node, k, (x,)).but("a quotient whose divisor may be nearly 0")
 
 
-def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float = 1.0) -> Back:
+def _spread_out(
+    node: Node, i: int, x: State, g: float, h: float, k: float, along: float = 1.0
+) -> Back:
     """The factors of an input that may be broadcast: the gradients by its copies add up.
 
     Their part along the output adds up whatever its size: a gate of many positions gets of what
@@ -287,7 +289,7 @@ def _spread_out(node: Node, i: int, x: State, g: float, h: float, along: float =
         hg=share * (copies - 1) * h,
         wg=part(along**2, gates**2 * x.q) if copies > 1 else 0.0,
         hh=share * copies * h,
-        kk=share * copies * h,
+        kk=share * copies * k,
         ww=along**2,
     )
 
@@ -460,6 +462,6 @@ def _on_samples(
         leans = slope if lean is None else slope * np.interp(y, made.root.values, lean)
         g, h = max(0.0, float(met.mean())), float(np.mean(slope**2))
         profiles = by_value(met) / g if g else None, by_value(leans)
-        return _spread_out(node, i, x, g, h, growth), profiles
+        return _spread_out(node, i, x, g, h, h, growth), profiles
 
     return down

@@ -267,8 +267,10 @@ def mean(
     if units >= MANY and positions == samples == 1:
         return Step(number(node, factor * m.mean, (x,)))
     square, (q, c, s, both) = m.mean**2, m.products
-    q = c + (q - c) / positions
-    s = both + (s - both) / positions
+    before, after = node.input_positions[0], node.positions
+    (q, c), (s, both) = (
+        _windows(own, others, positions, before, after) for own, others in ((q, c), (s, both))
+    )
     q, c = s + (q - s) / samples, both + (c - both) / samples
     products = (square + (part - square) / units for part in (q, c, s, both))
     moments = Moments(m.mean, *products).scaled(factor)
@@ -285,12 +287,30 @@ def mean(
     state = _mean_of(node, x, moments, n, factor)
     exact, note = x.exact and not note, joined(x.note, note)
     state = replace(state, noise=x.noise, exact=exact, note=note, phrase=phrase)
-    # each of the n gets factor²·g/n², and there are n inputs an output; where all positions go
-    # into one mean, all get the same
-    g = factor**2 / n * node.size / node.input_sizes[0]
-    if node.positions == 1 < positions:
-        return Step(state, (from_to(gg=g, gh=g, kk=g, ww=1.0),))
-    return Step(state, (back(g),))
+    # each of the n gets factor/n of what comes back to all windows that it is in; and the sum over
+    # all positions, of inputs as of outputs, is the same
+    windows = positions * after / before
+    each, whole = (factor / n) ** 2, (factor / (units * samples)) ** 2
+    gg, hg = each * windows, each * windows * max(0.0, windows - 1)
+    pairs = max(1, before * (before - 1))
+    by = from_to(
+        gg=gg,
+        hg=hg,
+        gh=(whole * after - before * gg) / pairs,
+        hh=(whole * after * (after - 1) - before * hg) / pairs,
+        kk=whole * (after / before) ** 2,
+        ww=1.0,
+    )
+    return Step(state, (by,))
+
+
+def _windows(own: float, others: float, n: float, before: int, after: int) -> tuple[float, float]:
+    """E[x·x′] of means over n positions, at the same position and at others. Neighbours whose
+    windows overlap are more alike than others; on average over all pairs nothing changes."""
+    mean = others + (own - others) / n
+    if after == 1 or before == 1:
+        return mean, others
+    return mean, (after * (own + (before - 1) * others) / before - mean) / (after - 1)
 
 
 def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
