@@ -14,7 +14,7 @@ from gainreg.signals.tape import Node, Tape
 
 
 class _Difference(NamedTuple):
-    """s·(k·y + j·x), with the steps that multiply by s."""
+    """s·(k·y + j·x), with the steps that multiply by s, the sum the last of them."""
 
     y: Node
     j: float
@@ -25,28 +25,34 @@ class _Difference(NamedTuple):
 def part(tape: Tape) -> None:
     """Write every interpolation as a sum of its two ends."""
     nodes: list[Node] = []
+    changes: set[Node] = set()
     for node in tape.nodes:
-        nodes += _ends(node)
+        nodes += _ends(node, changes)
         nodes.append(node)
-    if len(nodes) > len(tape.nodes):
-        tape.nodes = nodes
-        tape.prune()
+    if changes:
+        kept, wanted = [], set(tape.outputs)
+        for node in reversed(nodes):  # what nothing else takes of a change is dropped
+            if node not in changes or node in wanted:
+                kept.append(node)
+                wanted.update(node.inputs)
+        tape.nodes = kept[::-1]
+        for place, node in enumerate(tape.nodes):
+            node.id = place
 
 
-def _ends(node: Node) -> list[Node]:
-    """The two ends that a sum is made to be of; none if it is no interpolation."""
+def _ends(node: Node, changes: set[Node]) -> list[Node]:
+    """The two ends that a sum is made to be of; none if it is no interpolation. The steps that it
+    had instead are added to ``changes``."""
     if node.rule != "add" or len(node.inputs) != 2:
         return []
-    for (x, by), (change, of) in zip(
-        pairs := list(zip(node.inputs, node.facts["factors"], strict=True)),
-        pairs[::-1],
-        strict=True,
-    ):
+    (a, b), (j, k) = node.inputs, node.facts["factors"]
+    for x, by, change, of in ((a, j, b, k), (b, k, a, j)):
         found = _difference(change, x)
         if found is None or not x.size == found.y.size == node.size:
             continue
         mean, square, positions = _product(found.steps)
         weight = next((step.weight for step in found.steps if step.weight), "")
+        changes.update(found.steps)
         made = [
             _scaled(node, x, "", by, of * found.j, mean, square, positions),
             _scaled(node, found.y, weight, 0.0, of * found.k, mean, square, positions),
@@ -67,6 +73,7 @@ def _difference(node: Node, x: Node) -> _Difference | None:
         return None
     if len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
         return None
+    steps.append(node)
     i = node.inputs.index(x)
     factors = node.facts["factors"]
     return _Difference(node.inputs[1 - i], factors[i], factors[1 - i], steps)
@@ -75,7 +82,7 @@ def _difference(node: Node, x: Node) -> _Difference | None:
 def _product(steps: list[Node]) -> tuple[float, float, float]:
     """Of what some steps multiply by: its mean, mean square and mean product across positions."""
     mean, square, positions = [], [], []
-    for step in steps:
+    for step in steps[:-1]:
         facts: dict[str, Any] = step.facts
         own = facts["mean"] if step.rule == "scale" else facts["factors"][0]
         mean.append(own)

@@ -172,9 +172,7 @@ def each(
 
 def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     """The same elements in the same order, in another layout."""
-    here, joint = replace(signal, layout=layout), signal.joint
-    if len(layout) != len(signal.layout):  # what is cut into windows lies around its padding
-        here = replace(here, padded=None)
+    here, joint = replace(signal, layout=layout, padded=None), signal.joint
     if joint is None:
         copied = math.prod(map(layouts.size, layout)) > signal.node.size > 1
         if copied and signal.node.rule != "given":  # what follows counts the copies as positions

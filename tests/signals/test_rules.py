@@ -336,3 +336,28 @@ def test_sums_over_positions_share_no_gradient_among_units() -> None:
     for weight in report.weights[:2]:
         off = weight.gradient_rms / weight.measured_gradient_rms
         assert off == pytest.approx(1, rel=0.3)
+
+
+def test_what_was_padded_is_padded_no_more_in_another_shape() -> None:
+    def windows(x: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(F.relu(x), (0, 0, 0, 2, 0, 2)).reshape(-1, 2, 8, 2, 8, 64)
+        return padded.transpose(2, 3).reshape(-1, 64, 64)
+
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(16, 64), "b": nn.Linear(64, 32)}
+    model = Of(lambda m, x: m.b(windows(m.a(x))), **parts)
+    last = initialize_(model, torch.randn(8, 14, 14, 16)).weights[-1]
+    assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)
+
+
+def test_bounds_that_are_tensors_may_be_infinite() -> None:
+    torch.manual_seed(0)
+    least, most = torch.tensor(-float("inf")), torch.tensor(0.5)
+    model = Of(
+        lambda m, x: m.b(torch.clamp(m.a(x), least, most)),
+        a=nn.Linear(64, 512),
+        b=nn.Linear(512, 9),
+    )
+    last = initialize_(model, torch.randn(64, 64)).weights[-1]
+    assert last.exact
+    assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)

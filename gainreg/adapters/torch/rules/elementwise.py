@@ -60,6 +60,18 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
     return trace.elementwise(aten.div, a, b, rounding_mode=rounding_mode)
 
 
+@rule(aten.clamp)
+def _clamp(trace: Trace, x: Tensor, *bounds: Any, **named: Any) -> Any:
+    """Bounds that a model keeps as tensors of one number, which may be infinite, are numbers."""
+
+    def number(bound: Any) -> Any:
+        known = isinstance(bound, Tensor) and bound.numel() == 1 and not bound.is_meta
+        return float(bound) if known and trace.entry(bound) is None else bound
+
+    numbers = {name: number(bound) for name, bound in named.items()}
+    return trace.elementwise(aten.clamp, x, *map(number, bounds), **numbers)
+
+
 @rule(aten.bernoulli, alone=True)
 def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: Any = None) -> Any:
     if p is None and not str(trace.operation).endswith("default"):  # ATen leaves out a p of 0.5
