@@ -267,7 +267,8 @@ def mean(
     if units >= MANY and positions == samples == 1:
         return Step(number(node, factor * m.mean, (x,)))
     square, (q, c, s, both) = m.mean**2, m.products
-    before, after = node.input_positions[0], node.positions
+    after = node.positions
+    before = round(after * node.input_sizes[0] / (node.size * units * samples))
     (q, c), (s, both) = (
         _windows(own, others, positions, before, after) for own, others in ((q, c), (s, both))
     )
