@@ -66,7 +66,7 @@ def test_sizes_and_gradients_are_predicted(kind: type[Block], most: float) -> No
     torch.manual_seed(0)
     report = initialize_(kind(), torch.randn(8, TOKENS, WIDTH))
     assert max(factors(report)) < most
-    assert "depend on each other" in report.weights[2].note
+    assert "on samples" in report.weights[2].note
 
 
 class RunningMean(nn.Module):
@@ -95,7 +95,10 @@ class RunningMean(nn.Module):
 def test_what_meets_its_own_maximum_again_is_no_variable_of_its_own() -> None:
     torch.manual_seed(0)
     report = initialize_(RunningMean(), torch.randn(8, 12, WIDTH))
-    assert max(factors(report)) < 2  # sizes were 10⁵ times off, gradients were nan
+    keys, *others = factors(report)  # sizes were 10⁵ times off, gradients were nan
+    assert max(others) < 1.1
+    # what cancels between the two sums on the way back to the keys is not seen
+    assert keys < 3 and "on samples" in report.weights[2].note
 
 
 class Branches(nn.Module):
