@@ -28,9 +28,9 @@ import numpy as np
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
+from gainreg.signals.layout import POSITION, UNIT, Layout
 from gainreg.signals.signal import Signal, record
-from gainreg.signals.state import Moments
+from gainreg.signals.state import Moments, mean_products
 from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
 
 # A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
@@ -422,21 +422,11 @@ def measured(numbers: FloatArray, own: Layout) -> Moments:
     """
     if not numbers.size:
         raise ParameterError("a tensor without elements meets a signal; give larger inputs")
-    x = numbers
     with np.errstate(over="ignore", invalid="ignore"):
-        q = float((x * x).mean())
+        q, positions, samples, _ = mean_products(numbers, own)
     if not math.isfinite(q):
         raise ParameterError("NaN or infinities are among the numbers that the model works on")
-    found = []
-    for role in (POSITION, SAMPLE):
-        axes = [i for i, axis in enumerate(own) if layouts.role(axis) == role and x.shape[i] > 1]
-        n = math.prod(x.shape[axis] for axis in axes)
-        if n > 1:
-            total = x.sum(tuple(axes))
-            found.append((float((total * total).mean()) - n * q) / (n * (n - 1)))
-        else:
-            found.append(q)
-    return Moments(float(x.mean()), q, *found)
+    return Moments(float(numbers.mean()), q, positions, samples)
 
 
 def aligned(shape: Sequence[int], like: Layout | None) -> Layout:
