@@ -330,7 +330,7 @@ def _from_data(node: Node) -> bool:
     open_nodes, seen = [node], {node}
     while open_nodes:
         step = open_nodes.pop()
-        if step.rule == "embedding" or step.facts.get("phrase") == "data":
+        if streams.is_data(step):
             return True
         added = [parent for parent in step.inputs if parent not in seen]
         seen.update(added)

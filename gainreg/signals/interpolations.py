@@ -1,8 +1,9 @@
-"""Interpolations: x + s·(y − x), with a number or parameter s, made the sum (1 − s)·x + s·y that it
-is.
+"""Interpolations: x + s·(y − x), with a number, parameter or gate s, made the sum (1 − s)·x + s·y
+that it is.
 
-Forward both are one linear combination. Backward x would get what comes by either term as if that
-were independent of the other, (1 + s²)·g in place of (1 − s)²·g: through each of a stream of them.
+Forward both are one linear combination, or with a gate a product that x meets again. Backward x
+would get what comes by either term as if that were independent of the other, (1 + s²)·g in place of
+(1 − s)²·g: through each of a stream of them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from gainreg.signals.tape import Node, Tape
 
 
 class _Difference(NamedTuple):
-    """s·(k·y + j·x), with the steps that multiply by s, the sum the last of them."""
+    """s·(k·y + j·x), with the gate and the steps that multiply by s, the sum the last of them."""
 
     y: Node
     j: float
     k: float
     steps: list[Node]
+    gate: Node | None
 
 
 def part(tape: Tape) -> None:
@@ -51,13 +53,23 @@ def _ends(node: Node, changes: set[Node]) -> list[Node]:
         if found is None or not x.size == found.y.size == node.size:
             continue
         mean, square, positions = _product(found.steps)
-        weight = next((step.weight for step in found.steps if step.weight), "")
+        if found.gate is None:
+            weight = next((step.weight for step in found.steps if step.weight), "")
+            made = [
+                _scaled(node, x, "", by, of * found.j, mean, square, positions),
+                _scaled(node, found.y, weight, 0.0, of * found.k, mean, square, positions),
+            ]
+        elif math.isclose(mean**2, square):
+            gates = [
+                Node(node.id, "add", (found.gate,), node.layout, {"factors": (k,), "shift": shift})
+                for k, shift in ((of * found.j * mean, by), (of * found.k * mean, 0.0))
+            ]
+            ends = zip((x, found.y), gates, strict=True)
+            made = [*gates, *(Node(node.id, "multiply", end, node.layout) for end in ends)]
+        else:
+            continue
         changes.update(found.steps)
-        made = [
-            _scaled(node, x, "", by, of * found.j, mean, square, positions),
-            _scaled(node, found.y, weight, 0.0, of * found.k, mean, square, positions),
-        ]
-        node.inputs, node.facts = tuple(made), {**node.facts, "factors": (1.0, 1.0)}
+        node.inputs, node.facts = tuple(made[-2:]), {**node.facts, "factors": (1.0, 1.0)}
         return made
     return []
 
@@ -65,10 +77,20 @@ def _ends(node: Node, changes: set[Node]) -> list[Node]:
 def _difference(node: Node, x: Node) -> _Difference | None:
     """What changes x, as a multiple of a sum that x is a term of; None if it is nothing of the
     kind."""
-    steps = []
-    while len(node.inputs) == 1 and node.rule in ("scale", "add") and not node.facts.get("shift"):
+    steps, gate = [], None
+    while not node.facts.get("shift"):
+        if len(node.inputs) == 1 and node.rule in ("scale", "add"):
+            following = node.inputs[0]
+        elif node.rule == "multiply" and gate is None:
+            change = [parent for parent in node.inputs if x in parent.inputs]
+            if len(change) != 1 or not node.size == node.inputs[0].size == node.inputs[1].size:
+                return None
+            (following,) = change
+            gate = next(parent for parent in node.inputs if parent is not following)
+        else:
+            break
         steps.append(node)
-        node = node.inputs[0]
+        node = following
     if node.rule != "add" or node.facts.get("shift") or x not in node.inputs:
         return None
     if len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
@@ -76,13 +98,15 @@ def _difference(node: Node, x: Node) -> _Difference | None:
     steps.append(node)
     i = node.inputs.index(x)
     factors = node.facts["factors"]
-    return _Difference(node.inputs[1 - i], factors[i], factors[1 - i], steps)
+    return _Difference(node.inputs[1 - i], factors[i], factors[1 - i], steps, gate)
 
 
 def _product(steps: list[Node]) -> tuple[float, float, float]:
     """Of what some steps multiply by: its mean, mean square and mean product across positions."""
     mean, square, positions = [], [], []
     for step in steps[:-1]:
+        if step.rule == "multiply":
+            continue
         facts: dict[str, Any] = step.facts
         own = facts["mean"] if step.rule == "scale" else facts["factors"][0]
         mean.append(own)

@@ -26,6 +26,7 @@ from gainreg.signals.functions import (
     of_gaussian,
     of_values,
 )
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout, count
 
 # Second moments of the smallest and largest signals that single precision holds: the weights that
 # would bring others back to 1 could not be held either, and the model itself makes infinities.
@@ -91,6 +92,26 @@ class Moments:
         """
         square = factor**2 if square is None else square
         return Moments(factor * self.mean, *(square * c for c in self.products))
+
+
+def mean_products(x: FloatArray, own: Layout) -> tuple[float, float, float, float]:
+    """The mean square, and the mean products of two positions, of two samples at one position and
+    of two samples at any."""
+    parts = [part for axis in own for part in axis]
+    order = [
+        i for role in (SAMPLE, POSITION, UNIT) for i, part in enumerate(parts) if part[0] == role
+    ]
+    counts = count(own)
+    n, p = counts[SAMPLE], counts[POSITION]
+    x = x.reshape([size for _, size in parts]).transpose(order).reshape(n, p, -1)
+    q = float(np.mean(x * x))
+    by_sample = float(np.mean(x.sum(1) ** 2))
+    positions = (by_sample - p * q) / (p * (p - 1)) if p > 1 else q
+    if n == 1:
+        return q, positions, q, positions
+    samples = (float(np.mean(x.sum(0) ** 2)) - n * q) / (n * (n - 1))
+    every = (float(np.mean(x.sum((0, 1)) ** 2)) - n * by_sample) / (n * (n - 1) * p**2)
+    return q, positions, samples, every
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ numbers: an ancestor's bit is set.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
     """The residual sums of a tape, by node."""
     before, weighted = _ancestors(tape)
     found: dict[Node, Residual] = {}
+    added = Counter(parent for node in tape.nodes if node.rule == "add" for parent in node.inputs)
+    data = sum(1 << node.id for node in tape.nodes if is_data(node))
     for node in tape.nodes:
         if node.rule != "add" or len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
             continue
@@ -66,8 +69,8 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
             carried = list(_carried(skip, found))
             if carried[-1].facts.get("phrase") == CONSTANT:  # a number that is added everywhere
                 continue
-            if any(point.rule == "scores" for point in _carried(branch, {})):
-                continue  # what softmax is given: a bias of scores that all blocks share
+            if added[skip] > 1 and not before[skip.id] & data:  # as biases by positions are
+                continue
             direct = any(weighted[branch.id] >> point.id & 1 for point in carried)
             if not (direct or _projected(skip, branch, weighted, before)):
                 continue
@@ -86,6 +89,11 @@ def residuals(tape: Tape) -> dict[Node, Residual]:
     for residual in found.values():
         residual.length = longest[residual.start]
     return found
+
+
+def is_data(node: Node) -> bool:
+    """Whether it is one of the model's inputs, or looked up by one."""
+    return node.rule == "embedding" or node.facts.get("phrase") == "data"
 
 
 def _ancestors(tape: Tape) -> tuple[list[int], list[int]]:

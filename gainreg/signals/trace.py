@@ -28,9 +28,9 @@ import numpy as np
 from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
+from gainreg.signals.layout import POSITION, UNIT, Layout
 from gainreg.signals.signal import Signal, record
-from gainreg.signals.state import Moments
+from gainreg.signals.state import Moments, mean_products
 from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
 
 # A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
@@ -422,27 +422,13 @@ def measured(numbers: FloatArray, own: Layout) -> Moments:
     """
     if not numbers.size:
         raise ParameterError("a tensor without elements meets a signal; give larger inputs")
-    x = numbers
     with np.errstate(over="ignore", invalid="ignore"):
-        q = float((x * x).mean())
+        q, positions, samples, every = mean_products(numbers, own)
     if not math.isfinite(q):
         raise ParameterError("NaN or infinities are among the numbers that the model works on")
-
-    def pairs(*roles: str) -> tuple[int, float]:
-        """How many elements are along these axes, and the sum of x·x′ over all of their pairs, by
-        that number."""
-        axes = [i for i, axis in enumerate(own) if layouts.role(axis) in roles and x.shape[i] > 1]
-        n, total = math.prod(x.shape[axis] for axis in axes), x.sum(tuple(axes))
-        return n, float((total * total).mean()) / n
-
-    (positions, by_position), (samples, by_sample) = pairs(POSITION), pairs(SAMPLE)
-    across = (by_position - q) / (positions - 1) if positions > 1 else q
-    apart = (by_sample - q) / (samples - 1) if samples > 1 else q
-    elsewhere = min(across, apart)
-    if positions > 1 and samples > 1:
-        _, by_both = pairs(POSITION, SAMPLE)
-        elsewhere = (by_both - by_position - by_sample + q) / ((positions - 1) * (samples - 1))
-    return Moments(float(x.mean()), q, across, apart, elsewhere)
+    p = layouts.count(own)[POSITION]
+    elsewhere = (p * every - samples) / (p - 1) if p > 1 else samples
+    return Moments(float(numbers.mean()), q, positions, samples, elsewhere)
 
 
 def aligned(shape: Sequence[int], like: Layout | None) -> Layout:

@@ -361,3 +361,22 @@ def test_bounds_that_are_tensors_may_be_infinite() -> None:
     last = initialize_(model, torch.randn(64, 64)).weights[-1]
     assert last.exact
     assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)
+
+
+def test_a_gate_may_interpolate_in_either_spelling() -> None:
+    def cell(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        h = m.first(x)
+        for gate, new in zip(m.gates, m.news, strict=True):
+            n, z = torch.tanh(new(h)), torch.sigmoid(gate(h))
+            h = n + z * (h - n)
+        return m.last(h)
+
+    def layers() -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(256, 256) for _ in range(4))
+
+    torch.manual_seed(0)
+    parts = {"first": nn.Linear(64, 256), "last": nn.Linear(256, 9)}
+    model = Of(cell, gates=layers(), news=layers(), **parts)
+    weights = initialize_(model, torch.randn(64, 64)).weights
+    assert weights[-1].input_rms == pytest.approx(weights[-1].measured_input_rms, rel=0.05)
+    assert weights[0].gradient_rms == pytest.approx(weights[0].measured_gradient_rms, rel=0.2)

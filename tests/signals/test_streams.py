@@ -87,3 +87,19 @@ def test_one_constant_that_is_added_again_and_again_is_no_stream() -> None:
 
     found = streams(nn.Sequential(Shifted(), Shifted(), linear()))
     assert {stream for stream, _ in found.values()} == {0}
+
+
+def test_what_is_made_of_parameters_and_added_everywhere_is_no_stream() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(32))
+            self.made, self.layers = linear(), nn.ModuleList(linear() for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = nn.functional.gelu(self.made(self.places[None]))
+            for layer in self.layers:
+                x = layer(torch.relu(x + bias))
+            return x
+
+    assert {number for number, _ in streams(Biased()).values()} == {0}

@@ -16,9 +16,9 @@ import numpy as np
 
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import NODES, FloatArray
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout
+from gainreg.signals.layout import POSITION, SAMPLE, Layout
 from gainreg.signals.rules.step import Step, back
-from gainreg.signals.state import Moments, State, fresh, joined
+from gainreg.signals.state import Moments, State, fresh, joined, mean_products
 from gainreg.signals.tape import Node
 
 # The gradient by an input, from that by an output of that number.
@@ -126,23 +126,3 @@ def drawn(m: Moments, own: Layout, source: np.random.Generator) -> FloatArray:
             shape = [1 if role in alike else size for role, size in parts]
             x = x + math.sqrt(variance) * source.standard_normal(shape)
     return x.reshape([layouts.size(axis) for axis in own])
-
-
-def mean_products(x: FloatArray, own: Layout) -> tuple[float, float, float, float]:
-    """The mean square, and the mean products of two positions, of two samples at one position and
-    of two samples at any."""
-    parts = [part for axis in own for part in axis]
-    order = [
-        i for role in (SAMPLE, POSITION, UNIT) for i, part in enumerate(parts) if part[0] == role
-    ]
-    counts = layouts.count(own)
-    n, p = counts[SAMPLE], counts[POSITION]
-    x = x.reshape([size for _, size in parts]).transpose(order).reshape(n, p, -1)
-    q = float(np.mean(x * x))
-    by_sample = float(np.mean(x.sum(1) ** 2))
-    positions = (by_sample - p * q) / (p * (p - 1)) if p > 1 else q
-    if n == 1:
-        return q, positions, q, positions
-    samples = (float(np.mean(x.sum(0) ** 2)) - n * q) / (n * (n - 1))
-    every = (float(np.mean(x.sum((0, 1)) ** 2)) - n * by_sample) / (n * (n - 1) * p**2)
-    return q, positions, samples, every
