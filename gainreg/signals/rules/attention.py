@@ -223,26 +223,23 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     ``rows`` are the numbers of keys that a mask leaves; ``units`` says that it goes over units,
     which have no more in common than their mean.
     """
-    m = x.moments
     if units:
-        m = replace(m, across_positions=m.mean**2, across_samples=m.mean**2)
+        square = x.moments.mean**2
+        m = replace(x.moments, across_positions=square, across_samples=square)
         x = replace(x, moments=m)
-    moments, down = _softmax(_spread(x), size, rows, units)
-    note = joined(x.note, INDEPENDENT)
-    state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
-    return Step(state, (down,))
-
-
-def _softmax(spread: Spread, size: int, rows: Rows, units: bool = False) -> tuple[Moments, Back]:
-    """The moments of the weights, and the factor of the gradient by the scores: what all keys have
-    in common is taken off."""
+    spread = _spread(x)
     one, two = of_one(spread.total, rows), of_two(spread.total, spread.alike, rows)
     a, both = one.seen / size, two.seen / size
     passed, shared = one.passed / size, two.passed / size
     if units:
-        return Moments(1 / size, a, both, both), from_to(gg=passed, hh=shared, kk=shared)
-    others = (1 - one.seen) / (size * max(1, size - 1))
-    return Moments(1 / size, a, others, both), from_to(gg=passed, hg=-passed, kk=shared)
+        moments = Moments(1 / size, a, both, both)
+        down = from_to(gg=passed, hh=shared, kk=shared)
+    else:  # what all keys have in common is taken off
+        moments = Moments(1 / size, a, (1 - one.seen) / (size * max(1, size - 1)), both)
+        down = from_to(gg=passed, hg=-passed, kk=shared)
+    note = joined(x.note, INDEPENDENT)
+    state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
+    return Step(state, (down,))
 
 
 # --- attention ---
@@ -265,15 +262,15 @@ def attend(
     """q → c·E[(Σw)²] + (q − c)·(a + s²(1 − a)²/D), with a the sum of the squared weights, which
     are softmax's, or mixed among heads since. Noci et al. 2022.
 
-    Where keys and values are images of the same D units, a query that looks for a direction among
-    the keys finds it in the values: the weights e^{u·x} move the mean of x by u·(1 − a), and
-    |u|² = s². The gradients by queries and keys are looked for likewise.
+    Where keys and values are images of the same, which varies along D directions, a query that
+    looks for one among the keys finds it in the values: the weights e^{u·x} move the mean of x by
+    u·(1 − a), and |u|² = s². The gradients by queries and keys are looked for likewise.
 
     Args:
         soft, scored: what softmax made, and of what.
         scores, query, key: what scores were before a bias, and of what they were made.
-        units: whether the weights go over units, as those of a mixture of experts: these have no
-            more in common than their mean.
+        units: whether values are those of units, as of a mixture of experts: these have no more in
+            common than their mean. Softmax may go over units and values be those of neighbours.
     """
     p, v = weights.moments, value.moments
     width = node.size / node.input_sizes[0] * size  # how many values a weight multiplies
