@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gainreg.moments import EPS, FloatArray, Function
-from gainreg.moments.windows import NODES, cut, deviation, halves, rule, sizes
+from gainreg.moments import EPS, Function
+from gainreg.moments.adaptive import smooth_windows
+from gainreg.moments.windows import NODES, deviation, rule, sizes
 
 
 def jumps_at(forward: Function, points: Sequence[float]) -> bool:
@@ -28,25 +29,23 @@ def jumps_at(forward: Function, points: Sequence[float]) -> bool:
 
 # --- whether a derivative is the slope of its function ---
 
-# Where a derivative is looked at, as (lowest, highest, width of the windows) in ln|x|: up to 30,
-# and down to where x² is no double, for formulas that divide by it have no digits left there.
-LOOKED_AT = ((-368.0, -36.0, 4.0), (-36.0, -6.0, 1.0), (-6.0, 3.4, 0.125))
-# Windows are halved, up to so many times, until φ and φ′ are polynomials up to such a part of
-# their largest values: single precision leaves 2e-6, an oscillation that is not resolved all of
-# it. What is no more uneven than φ is between those |x|, or φ′ beside its largest value there, is
-# rounding: where terms cancel, as in 1 − cos x, it does not die out along with φ, and often
-# nothing is left of φ to show it.
-DEPTH, SMOOTH, TYPICAL = 16, 1e-5, (1e-3, 1.0)
-TINY = 1e-280  # what is smaller loses its digits on the way to 0, as e^{−x²} does
-# Of the windows that are to be halved no more than so many are, evenly chosen: evidence is wanted,
-# not all of it.
-KEPT = 2000
-# φ′ is wrong if its mean over a window is off from that of φ by this part of the largest |φ′|, and
+# φ′ is looked at in the windows in which φ is smooth, as pre-activations of the first std see it,
+# up to |x| = 32; or, where there it is too lively to say all (8000 jumps are), of the second.
+STDS = (3.0, 0.3)
+# φ counts as smooth if it is a polynomial up to this: then windows around a kink are so narrow that
+# they hold 1e-6 of the integral of φ′², and what cancels or lacks digits costs the fewest windows.
+SMOOTH = 1e-8
+# A window shows φ′ to be wrong only if φ is a polynomial there up to this part of its largest value
+# (single precision leaves 2e-6) or is no more uneven than between the latter |x|: where terms
+# cancel, as in 1 − cos x, rounding does not die out along with φ, and often nothing is left of φ.
+RESOLVED, TYPICAL = 1e-5, (1e-3, 1.0)
+# It is wrong if its mean over a window is off from that of φ by this part of the largest |φ′|, and
 # by so many times what both deviate from polynomials, for both may be rounded, and φ may jump:
 # right ones, in single precision, are off by 1e-6, and 2 % has to be noticed.
 OFF, BELIEVED = 5e-3, 8.0
-# Of the integral of φ′²: what may be left where φ′ is not smooth. A kink that nobody declared
-# leaves 4e-7; automatic differentiation that divides by zero, as of sinc at 0, everything.
+# By what part φ′ may leave the integral of φ′² in doubt, being no polynomial in a window. A kink
+# that nobody declared leaves 1e-6; automatic differentiation that divides by zero, as of sinc at 0,
+# everything.
 OPEN = 1e-4
 
 
@@ -70,9 +69,20 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         forward: φ, vectorised.
         derivative: what is said to be φ′, vectorised.
     """
+    for std in STDS:
+        windows, _ = smooth_windows(forward, std, rounding=SMOOTH)
+        if windows.size:
+            break
+    else:
+        return SlopeCheck(False)
     with np.errstate(all="ignore"):
-        windows, rounding, typical = _smooth_windows(forward, derivative)
-        x, phi, slope, highest, steepest, rough, uneven = _look(forward, derivative, windows)
+        x = windows[0][:, None] * std * sizes(windows)
+        phi, slope = forward(x), derivative(x)
+        highest, steepest = np.abs(phi).max(axis=1), np.abs(slope).max(axis=1)
+        rough, uneven = deviation(phi), deviation(slope)
+        at = np.abs(x[:, 0])
+        typical = (at >= TYPICAL[0]) & (at <= TYPICAL[1]) & (rough <= RESOLVED * highest)
+        rounding = rough[typical].max(initial=0.0)
         _, weights, _, slopes = rule()
         length = windows[2] * (x[:, :NODES] @ weights)
         claimed = windows[2] * ((slope * x)[:, :NODES] @ weights) / length
@@ -80,41 +90,12 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         length = np.abs(length)
         unsure = (np.maximum(rough, rounding) + EPS * highest) / length + uneven
         allowed = OFF * np.maximum(steepest, np.abs(true)) + BELIEVED * unsure
-        wrong = np.flatnonzero(np.isfinite(claimed) & (np.abs(true - claimed) > allowed))
+        resolved = rough <= np.maximum(RESOLVED * highest, rounding)
+        wrong = np.flatnonzero(resolved & (np.abs(true - claimed) > allowed))
         if wrong.size:
             i = wrong[np.argmin(np.abs(np.log(np.abs(x[wrong, 0]))))]
             return SlopeCheck(True, (float(x[i, 0]), float(claimed[i]), float(true[i])))
-        unresolved = ~(uneven <= SMOOTH * np.maximum(steepest, typical) + TINY)
-        share = steepest**2 * length
-        return SlopeCheck(bool(share[unresolved].sum() <= OPEN * share[~unresolved].sum()))
-
-
-def _look(forward: Function, derivative: Function, windows: FloatArray) -> tuple[FloatArray, ...]:
-    """x, φ and φ′ at the points of each window; there the largest |φ| and |φ′|, and how far φ and
-    φ′ are from polynomials.
-    """
-    x = windows[0][:, None] * sizes(windows)
-    values = forward(x), derivative(x)
-    return x, *values, *(np.abs(y).max(axis=1) for y in values), *map(deviation, values)
-
-
-def _smooth_windows(forward: Function, derivative: Function) -> tuple[FloatArray, float, float]:
-    """Windows in which φ and φ′ are smooth, and at last those in which they were not seen to be;
-    the rounding of φ and the largest |φ′| at TYPICAL places.
-    """
-    windows, kept = np.hstack([cut(*place) for place in LOOKED_AT]), []
-    rounding = typical = 0.0
-    for _ in range(DEPTH):
-        x, _, _, highest, steepest, rough, uneven = _look(forward, derivative, windows)
-        at = np.abs(x[:, 0])
-        here = (at >= TYPICAL[0]) & (at <= TYPICAL[1]) & (rough <= SMOOTH * highest)
-        rounding = float(rough[here].max(initial=rounding))
-        typical = float(steepest[here].max(initial=typical))
-        smooth = rough <= np.maximum(SMOOTH * highest, rounding) + TINY
-        smooth &= uneven <= SMOOTH * np.maximum(steepest, typical) + TINY
-        kept.append(windows[:, smooth])
-        left = np.flatnonzero(~smooth)
-        windows = halves(windows[:, left[:: math.ceil(len(left) / KEPT) or 1]])
-        if not left.size:
-            break
-    return np.hstack([*kept, windows]), rounding, typical
+        counts = length * np.exp(-((at / std) ** 2) / 2)
+        doubt = (uneven * (2 * steepest + uneven) * counts).sum()
+        known = doubt <= OPEN * (steepest**2 * counts).sum() < math.inf
+        return SlopeCheck(bool(known) and std == STDS[0])
