@@ -36,9 +36,10 @@ STDS = (3.0, 0.3)
 # they hold 1e-6 of the integral of φ′², and what cancels or lacks digits costs the fewest windows.
 SMOOTH = 1e-8
 # A window shows φ′ to be wrong only if φ is a polynomial there up to this part of its largest value
-# (single precision leaves 2e-6) or is no more uneven than between the latter |x|: where terms
+# (single precision leaves 2e-6) or is no more uneven than between the next two |x|: where terms
 # cancel, as in 1 − cos x, rounding does not die out along with φ, and often nothing is left of φ.
-RESOLVED, TYPICAL = 1e-5, (1e-3, 1.0)
+# In windows that are narrower than the last, x in single precision stands still, and φ with it.
+RESOLVED, TYPICAL, NARROW = 1e-5, (1e-3, 1.0), 1e-5
 # It is wrong if its mean over a window is off from that of φ by this part of the largest |φ′|, and
 # by so many times what both deviate from polynomials, for both may be rounded, and φ may jump:
 # right ones, in single precision, are off by 1e-6, and 2 % has to be noticed.
@@ -90,7 +91,7 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         length = np.abs(length)
         unsure = (np.maximum(rough, rounding) + EPS * highest) / length + uneven
         allowed = OFF * np.maximum(steepest, np.abs(true)) + BELIEVED * unsure
-        resolved = rough <= np.maximum(RESOLVED * highest, rounding)
+        resolved = (rough <= np.maximum(RESOLVED * highest, rounding)) & (windows[2] > NARROW)
         wrong = np.flatnonzero(resolved & (np.abs(true - claimed) > allowed))
         if wrong.size:
             i = wrong[np.argmin(np.abs(np.log(np.abs(x[wrong, 0]))))]
