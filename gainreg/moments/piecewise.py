@@ -112,11 +112,7 @@ class Piecewise:
 
     def _evaluate(self, pieces: Sequence[ExpPoly], x: FloatArray) -> FloatArray:
         index = np.searchsorted(self.kinks, x, side="left")
-        result = np.empty_like(x)
-        for i, piece in enumerate(pieces):
-            here = index == i
-            result[here] = piece(x[here])
-        return result
+        return np.piecewise(x, [index == i for i in range(len(pieces))], pieces)
 
     def moments(self, std: FloatArray) -> FloatArray:
         """Mean, second moment, second moment of the derivative, and variance slope, in rows.
