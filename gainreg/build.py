@@ -21,7 +21,7 @@ from gainreg.errors import GainregError, MomentError, ParameterError, TableError
 from gainreg.frameworks import Item, as_activation, with_params
 from gainreg.host import PROGRAM, host
 from gainreg.params import NAME, check_params
-from gainreg.resolver import check_stds, find
+from gainreg.resolver import check_stds, curve_of
 from gainreg.schema import Listing
 from gainreg.table import GainTable
 
@@ -249,7 +249,7 @@ def _entries(activation: Activation, params: Mapping[str, float], stds: list[flo
         bound = host().bind(activation, params)
         for std in stds:
             try:
-                outcome.append(find(bound, [std])[0])
+                outcome.append(curve_of(bound, [std])[0])
             except MomentError as error:
                 outcome.append(error)
     except GainregError as error:  # its plugin fails: it would say the same at every std

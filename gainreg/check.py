@@ -9,7 +9,7 @@ from gainreg.entry import GainEntry
 from gainreg.errors import GainregError
 from gainreg.host import host
 from gainreg.params import shortest
-from gainreg.resolver import find
+from gainreg.resolver import curve_of
 from gainreg.table import GainTable
 
 # Numbers of one entry that were made on two machines, whose exp and sin differ in the last bits,
@@ -41,7 +41,7 @@ def differences(
                 found.append(f"{name}: its {what} are {stored} in the table, {declared} declared")
         for old in listing.entries:
             try:
-                new = find(host().bind(name, old.params), [old.std])[0]
+                new = curve_of(host().bind(name, old.params), [old.std])[0]
             except GainregError as error:
                 found.append(f"{name} at std = {shortest(old.std)}: {error}")
             else:

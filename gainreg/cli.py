@@ -21,7 +21,7 @@ from gainreg.errors import (
     PluginError,
     UnknownActivationError,
 )
-from gainreg.lookup import entry_for
+from gainreg.lookup import look_up
 from gainreg.params import called, check_params, check_std
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
     """What ``list`` says of one activation."""
     entry, marks = None, []
     try:
-        entry = entry_for(activation.name, std, params)
+        entry = look_up(activation.name, std, params)
         factor = entry.gradient_factor
         if entry.variance_slope > 1 + LEVEL:
             marks.append("unstable forward")
@@ -372,7 +372,7 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
 def _gain(options: argparse.Namespace) -> int:
     try:
         params = {key: v[0] if len(v) == 1 else v for key, v in _params(options).items()}
-        entry = entry_for(options.name, options.std, params)
+        entry = look_up(options.name, options.std, params)
     except UnknownActivationError:
         if not (members := ", ".join(activation.name for activation in _family(options.name))):
             raise
@@ -385,7 +385,7 @@ def _gain(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     std = check_std(options.std)
     found = []
-    for activation, entry in _answers(options, lambda a, params: entry_for(a.name, std, params)):
+    for activation, entry in _answers(options, lambda a, params: look_up(a.name, std, params)):
         about = {"reference": activation.reference, "aliases": list(activation.aliases)}
         found.append(({"activation": activation.name, **about, **to_dict(entry)}, entry))
     if options.json:

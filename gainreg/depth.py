@@ -17,7 +17,7 @@ from gainreg.errors import MomentError, ParameterError
 from gainreg.frameworks import Item, bind
 from gainreg.moments import FloatArray
 from gainreg.params import check_std
-from gainreg.resolver import find, known_at
+from gainreg.resolver import curve_of, known_at
 
 # The stds at which a layer is evaluated. Between them ln K′ − ln K is a smooth function of ln std,
 # on a scale of 1: with four a decade, monotone cubics give GELU's and tanh's to 3e-3. Beyond them
@@ -67,7 +67,7 @@ def through_depth(
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ParameterError(f"{name} must be a whole number above 0, got {value!r}")
     bound = bind(activation, params)
-    (start,) = find(bound, [check_std(std)])
+    (start,) = curve_of(bound, [check_std(std)])
     # with the std itself among them, where an activation of slope above 1 must stand exactly still
     entries = known_at(bound, np.unique([*STDS, start.std]))
     grid = np.log([entry.std for entry in entries])

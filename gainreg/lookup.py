@@ -6,13 +6,12 @@ Nothing here imports numpy, scipy, pluggy or a framework unless a live answer is
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gainreg.errors import ParameterError, TableError
 from gainreg.params import check_std
-from gainreg.table import GainTable, load_table
+from gainreg.table import load_table
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -60,7 +59,7 @@ def gain(
         return _remembered[key]
     except (KeyError, TypeError, ValueError):  # not asked before, or no plain numbers
         pass
-    number = entry_for(activation, std, params).gain_for(mode)
+    number = look_up(activation, std, params).gain_for(mode)
     # other objects, and other kinds of numbers, may be changed in place
     if isinstance(activation, str) and all(
         isinstance(value, (float, int)) for value in (std, *params.values())
@@ -76,45 +75,21 @@ def forget() -> None:
     _remembered.clear()
 
 
-def entry_for(
-    activation: str | Activation | Callable[..., Any],
-    std: float,
-    params: Mapping[str, Any],
-    table: GainTable | str | os.PathLike[str] | None = None,
+def look_up(
+    activation: str | Activation | Callable[..., Any], std: float, params: Mapping[str, Any]
 ) -> GainEntry:
-    """The entry that an adapter or ``gainreg.gain`` answers from.
+    """The entry that ``gain`` answers from, by the shipped table or, for what that lacks, live.
 
-    Args:
-        activation: a name, an ``Activation``, or a callable, as for ``gain``.
-        std: standard deviation of the pre-activation.
-        params: the activation's parameters, where they differ from the defaults.
-        table: a table or its path: every constant comes from there. None for the shipped table
-            and, for what it lacks, a live resolve.
-
-    Raises:
-        TableError: ``table`` has no such entry, or cannot be read.
-        UnknownActivationError, ParameterError, MomentError, PluginError: as ``gainreg.resolve``.
+    Args and errors are those of ``gain``, with the params as a mapping.
     """
-    given = activation
     if not isinstance(activation, str):
         from gainreg.frameworks import as_activation
 
         activation, params = as_activation(activation, params)
-    if table is not None:
-        if not isinstance(activation, str):
-            if activation is not given:
-                raise TableError(
-                    f"a table knows activations by name, and {given!r} has none; "
-                    "pass a name, or leave table= out"
-                )
-            activation = activation.name
-        whole = table if isinstance(table, GainTable) else load_table(table)
-        return whole.lookup(activation, std, **params)
     if isinstance(activation, str):
         with contextlib.suppress(TableError, ParameterError):  # the resolver says it better
             return load_table().lookup(activation, std, **params)
     from gainreg.host import host
-    from gainreg.resolver import find
+    from gainreg.resolver import curve_of
 
-    stds = [check_std(std)]
-    return find(host().bind(activation, params), stds)[0]
+    return curve_of(host().bind(activation, params), [check_std(std)])[0]

@@ -76,7 +76,7 @@ def resolve(
         PluginError: the activation's own functions fail, or its closed form is wrong.
     """
     stds = [check_std(std)]
-    return find(bind(activation, params), stds, method, seed)[0]
+    return curve_of(bind(activation, params), stds, method, seed)[0]
 
 
 def curve(
@@ -92,10 +92,10 @@ def curve(
     Arguments and errors are those of ``resolve``, with a 1-D array of stds.
     """
     stds = check_stds(stds)
-    return find(bind(activation, params), stds, method, seed)
+    return curve_of(bind(activation, params), stds, method, seed)
 
 
-def find(
+def curve_of(
     bound: Bound, stds: Sequence[float] | FloatArray, method: str = "auto", seed: int = 0
 ) -> GainCurve:
     """``curve`` of an activation with its params, at stds that were checked."""
@@ -138,12 +138,12 @@ def known_at(bound: Bound, stds: Sequence[float] | FloatArray) -> list[GainEntry
 
     def entries(stds: Sequence[float] | FloatArray) -> list[GainEntry]:
         try:
-            return list(find(bound, stds))
+            return list(curve_of(bound, stds))
         except MomentError:
             half = len(stds) // 2
             return entries(stds[:half]) + entries(stds[half:]) if half else []
 
-    return entries(stds) or list(find(bound, stds[:1]))
+    return entries(stds) or list(curve_of(bound, stds[:1]))
 
 
 def check_stds(stds: Any) -> FloatArray:

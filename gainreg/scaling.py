@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gainreg.entry import GainEntry
-from gainreg.errors import MomentError, ParameterError
-from gainreg.lookup import entry_for
+from gainreg.errors import MomentError, ParameterError, TableError
+from gainreg.lookup import look_up
 from gainreg.params import check_choice
+from gainreg.table import GainTable, load_table
 
 if TYPE_CHECKING:
     from gainreg.frameworks import Framework
-    from gainreg.table import GainTable
 
     Table = GainTable | str | os.PathLike[str] | None
 
@@ -152,11 +152,20 @@ def entry_of(
             )
         return activation
     found, params = framework.understood(activation, params)
+    if table is not None:
+        if std is None:
+            raise ParameterError("a table does not say which std is critical; give it as std=…")
+        if not isinstance(found, str) and found is not activation:
+            raise TableError(
+                f"a table knows activations by name, and {activation!r} has none; "
+                "pass a name, or leave table= out"
+            )
+        name = found if isinstance(found, str) else found.name
+        whole = table if isinstance(table, GainTable) else load_table(table)
+        return whole.lookup(name, std, **params)
     if std is None:
         from gainreg.criticality import critical
 
-        if table is not None:
-            raise ParameterError("a table does not say which std is critical; give it as std=…")
         point = critical(found, **params)
         if point.std is None:
             raise ParameterError(
@@ -164,9 +173,7 @@ def entry_of(
                 "as std=…, or keep one variance only, by mode"
             )
         std = point.std or 1.0  # 0 is a limit: no pre-activations have it
-    # a table knows nothing of what has no name, and says so of what was given
-    known = found if table is None or isinstance(found, str) else activation
-    return entry_for(known, std, params, table)
+    return look_up(found, std, params)
 
 
 def variance(entry: GainEntry, mode: str, fan_in: float, fan_out: float) -> float:
