@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,34 +162,34 @@ class Bound:
             **arguments: of the hooks, besides activation and name.
         """
         named = {"activation": self.activation, "name": what, **arguments}
-        for hook in HOOKS.get(what, ()):
-            for plugin in self._host.implementations(hook):
-                try:
-                    found = plugin.function(*(named[name] for name in plugin.argnames))
-                    if found is not None:
-                        found = accept(found, what)
-                        if plugin.plugin_name != self.owner:
-                            self.providers[what] = plugin.plugin_name
-                        return found
-                except FAULTS as error:
-                    self._leave_out(hook, plugin.plugin_name, _in_words(error, what), error)
-        try:
-            found = None if own is None else own(*arguments.values(), **self.params)
-            return None if found is None else accept(found, what)
-        except FAULTS as error:
-            raise self._fault(_in_words(error, what)) from error
-
-    def _leave_out(self, hook: str, plugin: str, fault: str, error: BaseException) -> None:
-        """Ask a plugin no more for a hook in which it failed, unless the activation is its own."""
-        if plugin == self.owner:
-            raise self._fault(fault) from error
-        self._host.leave_out(hook, plugin)
-        warnings.warn(
-            f"plugin {plugin!r} {fault} for activation {self.name!r}, which is not its own; its "
-            f"{hook} is left out",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        asked = [
+            (hook, plugin.plugin_name, partial(plugin.function, *map(named.get, plugin.argnames)))
+            for hook in HOOKS.get(what, ())
+            for plugin in self._host.implementations(hook)
+        ]
+        if own is not None:
+            asked.append(("", self.owner, partial(own, *arguments.values(), **self.params)))
+        for hook, plugin, ask in asked:
+            try:
+                if (found := ask()) is not None:
+                    found = accept(found, what)
+                    if plugin != self.owner:
+                        self.providers[what] = plugin
+                    return found
+            except FAULTS as error:
+                fault = f"raised {reason(error)} in its {what}"
+                if isinstance(error, _JunkError):
+                    fault = str(error)
+                if plugin == self.owner:
+                    raise self._fault(fault) from error
+                self._host.leave_out(hook, plugin)
+                warnings.warn(
+                    f"plugin {plugin!r} {fault} for activation {self.name!r}, which is not its "
+                    f"own; its {hook} is left out",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return None
 
     def _fault(self, what: str) -> PluginError:
         by = f" (plugin {self.owner})" if self.owner else ""
@@ -210,12 +210,6 @@ HOOKS = {
 
 class _JunkError(Exception):
     """What a function of a plugin returned is not what it must return."""
-
-
-def _in_words(error: BaseException, what: str) -> str:
-    if isinstance(error, _JunkError):
-        return str(error)
-    return f"raised {reason(error)} in its {what}"
 
 
 def _like(x: FloatArray) -> Accept:
