@@ -86,12 +86,6 @@ def write(path: str | os.PathLike[str], text: str, fault: type[GainregError] = T
         finally:
             with contextlib.suppress(OSError):  # it is not there any more if all went well
                 os.unlink(temporary)
-        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-            handle = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
     except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise fault(f"cannot write {str(path)!r}: {reason}") from error

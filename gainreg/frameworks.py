@@ -43,15 +43,6 @@ SAY_NOTHING = {"inplace", "axis", "dim", "dtype", "out", "name", "_stacklevel"}
 # Known by their names alone, as they are no functions of one number and cannot be compared.
 ALONG_AN_AXIS = ("softmax", "log_softmax", "softmin", "sparsemax", "glu")
 
-# What frameworks call otherwise than gainreg, in lower case and without underscores.
-SPELLINGS = {
-    "absolute": "abs",
-    "expit": "sigmoid",
-    "logexpit": "logsigmoid",
-    "logistic": "sigmoid",
-    "positive": "identity",
-}
-
 # Where a function is compared with the activation of its name: on both sides of 0, where all are
 # curved and where all have become straight. Frameworks may compute in float32, so they agree to
 # 1e-5; gelu and its approximation by tanh differ by 3e-4 at 1.9.
@@ -182,7 +173,7 @@ class Framework:
         layer = isinstance(function, self.layers)
         for spelling in self._spellings(type(function) if layer else function):
             reader = _gelu if spelling == "gelu" else self.exceptions.get(spelling)
-            declared = None if reader else _registered(SPELLINGS.get(spelling, spelling))
+            declared = None if reader else _registered(spelling)
             if declared:
                 reader, names = partial(_read, declared), set(declared.params)
             elif reader:

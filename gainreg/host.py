@@ -130,12 +130,7 @@ class Host:
 
     def register(self, activation: Activation, replace: bool = False) -> None:
         """Take in an activation of the running program; see ``gainreg.register``."""
-        if not isinstance(activation, Activation):
-            raise PluginError(
-                f"register takes a gainreg.Activation, got {type(activation).__name__}; "
-                "wrap a function as gainreg.Activation('my_name', forward=my_function)"
-            )
-        old = self._activations.get(activation.name)
+        old = self._activations.get(getattr(activation, "name", ""))
         mine = old is not None and old.name == activation.name and self._owners[old.name] == PROGRAM
         self._adopt([activation], PROGRAM, old if replace and mine else None)
 
@@ -212,7 +207,10 @@ class Host:
         new: dict[str, Activation] = {}
         for activation in declared:
             if not isinstance(activation, Activation):
-                raise PluginError(f"it declares {activation!r}, which is no gainreg.Activation")
+                raise PluginError(
+                    f"got {activation!r}, which is no gainreg.Activation; wrap a function as "
+                    "gainreg.Activation('my_name', forward=my_function)"
+                )
             if not (activation.forward or activation.sample or activation.gate):
                 raise PluginError(f"{activation.name!r} needs a forward or a sample function")
             for name in (activation.name, *activation.aliases):

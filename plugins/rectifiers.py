@@ -13,7 +13,7 @@ HALF_MEAN = 1 / math.sqrt(2 * math.pi)
 
 IDENTITY = Activation(
     "identity",
-    aliases=("linear",),
+    aliases=("linear", "positive"),
     **piecewise(lambda: Piecewise([], [X])),
     reference="φ(x) = x",
 )
@@ -114,6 +114,7 @@ THRESHOLD = Activation(
 
 ABS = Activation(
     "abs",
+    aliases=("absolute",),
     **piecewise(lambda: Piecewise([0], [-X, X])),
     reference="|x|",
 )

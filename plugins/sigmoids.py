@@ -33,6 +33,7 @@ LECUN_TANH = Activation(
 SIGMOID = Activation(
     "sigmoid",
     expit,
+    aliases=("expit", "logistic"),
     derivative=lambda x: expit(x) * expit(-x),
     reference="1/(1 + e⁻ˣ)",
 )

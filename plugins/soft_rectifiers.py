@@ -19,7 +19,7 @@ SOFTPLUS = Activation(
 LOGSIGMOID = Activation(
     "logsigmoid",
     lambda x: -np.logaddexp(0, -x),
-    aliases=("log_sigmoid",),
+    aliases=("log_sigmoid", "log_expit"),
     derivative=lambda x: expit(-x),
     reference="ln(1/(1 + e⁻ˣ))",
 )
