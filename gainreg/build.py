@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from gainreg import __version__, reload_plugins
 from gainreg.activation import Activation
@@ -20,7 +17,7 @@ from gainreg.entry import GainEntry
 from gainreg.errors import GainregError, MomentError, ParameterError, TableError
 from gainreg.frameworks import Item, as_activation, with_params
 from gainreg.host import PROGRAM, host
-from gainreg.params import NAME, check_params
+from gainreg.params import NAME, check_params, combinations
 from gainreg.resolver import check_stds, curve_of
 from gainreg.schema import Listing
 from gainreg.table import GainTable
@@ -126,22 +123,6 @@ def build_table(
             for name, a in known.items()
         }
     )
-
-
-def combinations(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each combination of the values of params of which some have several.
-
-    Raises:
-        ParameterError: a param has none at all.
-    """
-    values = []
-    for name, value in params.items():
-        several = isinstance(value, (list, tuple, range, np.ndarray))
-        values.append(np.ravel(np.array(value, dtype=object)).tolist() if several else [value])
-        if not values[-1]:
-            raise ParameterError(f"param {name!r} has no values; give a number, or some of them")
-    for combination in itertools.product(*values):
-        yield dict(zip(params, combination, strict=True))
 
 
 def _work_of(items: Any) -> Iterator[tuple[Item, Activation, Mapping[str, Any]]]:

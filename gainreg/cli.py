@@ -9,7 +9,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gainreg import __version__, document
@@ -22,7 +21,7 @@ from gainreg.errors import (
     UnknownActivationError,
 )
 from gainreg.lookup import look_up
-from gainreg.params import called, check_params, check_std
+from gainreg.params import called, check_params, check_std, combinations
 
 if TYPE_CHECKING:
     from gainreg.activation import Activation
@@ -235,10 +234,9 @@ def _named(options: argparse.Namespace) -> list[tuple[Activation, dict[str, floa
             takes = (f"{a.name} takes {', '.join(a.params) or 'none'}" for a in found[:3])
             raise ParameterError(f"-p {key}: no such param; {'; '.join(takes)}")
     return [
-        (activation, dict(zip(keys, values, strict=True)))
+        (activation, chosen)
         for activation in found
-        for keys in [[key for key in activation.params if key in params]]
-        for values in product(*(params[key] for key in keys))
+        for chosen in combinations({key: params[key] for key in activation.params if key in params})
     ]
 
 

@@ -33,4 +33,13 @@ class PlanError(GainregError, ValueError):
 
 
 class MissingPackageError(GainregError, ImportError):
-    """A package is not installed that an extra of gainreg brings."""
+    """A package does not import that a part of gainreg needs."""
+
+
+def missing(part: str, package: str, error: ImportError, hint: str = "") -> MissingPackageError:
+    """The error of a part of gainreg whose package, as it is called to install, does not import."""
+    return MissingPackageError(
+        f"{part} needs {package}, which does not import ({error}); "
+        f"install it with: pip install --upgrade {package}{hint}",
+        name=error.name,
+    )

@@ -324,12 +324,3 @@ def root_mean_square(values: Any) -> float:
     if all(slope == slopes[0] for slope in slopes):
         return slopes[0]
     return math.sqrt(math.fsum(slope**2 for slope in slopes) / len(slopes))
-
-
-def missing(framework: str, package: str, error: ImportError, hint: str = "") -> ImportError:
-    """The error of an adapter whose framework does not import."""
-    return ImportError(
-        f"gainreg.adapters.{package} needs {framework}, which does not import ({error}); "
-        f"install it with: pip install --upgrade {package}{hint}",
-        name=error.name,
-    )

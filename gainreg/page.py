@@ -17,7 +17,7 @@ import numpy as np
 
 from gainreg import __version__
 from gainreg.entry import to_dict
-from gainreg.errors import GainregError, MissingPackageError
+from gainreg.errors import GainregError, missing
 from gainreg.host import host
 from gainreg.params import called
 from gainreg.resolver import known_at
@@ -241,10 +241,7 @@ def _render(template: str, **content: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise MissingPackageError(
-            f"pages need Jinja2, which cannot be imported ({error}); install it by "
-            "pip install 'gainreg[page]'"
-        ) from error
+        raise missing("gainreg.page", "jinja2", error) from error
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(
         loader=loader,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gainreg.errors import ParameterError
@@ -41,6 +42,21 @@ def check_params(
             raise ParameterError(f"{activation!r} needs its param {name!r}: give it as {name}=…")
         values[name] = finite_float(value, f"param {name!r} of {activation!r}")
     return values
+
+
+def combinations(params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each combination of the values of params of which some have several.
+
+    Raises:
+        ParameterError: a param has none at all.
+    """
+    choices = []
+    for name, value in params.items():
+        several = value.ravel().tolist() if hasattr(value, "ravel") else value  # NumPy's own
+        choices.append(several if isinstance(several, (list, tuple, range)) else [several])
+        if not choices[-1]:
+            raise ParameterError(f"param {name!r} has no values; give a number, or some of them")
+    return (dict(zip(params, chosen, strict=True)) for chosen in itertools.product(*choices))
 
 
 def check_std(std: Any) -> float:

@@ -258,8 +258,8 @@ def without_matplotlib(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_matplotlib_the_sentence_has_the_command_that_installs_it() -> None:
     done = without_matplotlib("from gainreg.cli import main; main(['plot', 'gelu', '-o', 'x.png'])")
-    assert done.stderr.startswith("gainreg: pictures need matplotlib")
-    assert done.stderr.endswith("install it by pip install 'gainreg[plot]'\n")
+    assert done.stderr.startswith("gainreg: gainreg.plot needs matplotlib")
+    assert done.stderr.endswith("install it with: pip install --upgrade matplotlib\n")
     code = """
 from gainreg import GainregError
 from gainreg.signals.report import SignalReport
@@ -268,7 +268,7 @@ try:
 except GainregError as error:
     print(isinstance(error, ImportError), error)
 """
-    assert without_matplotlib(code).stdout.startswith("True pictures need matplotlib")
+    assert without_matplotlib(code).stdout.startswith("True gainreg.plot needs matplotlib")
 
 
 # --- reports ---

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gainreg.errors import MissingPackageError, ParameterError
+from gainreg.errors import ParameterError, missing
 
 try:
     import matplotlib
@@ -23,10 +23,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 except ImportError as error:
-    raise MissingPackageError(
-        f"pictures need matplotlib, which cannot be imported ({error}); install it by "
-        "pip install 'gainreg[plot]'"
-    ) from error
+    raise missing("gainreg.plot", "matplotlib", error) from error
 
 
 class Look(NamedTuple):

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from gainreg import frameworks
+from gainreg.errors import missing
 
 try:
     import jax
     import jax.experimental
     import jax.numpy as jnp
 except ImportError as error:  # pragma: no cover
-    raise frameworks.missing("JAX", "jax", error) from error
+    raise missing(__package__, "jax", error) from error
 
 LENGTHS = (256, 8192)  # most that is asked of φ fits into one of these
 

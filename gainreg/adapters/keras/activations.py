@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from gainreg import frameworks
-from gainreg.errors import ParameterError
+from gainreg.errors import ParameterError, missing
 
 try:
     import keras
     from keras import layers
 except ImportError as error:  # pragma: no cover
     hint = "; it needs a backend too: set KERAS_BACKEND to torch or jax, whichever is installed"
-    raise frameworks.missing("Keras", "keras", error, hint) from error
+    raise missing(__package__, "keras", error, hint) from error
 
 
 def _evaluate(

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from gainreg import frameworks
-from gainreg.errors import ParameterError
+from gainreg.errors import ParameterError, missing
 
 try:
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 except ImportError as error:  # pragma: no cover
-    raise frameworks.missing("PyTorch", "torch", error) from error
+    raise missing(__package__, "torch", error) from error
 
 
 def _evaluate(
