@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gainreg import verify
 from gainreg.activation import Activation
 from gainreg.errors import ParameterError, PluginError
-from gainreg.moments import FloatArray
+from gainreg.moments import FloatArray, Function
+from gainreg.moments.differences import jumps_at
 
 if TYPE_CHECKING:
     from gainreg.host import Host
-    from gainreg.verify import Facts
 
 STEP = 5e-7  # of differences of φ that are drawn as φ′
 
@@ -71,15 +72,15 @@ class Bound:
             raise self._fault("returned None from its forward, expected float64 numbers")
         return np.asarray(found)
 
-    def derivative(self, x: FloatArray) -> FloatArray:
+    def declared_derivative(self, x: FloatArray) -> FloatArray:
         """φ′(x) as it is declared; same checks as ``forward``."""
         return np.asarray(self._answer("derivative", _like(x), self.activation.derivative, x=x))
 
     def slope(self, x: FloatArray) -> FloatArray:
         """φ′(x) to be drawn: as it is declared where that was found right, else by differences, to
         nine digits."""
-        if self.facts.derivative is not None:
-            return self.facts.derivative(x)
+        if self.derivative is not None:
+            return self.derivative(x)
         return (self.forward(x + STEP) - self.forward(x - STEP)) / (2 * STEP)
 
     @cached_property
@@ -137,16 +138,42 @@ class Bound:
         a: FloatArray = std * rng.standard_normal(size)
         return a * self.gate.forward(std * rng.standard_normal(size))
 
+    # --- what is found out about the declaration, once, before its first use ---
+
     @cached_property
-    def facts(self) -> Facts:
-        """What was found out about the declaration, once, before its first use.
+    def integrable(self) -> bool:
+        """Whether φ is a fixed function of one number, so that quadrature applies.
 
         Raises:
-            PluginError: φ is not elementwise, or a derivative or closed form is wrong.
+            PluginError: φ is not elementwise.
         """
-        from gainreg import verify
+        return self.activation.forward is not None and not verify.is_random(self)
 
-        return verify.facts(self)
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether φ jumps at 0 or at a declared kink, so that E[φ′²] does not exist."""
+        return self.integrable and jumps_at(self.forward, [0.0, *(self.kinks or ())])
+
+    @cached_property
+    def derivative(self) -> Function | None:
+        """φ′ as declared, if it could be seen to be the slope of φ; None otherwise.
+
+        Raises:
+            PluginError: it is wrong.
+        """
+        if self.activation.derivative is None or not self.integrable:
+            return None
+        return self.declared_derivative if verify.derivative_is_settled(self) else None
+
+    @cached_property
+    def off(self) -> Mapping[str, FloatArray]:
+        """By the name of a moment that has a closed form, how far that may be from the truth,
+        relative, between verify.PROBES[i − 1] and PROBES[i]; infinite where it is not to be used.
+
+        Raises:
+            PluginError: a closed form is wrong.
+        """
+        return verify.how_far_off(self)
 
     # --- asking, and what is said of those who answer wrongly ---
 

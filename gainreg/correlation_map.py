@@ -70,7 +70,7 @@ def correlation(
     std = check_std(std)
     bound = bind(activation, params)
     with np.errstate(all="ignore"):  # what is out of range is found and said below
-        if not bound.facts.integrable:
+        if not bound.integrable:
             raise MomentError(_no_pairs(bound))
         sizes, where = np.unique(np.abs(rhos), return_inverse=True)
         shares, lost = pairs.unlikeness(bound.forward, sizes, std, bound.kinks)

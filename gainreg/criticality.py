@@ -92,7 +92,7 @@ def critical(activation: str | Activation | Callable[..., Any], **params: float)
     """
     bound = bind(activation, params)
     with np.errstate(all="ignore"):  # φ may overflow where it is looked at
-        integrable, exact = bound.facts.integrable, _slope_is_exact(bound)
+        integrable, exact = bound.integrable, _slope_is_exact(bound)
 
     def at(*stds: float) -> list[GainEntry]:
         """The entries at those of the stds at which moments are known without sampling."""
@@ -134,14 +134,14 @@ def critical(activation: str | Activation | Callable[..., Any], **params: float)
 def _why_not(bound: Bound) -> str:
     if bound.gate is not None:
         return "it is not elementwise but a·φ(b), two signals that multiply"
-    if bound.facts.integrable:
+    if bound.integrable:
         return "it has no second moment at any std from 1e-4 to 1e4"
     return "it is random or not elementwise, and its moments are samples"
 
 
 def _slope_is_exact(bound: Bound) -> bool:
     """Whether E[φ′²] comes from a closed form or a declared derivative."""
-    return bound.facts.derivative is not None or "derivative_second_moment" in bound.facts.off
+    return bound.derivative is not None or "derivative_second_moment" in bound.off
 
 
 def _sign(entry: GainEntry, unsure: float) -> int:

@@ -92,7 +92,7 @@ def through_depth(
 def _kurtosis(bound: Bound) -> tuple[FloatArray, FloatArray]:
     """ln std and κ = E[φ⁴]/E[φ²]² there."""
     function, factor = (bound, 1.0) if bound.gate is None else (bound.gate, 3.0)
-    if function.facts.integrable:
+    if function.integrable:
         # of a·φ(b), E[a⁴] = 3·E[a²]² multiplies it
         stds, y = STDS, function.forward(np.outer(STDS, NODES))
     else:
@@ -100,7 +100,7 @@ def _kurtosis(bound: Bound) -> tuple[FloatArray, FloatArray]:
         rng = np.random.default_rng(0)
         stds = SAMPLED
         y = np.array([bound.sampler(float(std), SAMPLES, rng) for std in stds])
-    weights = DENSITY if function.facts.integrable else np.full(SAMPLES, 1 / SAMPLES)
+    weights = DENSITY if function.integrable else np.full(SAMPLES, 1 / SAMPLES)
     kurtosis = factor * (y**4 @ weights) / (y**2 @ weights) ** 2
     known = np.isfinite(kurtosis)
     if not known.any():

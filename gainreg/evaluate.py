@@ -47,13 +47,13 @@ def moments(bound: Bound, std: FloatArray, method: str, seed: int) -> tuple[Mome
                 break
             # the very same array, if it is all of them: pieces remember what they found for it
             found.fill(lacking, ways[name](bound, std if lacking.all() else std[lacking], seed))
-        if bound.facts.jumps:
+        if bound.jumps:
             found.derivative_second_moment[:] = np.inf
         by = "quadrature" if name == "analytic" and bound.activation.by_quadrature else name
         used[(used == "") & ~np.isnan(found.second_moment)] = by
         if name == method and not used.all():
             raise _does_not_apply(bound, method, float(std[used == ""][0]))
-    if not bound.facts.integrable:  # of mean and E[φ²] one may have a closed form, and one not
+    if not bound.integrable:  # of mean and E[φ²] one may have a closed form, and one not
         found.variance[:] = np.maximum(found.second_moment - found.mean**2, 0.0)
     return found, used
 
@@ -81,7 +81,7 @@ def _does_not_apply(bound: Bound, method: str, std: float) -> MomentError:
         )
     why = (
         f"quadrature does not settle at std = {std:.6g}"
-        if bound.facts.integrable
+        if bound.integrable
         else "it is random or not elementwise, so that quadrature does not apply"
     )
     return MomentError(
@@ -93,7 +93,7 @@ def _does_not_apply(bound: Bound, method: str, std: float) -> MomentError:
 def _closed(bound: Bound, std: FloatArray, _: int) -> Moments:
     """The closed forms between those probes where they agree with quadrature, NaN elsewhere."""
     found = Moments.all(np.nan, len(std))
-    off = bound.facts.off
+    off = bound.off
     if not off or not len(std):
         return found
     # the place among PROBES, twenty times as fast as a search
@@ -105,7 +105,7 @@ def _closed(bound: Bound, std: FloatArray, _: int) -> Moments:
             if np.isinf(off[name][asked_for]).any():  # seldom; a long array takes its time
                 getattr(found, name)[np.isinf(off[name][interval])] = np.nan
     np.subtract(found.second_moment, found.mean**2, out=found.variance)
-    if bound.facts.integrable:
+    if bound.integrable:
         found.variance[found.variance < CANCELLED * found.second_moment] = np.nan
     if "second_moment" in off:
         relative = np.maximum(4 * off["second_moment"], 6 * EPS)[interval]
@@ -115,9 +115,9 @@ def _closed(bound: Bound, std: FloatArray, _: int) -> Moments:
 
 def _integrated(bound: Bound, std: FloatArray, _: int) -> Moments:
     """The moments by quadrature, NaN where it does not settle or does not apply."""
-    if not bound.facts.integrable:
+    if not bound.integrable:
         return Moments.all(np.nan, len(std))
-    slope = np.zeros_like if bound.facts.jumps else bound.facts.derivative
+    slope = np.zeros_like if bound.jumps else bound.derivative
     return quadrature.integrated(bound.forward, slope, std, bound.kinks)
 
 
@@ -130,7 +130,7 @@ def _sampled(bound: Bound, stds: FloatArray, seed: int) -> Moments:
     """
     found = Moments.all(np.nan, len(stds))
     for i, std in enumerate(stds.tolist()):
-        drawn = sampled(bound, bound.facts.derivative, std, seed)
+        drawn = sampled(bound, bound.derivative, std, seed)
         if drawn is None:
             raise PluginError(f"activation {bound.name!r} needs a forward or a sample function")
         second, error = drawn.second_moment[0], drawn.error[0]

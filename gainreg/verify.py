@@ -9,12 +9,10 @@ known is not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gainreg.bound import Bound
 from gainreg.entry import SMALLEST
 from gainreg.errors import PluginError
 from gainreg.moments import (
@@ -28,6 +26,9 @@ from gainreg.moments import (
     sampling,
     windows,
 )
+
+if TYPE_CHECKING:
+    from gainreg.bound import Bound
 
 CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 
@@ -62,42 +63,13 @@ LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))  # of th
 LARGEST_STANDARD_ERROR = 0.05
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What was found out about an activation with its params.
-
-    Attributes:
-        integrable: whether φ is a fixed function of one number, so that quadrature applies.
-        jumps: whether φ jumps at 0 or at a declared kink, so that E[φ′²] does not exist.
-        derivative: φ′ as declared, if it could be seen to be the slope of φ; None otherwise.
-        off: by the name of a moment that has a closed form, how far that may be from the truth,
-            relative, between PROBES[i − 1] and PROBES[i]; infinite where it is not to be used.
-    """
-
-    integrable: bool
-    jumps: bool
-    derivative: Function | None
-    off: Mapping[str, FloatArray]
-
-
-def facts(bound: Bound) -> Facts:
-    """Look at an activation, once; see ``Bound.facts``."""
-    integrable = bound.activation.forward is not None and not _is_random(bound)
-    jumps, derivative = False, None
-    if integrable:
-        jumps = differences.jumps_at(bound.forward, [0.0, *(bound.kinks or ())])
-        if bound.activation.derivative is not None:
-            derivative = _checked_derivative(bound)
-    return Facts(integrable, jumps, derivative, _how_far_off(bound, integrable, jumps, derivative))
-
-
 def closed_forms(bound: Bound, std: FloatArray) -> dict[str, FloatArray]:
     """The values of all closed forms that the activation has, by the name of the moment."""
     values = {name: bound.closed_form(name, std) for name in CLOSED}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _is_random(bound: Bound) -> bool:
+def is_random(bound: Bound) -> bool:
     """Whether φ, asked twice, answers differently.
 
     Raises:
@@ -124,37 +96,35 @@ def _is_random(bound: Bound) -> bool:
     )
 
 
-def _checked_derivative(bound: Bound) -> Function | None:
-    """The declared φ′ where it was seen to be the slope of φ, None where that cannot be seen.
+def derivative_is_settled(bound: Bound) -> bool:
+    """Whether the declared φ′ was seen to be the slope of φ; False where that cannot be seen.
 
     Raises:
         PluginError: it is wrong.
     """
-    found = differences.check_slope(bound.forward, bound.derivative)
+    found = differences.check_slope(bound.forward, bound.declared_derivative)
     if found.wrong is not None:
         x, claimed, true = found.wrong
         raise PluginError(
             f"the derivative of {bound.name!r} is wrong: around x = {x:.6g} it gives "
             f"{claimed:.10g} where φ has the slope {true:.10g}; correct it, or leave it out"
         )
-    return bound.derivative if found.settled else None
+    return found.settled
 
 
-def _how_far_off(
-    bound: Bound, integrable: bool, jumps: bool, derivative: Function | None
-) -> dict[str, FloatArray]:
-    """How far off closed forms are, as ``Facts.off``.
+def how_far_off(bound: Bound) -> dict[str, FloatArray]:
+    """How far off closed forms are, as ``Bound.off``.
 
     Raises:
         PluginError: a closed form is wrong.
     """
-    closed = closed_forms(bound, PROBES)
-    if jumps:
+    derivative, closed = bound.derivative, closed_forms(bound, PROBES)
+    if bound.jumps:
         closed.pop("derivative_second_moment", None)
     if not closed:
         return {}
     exact = Moments.all(np.nan, len(PROBES))
-    if integrable:
+    if bound.integrable:
         # φ′ is not looked for where nothing depends on it, as that may take long
         slope_counts = "derivative_second_moment" in closed
         searched = NEAR if slope_counts and derivative is None else ORDINARY

@@ -256,7 +256,7 @@ def _of_x(
             gated.append(subject.label)
             bound = bound.gate
         with np.errstate(all="ignore"):
-            known = bound.facts.integrable
+            known = bound.integrable
             if not known:
                 unknown.append(subject.label)
             _line(ax, subject, *(_with_gaps(bound, values) if known else ([], [])))
