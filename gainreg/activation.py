@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +93,3 @@ class Activation:
 
     def _fault(self, what: str) -> PluginError:
         return PluginError(f"activation {self.name!r} {what}")
-
-    def bind(self, params: Mapping[str, float]) -> Activation:
-        """This activation with ``params`` in place of the defaults, as the hooks receive it."""
-        return dataclasses.replace(self, params=params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -271,8 +272,8 @@ class Host:
         bound = self._bound.setdefault(known, {})
         key = tuple(values.values())
         if key not in bound:
-            registered = self._activations.get(known.name) is known
-            new = Bound(known.bind(values), self._owners[known.name] if registered else "", self)
+            owner = self._owners[known.name] if self._activations.get(known.name) is known else ""
+            new = Bound(dataclasses.replace(known, params=values), owner, self)
             new.check_constraints()
             if len(bound) > MOST_BOUND:
                 bound.clear()

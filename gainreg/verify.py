@@ -32,34 +32,41 @@ if TYPE_CHECKING:
 
 CLOSED = ("mean", "second_moment", "variance_slope", "derivative_second_moment")
 
-# Closed forms are compared with quadrature at these stds before their first use, …
+# The stds at which closed forms are compared with quadrature before their first use. A form that
+# begins to cancel between two of them leaves more than TRUSTED at the second.
 A_DECADE = 4
 PROBES = 10.0 ** (np.arange(-8 * A_DECADE, 8 * A_DECADE + 1) / A_DECADE)
 PROBES.flags.writeable = False
+# Windows around them, in each of which a closed form that keeps its digits is a polynomial.
 AROUND_PROBES = np.array([np.ones_like(PROBES), np.log(PROBES), np.full_like(PROBES, 0.01)])
-# … and φ is searched for kinks that nobody declared only at those between these, for a search takes
-# 60 ms a std; where φ′ too has to be found, only near 1.
+# φ is searched for kinks that nobody declared only at the probes between these stds, as a search
+# takes up to 60 ms a std; where φ′ too has to be found, only at those near 1.
 ORDINARY, NEAR = (1e-2, 1e2), (0.3, 3.0)
 # A closed form is called wrong from this relative difference on, times max(std², 1/std²): one that
 # is right may cancel so far out, and there it is merely not used. Nor is it wrong if it differs by
 # no more than so many times its deviation from a polynomial at that std or, up to 1, at a larger
 # one: terms that cancel at small std may leave no more.
 WRONG = 1e-9
-NUMERICAL = 1e-4  # the same for E[φ′²] where φ′ is not declared; it is then known to 1e-6
+# The same for E[φ′²] where φ′ is not declared: quadrature then knows it to 1e-6.
+NUMERICAL = 1e-4
 # A closed form is used between two probes if it is this close to quadrature at both: quadrature's
 # own rounding reaches 2e-15 in the worst of the reference rows, and a form that has begun to cancel
 # leaves this behind within a quarter of a decade.
 TRUSTED = 4e-14
-# Two evaluations of φ differ by more than this part if φ is random, or not elementwise; those of
-# single precision, in another order, by 1e-7. What the last digits of x change may differ more.
+# φ is random, or not elementwise, if two evaluations differ by more than this part, and near 0 by
+# more than the second: those of single precision, in another order, differ by 1e-7. Where φ itself
+# changes by more within so many last digits of x, two loops that round otherwise may differ so.
 SAME, SAME_NEAR_0, LAST_DIGITS = 1e-6, 1e-9, 64
-# Where quadrature is silent, φ being random, not elementwise or too lively, closed forms are
-# compared at these stds with few samples, and refused so many standard errors away from them,
-# beyond a part of their size: a sampler of groups may leave part of the last one out …
-SAMPLED, FEWER, SIGMAS, GROUPS = (0.1, 10.0, 1e3, 1e6), 4, 6.0, 1e-2
-LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))  # of the mean, at the most
-# … and only where the standard error itself can be believed: where few samples make up most of the
-# second moment (an exponential at std 10), it is a large part of it, and says nothing.
+# Where quadrature is silent, as φ is random, not elementwise or too lively, closed forms are
+# compared at these stds with samples, a quarter as many as usual for the sake of time.
+SAMPLED, FEWER = (0.1, 10.0, 1e3, 1e6), 4
+# A closed form is wrong if it is so many standard errors off, and beyond them this part of its
+# size: a sampler of groups may leave out part of the last group.
+SIGMAS, GROUPS = 6.0, 1e-2
+# What that of a sampled mean is at the most, beside √E[φ²]; no closed form is held to less.
+LEAST_ERROR = math.sqrt(FEWER / (sampling.REPLICATES * sampling.DRAWS))
+# A standard error is believed up to this part of the second moment: where few samples make up most
+# of that, as of an exponential at std 10, it is larger, and says nothing.
 LARGEST_STANDARD_ERROR = 0.05
 
 

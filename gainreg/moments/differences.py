@@ -55,7 +55,7 @@ class SlopeCheck:
     """What comparing φ′ with φ has shown.
 
     Attributes:
-        settled: whether φ′ could be compared with φ everywhere that counts.
+        settled: whether φ′ was seen to be the slope of φ everywhere that counts.
         wrong: an x around which φ′ is not the slope of φ, what φ′ says there and what φ says.
     """
 
@@ -95,7 +95,7 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         wrong = np.flatnonzero(resolved & (np.abs(true - claimed) > allowed))
         if wrong.size:
             i = wrong[np.argmin(np.abs(np.log(np.abs(x[wrong, 0]))))]
-            return SlopeCheck(True, (float(x[i, 0]), float(claimed[i]), float(true[i])))
+            return SlopeCheck(False, (float(x[i, 0]), float(claimed[i]), float(true[i])))
         counts = length * np.exp(-((at / std) ** 2) / 2)
         doubt = (uneven * (2 * steepest + uneven) * counts).sum()
         known = doubt <= OPEN * (steepest**2 * counts).sum() < math.inf
