@@ -268,8 +268,4 @@ def reason(error: BaseException) -> str:
         return str(error)
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno})"
-    try:
-        text = str(error)
-    except FAULTS:
-        text = "(an error that cannot be shown)"
-    return " ".join(f"{type(error).__name__}: {text}".split())
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -102,12 +102,7 @@ LAPLACE = Activation(
     "laplace",
     lambda x: ndtr(math.sqrt(4 * math.pi) * x - math.sqrt(2 * math.pi)),
     derivative=lambda x: math.sqrt(2) * np.exp(-math.pi * (math.sqrt(2) * x - 1) ** 2),
-    mean=lambda std: ndtr(-math.sqrt(2 * math.pi) / np.sqrt(1 + 4 * math.pi * std**2)),
-    derivative_second_moment=lambda std: (
-        2 * np.exp(-2 * math.pi / (1 + 8 * math.pi * std**2)) / np.sqrt(1 + 8 * math.pi * std**2)
-    ),
-    reference="Φ((x − μ)/σ), μ = √(1/2), σ = √(1/4π); Ma et al. 2022, arXiv:2209.10655; "
-    "moments: Owen 1980, A table of normal integrals",
+    reference="Φ((x − μ)/σ), μ = √(1/2), σ = √(1/4π); Ma et al. 2022, arXiv:2209.10655",
 )
 
 SPARSE_SIGMOID = Activation(
