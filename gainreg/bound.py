@@ -19,7 +19,7 @@ from gainreg import verify
 from gainreg.activation import Activation
 from gainreg.errors import ParameterError, PluginError
 from gainreg.moments import FloatArray, Function
-from gainreg.moments.differences import jumps_at
+from gainreg.moments.slopes import jumps_at
 
 if TYPE_CHECKING:
     from gainreg.host import Host
@@ -166,7 +166,7 @@ class Bound:
         return self.declared_derivative if verify.derivative_is_settled(self) else None
 
     @cached_property
-    def off(self) -> Mapping[str, FloatArray]:
+    def closed_form_errors(self) -> Mapping[str, FloatArray]:
         """By the name of a moment that has a closed form, how far that may be from the truth,
         relative, between verify.PROBES[i − 1] and PROBES[i]; infinite where it is not to be used.
 

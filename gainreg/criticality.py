@@ -141,7 +141,7 @@ def _why_not(bound: Bound) -> str:
 
 def _slope_is_exact(bound: Bound) -> bool:
     """Whether E[φ′²] comes from a closed form or a declared derivative."""
-    return bound.derivative is not None or "derivative_second_moment" in bound.off
+    return bound.derivative is not None or "derivative_second_moment" in bound.closed_form_errors
 
 
 def _sign(entry: GainEntry, unsure: float) -> int:

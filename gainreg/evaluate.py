@@ -93,22 +93,22 @@ def _does_not_apply(bound: Bound, method: str, std: float) -> MomentError:
 def _closed(bound: Bound, std: FloatArray, _: int) -> Moments:
     """The closed forms between those probes where they agree with quadrature, NaN elsewhere."""
     found = Moments.all(np.nan, len(std))
-    off = bound.off
-    if not off or not len(std):
+    errors = bound.closed_form_errors
+    if not errors or not len(std):
         return found
     # the place among PROBES, twenty times as fast as a search
     interval = np.ceil(A_DECADE * (np.log10(std) + 8)).clip(0, len(PROBES)).astype(np.intp)
     asked_for = slice(interval.min(), interval.max() + 1)
     for name, value in closed_forms(bound, std).items():
-        if name in off:
+        if name in errors:
             getattr(found, name)[:] = value
-            if np.isinf(off[name][asked_for]).any():  # seldom; a long array takes its time
-                getattr(found, name)[np.isinf(off[name][interval])] = np.nan
+            if np.isinf(errors[name][asked_for]).any():  # seldom; a long array takes its time
+                getattr(found, name)[np.isinf(errors[name][interval])] = np.nan
     np.subtract(found.second_moment, found.mean**2, out=found.variance)
     if bound.integrable:
         found.variance[found.variance < CANCELLED * found.second_moment] = np.nan
-    if "second_moment" in off:
-        relative = np.maximum(4 * off["second_moment"], 6 * EPS)[interval]
+    if "second_moment" in errors:
+        relative = np.maximum(4 * errors["second_moment"], 6 * EPS)[interval]
         np.multiply(relative, found.second_moment, out=found.error)
     return found
 

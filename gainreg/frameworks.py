@@ -206,7 +206,7 @@ class Framework:
         Its φ′ is what the framework differentiates. Where that fails, gives NaN or is not the
         slope of φ (a straight-through estimator), φ′ is found from φ.
         """
-        from gainreg.moments.differences import check_slope
+        from gainreg.moments.slopes import check_slope
 
         forward, derivative = self.evaluate(function)
         forward = _flat(forward)

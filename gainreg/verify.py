@@ -21,9 +21,9 @@ from gainreg.moments import (
     FloatArray,
     Function,
     Moments,
-    differences,
     quadrature,
     sampling,
+    slopes,
     windows,
 )
 
@@ -109,7 +109,7 @@ def derivative_is_settled(bound: Bound) -> bool:
     Raises:
         PluginError: it is wrong.
     """
-    found = differences.check_slope(bound.forward, bound.declared_derivative)
+    found = slopes.check_slope(bound.forward, bound.declared_derivative)
     if found.wrong is not None:
         x, claimed, true = found.wrong
         raise PluginError(
@@ -120,7 +120,7 @@ def derivative_is_settled(bound: Bound) -> bool:
 
 
 def how_far_off(bound: Bound) -> dict[str, FloatArray]:
-    """How far off closed forms are, as ``Bound.off``.
+    """How far off closed forms are, as ``Bound.closed_form_errors``.
 
     Raises:
         PluginError: a closed form is wrong.
@@ -193,7 +193,7 @@ def _compare(
     around = np.asarray(bound.closed_form(name, windows.sizes(AROUND_PROBES).ravel()))
     rounding = np.nan_to_num(windows.deviation(around.reshape(len(PROBES), -1)), posinf=0.0)
     rounding[:middle] = np.maximum.accumulate(rounding[middle::-1])[:0:-1]
-    wrong &= difference > differences.BELIEVED * rounding
+    wrong &= difference > slopes.BELIEVED * rounding
     if wrong.any():
         i = np.flatnonzero(wrong)[np.argmin(np.abs(np.log(PROBES[wrong])))]
         plugin, sampler = bound.providers.get(name), bound.providers.get("sample")
