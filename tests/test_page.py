@@ -390,7 +390,9 @@ def test_a_report_fits_a_narrow_screen(page: Page, tmp_path: Path) -> None:
     assert page.run("return document.documentElement.scrollWidth") == 390
 
 
-def test_without_jinja_a_page_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_jinja_a_page_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(gainreg.GainregError, match="pip install --upgrade jinja2"):
         table_page(gainreg.build_table([]), "Nothing")
