@@ -84,6 +84,7 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         at = np.abs(x[:, 0])
         typical = (at >= TYPICAL[0]) & (at <= TYPICAL[1]) & (rough <= RESOLVED * highest)
         rounding = rough[typical].max(initial=0.0)
+        # the means of φ′ over each window: by the integral of what is claimed, by the change of φ
         _, weights, _, slopes = rule()
         length = windows[2] * (x[:, :NODES] @ weights)
         claimed = windows[2] * ((slope * x)[:, :NODES] @ weights) / length
@@ -92,11 +93,14 @@ def check_slope(forward: Function, derivative: Function) -> SlopeCheck:
         unsure = (np.maximum(rough, rounding) + EPS * highest) / length + uneven
         allowed = OFF * np.maximum(steepest, np.abs(true)) + BELIEVED * unsure
         resolved = (rough <= np.maximum(RESOLVED * highest, rounding)) & (windows[2] > NARROW)
-        wrong = np.flatnonzero(resolved & (np.abs(true - claimed) > allowed))
+        differs = np.abs(true - claimed) > allowed
+        wrong = np.flatnonzero(resolved & differs)
         if wrong.size:
             i = wrong[np.argmin(np.abs(np.log(np.abs(x[wrong, 0]))))]
             return SlopeCheck(False, (float(x[i, 0]), float(claimed[i]), float(true[i])))
+        # how far off E[φ′²] may be: by all of φ′ where it differs after all, else by its unevenness
         counts = length * np.exp(-((at / std) ** 2) / 2)
-        doubt = (uneven * (2 * steepest + uneven) * counts).sum()
+        off = np.where(differs, np.maximum(steepest, np.abs(true)), uneven)
+        doubt = (off * (2 * steepest + off) * counts).sum()
         known = doubt <= OPEN * (steepest**2 * counts).sum() < math.inf
         return SlopeCheck(bool(known) and std == STDS[0])
