@@ -65,7 +65,7 @@ def concatenate(node: Node, *states: State) -> Step:
         joined(*(s.note for s in states)),
         phrases[0] if len(phrases) == 1 else f"concatenation of {' and '.join(phrases[:3])}",
         gaussian=gaussian, values=values,
-        aligned=math.fsum(share * s.aligned for share, s in zip(shares, states, strict=True)),
+        aligned=math.fsum(share**2 * s.aligned for share, s in zip(shares, states, strict=True)),
     )  # fmt: skip
     if any(s.counted is not None for s in states):
         seen = [s.q if s.counted is None else s.counted for s in states]
