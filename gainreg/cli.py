@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # `list` marks a slope or factor that is further than this from 1. What it leaves unmarked
 # changes a mean square by no more than a quarter in 50 layers: 1.005⁵⁰ = 1.28.
-LEVEL = 5e-3
+MARKED = 5e-3
 
 FACTORS = ("gain", "variance_slope", "gradient_factor")  # the columns of `list`
 
@@ -349,11 +349,11 @@ def _row(activation: Activation, std: float, params: dict[str, float]) -> dict[s
     try:
         entry = look_up(activation.name, std, params)
         factor = entry.gradient_factor
-        if entry.variance_slope > 1 + LEVEL:
+        if entry.variance_slope > 1 + MARKED:
             marks.append("unstable forward")
         if factor is None:
             marks.append("no gradient factor")
-        elif abs(factor - 1) > LEVEL:
+        elif abs(factor - 1) > MARKED:
             marks.append(f"gradients {'grow' if factor > 1 else 'vanish'}")
     except GainregError as error:  # it needs a param, say
         marks.append(str(error))

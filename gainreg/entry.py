@@ -147,16 +147,7 @@ class GainEntry(Gains[float]):
         Raises:
             MomentError: there is none.
         """
-        found: float | None = super().backward_gain
-        if found is None:
-            why = "E[φ′²] is 0, or below all doubles"
-            if self.centered_gain is None:
-                why = "φ is constant, so that no gradient passes"
-            elif self.derivative_second_moment is None:
-                why = "E[φ′²] does not exist (φ jumps, or φ′ is singular) or is not known (φ is "
-                why += "not elementwise); its forward gain is there"
-            raise MomentError(f"{self.activation!r} has no backward gain: {why}")
-        return found
+        return self.gain_for("backward")
 
     def _repr_html_(self) -> str:
         from gainreg import notebook
@@ -171,11 +162,16 @@ class GainEntry(Gains[float]):
             MomentError: the gain does not exist.
         """
         check_choice(mode, "mode", MODES)
-        found: float | None = getattr(self, MODES[mode])
+        name = MODES[mode]
+        found: float | None = getattr(super(), name)
         if found is None:
-            raise MomentError(
-                f"{self.activation!r} has no centered gain: φ is constant, its variance is 0"
-            )
+            why = "E[φ′²] is 0, or below all doubles"
+            if self.centered_gain is None:
+                why = "φ is constant, so that no gradient passes and its variance is 0"
+            elif self.derivative_second_moment is None:
+                why = "E[φ′²] does not exist (φ jumps, or φ′ is singular) or is not known (φ is "
+                why += "not elementwise); its forward gain is there"
+            raise MomentError(f"{self.activation!r} has no {name.replace('_', ' ')}: {why}")
         return found
 
 
