@@ -66,7 +66,7 @@ def test_sizes_and_gradients_are_predicted(kind: type[Block], most: float) -> No
     torch.manual_seed(0)
     report = initialize_(kind(), torch.randn(8, TOKENS, WIDTH))
     assert max(factors(report)) < most
-    assert "on samples" in report.weights[2].note
+    assert "depend on each other" in report.weights[2].note
 
 
 class RunningMean(nn.Module):
