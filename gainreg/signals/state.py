@@ -42,6 +42,9 @@ _GATES, _weights = np.polynomial.hermite_e.hermegauss(12)
 _BY_GATE = np.polynomial.hermite_e.hermevander(_GATES, 11) * (_weights / _weights.sum())[:, None]
 _BY_GATE /= np.sqrt(np.cumprod([1.0, *range(1, 12)]))
 
+# So much of a sum's variance may be behind a gate that is not looked at.
+NEGLIGIBLE = 0.01
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -264,28 +267,44 @@ class Root:
         yet they are large together: what f makes of them has the gate's. So f's coefficients are
         functions of the gate.
         """
-        m, terms = self.moments, list(self.terms.items())
-        if len(terms) > 1 or not terms or terms[0][0].gated is None:
+        m = self.moments
+        gated = [(k**2 * it.moments.variance, k, it) for it, k in self.terms.items() if it.gated]
+        part, k, source = max(gated, key=lambda term: term[0], default=(0.0, 0.0, None))
+        if source is None or source.gated is None or part < NEGLIGIBLE * m.variance:
             return [profile.covariance(self.correlation(c)) for c in m.products[1:]]
-        ((source, k),) = terms
-        x, gate = source.gated  # type: ignore[misc]
-        with np.errstate(all="ignore"):
-            values = np.nan_to_num(x.function(x.root.values))
-            gates = np.nan_to_num(gate.function(gate.root.values))
+        (x, gate), rest = source.gated, max(0.0, m.variance - part)
+        # beside anything else it is taken for distributed as the sum is
+        values = x.function(x.root.values) if len(self.terms) == 1 else self.values
+        shape = np.nan_to_num(values) - float(WEIGHTS @ np.nan_to_num(values))
+        shape /= math.sqrt(max(1e-300, float(WEIGHTS @ shape**2)))
+        gates = np.interp(_GATES, NODES, np.nan_to_num(gate.function(gate.root.values)))
+        own = source.moments
         orders = [
-            of_values(lambda v, at=at: f(k * at * v + self.shift), values).orders  # type: ignore[misc]
-            for at in np.interp(_GATES, NODES, gates)
+            of_values(
+                f,
+                m.mean
+                + k * (at * x.moments.mean - own.mean)
+                + math.sqrt((k * at) ** 2 * x.moments.variance + rest) * shape,
+            ).orders
+            for at in gates
         ]
-        by_gate = (np.transpose(orders) @ _BY_GATE) ** 2
+        by_gate, powers = (np.transpose(orders) @ _BY_GATE) ** 2, np.arange(len(_GATES))
         other = gate.root.correlation(gate.root.moments.across_samples)
-        return [
-            float(rho ** np.arange(len(by_gate)) @ by_gate @ r ** np.arange(len(_GATES)))
-            for rho, r in zip(
-                map(x.root.correlation, x.root.moments.products[1:]),
-                (1.0, other, other),
-                strict=True,
-            )
-        ]
+        size = (gates @ _BY_GATE) ** 2
+        whole = k**2 * float(size.sum()) * x.moments.variance + rest
+        found = []
+        for c, inner, outer, r in zip(
+            m.products[1:],
+            x.moments.products[1:],
+            own.products[1:],
+            (1.0, other, other),
+            strict=True,
+        ):
+            shared = k**2 * float(size @ r**powers) * (inner - x.moments.mean**2)
+            beside = c - m.mean**2 - k**2 * (outer - own.mean**2)
+            rho = min(1.0, max(-1.0, (shared + beside) / whole))
+            found.append(float(rho ** np.arange(len(by_gate)) @ by_gate @ r**powers))
+        return found
 
     def viewed(self, view: Hashable, node: int) -> Root:
         """The same combination of the sources' views."""
