@@ -172,7 +172,9 @@ def each(
 
 def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     """The same elements in the same order, in another layout."""
-    here, joint = replace(signal, layout=layout, padded=None), signal.joint
+    here, joint = replace(signal, layout=layout), signal.joint
+    if list(map(layouts.size, layout)) != list(map(layouts.size, signal.layout)):
+        here = replace(here, padded=None)
     if joint is None:
         copied = math.prod(map(layouts.size, layout)) > signal.node.size > 1
         if copied and signal.node.rule != "given":  # what follows counts the copies as positions
