@@ -359,26 +359,34 @@ def _of_one_sign(x: State, moments: Moments) -> tuple[FloatArray, ...]:
 
 
 def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
-    """A known linear map over positions, or units: resizing, running sums.
+    """A known linear map over positions, or units: blurring, resizing, running sums.
 
     Of two positions it makes squares·q + rest·c, of which the first part counts the inputs that
     both meet.
     """
     m, (same, rest), (meet, apart) = x.moments, mixing.one, mixing.two
-    q, c, s, square = m.second_moment, m.across_positions, m.across_samples, m.mean**2
-    both = min(c, s)
+    (q, c, s, both), square = m.products, m.mean**2
+    # how many units are made of one, each by a map of its own
+    several = node.size * mixing.inputs / (node.input_sizes[0] * mixing.outputs)
+    (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
     if units:  # which have nothing but their mean in common
-        products = [same * it + rest * square for it in (q, c, s)]
-        down = back(mixing.back.one[0])
+        products = [same * it + rest * square for it in m.products]
+        down = back(gg)
     else:
-        products = [same * q + rest * c, meet * q + apart * c, same * s + rest * both]
-        (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
-        down = from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=(mixing.whole / mixing.inputs) ** 2, ww=1.0)
+        products = [
+            same * q + rest * c, meet * q + apart * c,
+            same * s + rest * both, meet * s + apart * both,
+        ]  # fmt: skip
+        by = from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=mixing.total / mixing.inputs**2)
+        down = several * by + from_to(ww=1.0)
     moments = Moments(m.mean * mixing.whole / mixing.outputs, *products)
-    values = () if x.root.gaussian and x.function.core is None else _of_one_sign(x, moments)
-    note = "" if units else "a mean over positions that may be more alike than a typical pair"
+    values: tuple[FloatArray, ...] = ()
+    if mixing.keeps_sign and not (x.root.gaussian and x.function.core is None):
+        values = _of_one_sign(x, moments)
+    of = "units that may have more in common than their mean"
+    note = of if units else "a mean over positions that may be more alike than a typical pair"
     state = fresh(
-        node.id, moments, x.noise, x.exact and units, joined(x.note, note), x.phrase,
+        node.id, moments, x.noise, False, joined(x.note, note), x.phrase,
         gaussian=not values, values=values,
     )  # fmt: skip
     return Step(state, (down,))
