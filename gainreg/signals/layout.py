@@ -227,6 +227,13 @@ class Mixing(NamedTuple):
         once, twice = float(sum(numbers)), float(sum(j * j for j in numbers))
         return cls(once, twice, twice, once, once**2, n, n)
 
+    @classmethod
+    def average(cls, n: float, outputs: int, inputs: int) -> Mixing:
+        """That of means over n inputs each, of which each input is in equally many."""
+        squares = outputs / n
+        columns = max(squares, outputs**2 / inputs)
+        return cls(squares, outputs, columns, outputs, outputs**2, outputs, inputs)
+
     def beside(self, others: float) -> Mixing:
         """The same for each of so many others."""
         return Mixing(*(others * it for it in self))._replace(total=others**2 * self.total)
