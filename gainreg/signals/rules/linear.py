@@ -27,6 +27,7 @@ from gainreg.signals.state import (
     State,
     at_quantiles,
     fresh,
+    joined,
     on_nodes,
 )
 from gainreg.signals.tape import Node
@@ -54,6 +55,7 @@ def linear(
     common: float = 1.0,
     together: float = 0.0,
     observed: bool = False,
+    note: str = "",
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
@@ -71,6 +73,7 @@ def linear(
         together: what the weights of an output have in common, E[(Σw)²]/ΣE[w²] − 1: 0 for fresh
             ones, −1 for those whose rows are centred, which do not see what all units have in
             common (Brock et al. 2021, arXiv:2101.08692).
+        note: what is to be said of the weights, if they are no drawn ones.
         observed: its parts have steps of their own, through which the gradients go.
     """
     gain = variance * fan_in * taps
@@ -85,8 +88,9 @@ def linear(
     values = (_uneven(m, stray),) if kurtosis > SPARSE and stray > UNEVEN else ()
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
     state = fresh(
-        node.id, m, noise, x.exact, x.note, operation, not values, values, aligned=min(1.0, fed)
-    )
+        node.id, m, noise, x.exact and not note, joined(x.note, note), operation, not values,
+        values, aligned=min(1.0, fed),
+    )  # fmt: skip
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that
         weight = fresh(node.id, Moments(0.0, gain, gain, gain))

@@ -9,7 +9,7 @@ from typing import Any
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Taps
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError, Tokens
 
@@ -57,8 +57,7 @@ def _window_sum(
         if padded is not None:
             large, before = padded.shape[axis], before + padded.before[axis]
         steps = window_strides[axis], before, window_dilation[axis]
-        used = layouts.taps_inside(large, y.shape[axis], size, *steps)
-        inside *= sum(used) / (size * y.shape[axis])
+        inside *= Taps(large, y.shape[axis], size, *steps).share
     n = float(math.prod(window_dimensions) * inside)
     source = signal if padded is None else padded.signal
     layout = layouts.fitted(signal.layout, y.shape)

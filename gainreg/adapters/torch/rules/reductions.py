@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing, Taps
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError
 
@@ -204,8 +205,8 @@ def _average_pool(
         large, before = x.shape[axis + 2], padding[axis]
         if padded is not None:
             large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
-        used = layouts.taps_inside(large, y.shape[axis + 2], kernel[axis], stride[axis], before, 1)
-        inside *= sum(used) / (kernel[axis] * y.shape[axis + 2])
+        used = Taps(large, y.shape[axis + 2], kernel[axis], stride[axis], before, 1)
+        inside *= used.share
     n = math.prod(kernel)
     counted = count_include_pad or padded is not None
     return trace.record(
@@ -230,7 +231,7 @@ def _folded(
         size, kernel, dilation, padding, stride, strict=True
     ):
         small = (large + 2 * before - apart * (taps - 1) - 1) // step + 1
-        n *= sum(layouts.taps_inside(large, small, taps, step, before, apart)) / large
+        n *= Taps(large, small, taps, step, before, apart).share * taps * small / large
     roles = (SAMPLE, UNIT, POSITION, POSITION)[4 - y.dim() :]
     layout = tuple(((role, length),) for role, length in zip(roles, y.shape, strict=True))
     signal = trace.signal(x).whole
@@ -242,7 +243,7 @@ def _folded(
       aten._upsample_lanczos2d_aa)  # fmt: skip
 def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: Any) -> Any:
     """Its taps along an axis are what it makes of ones there, the other axes as they are."""
-    axes, maps = tuple(range(2, x.dim())), {}
+    axes, maps, signal = tuple(range(2, x.dim())), [], trace.signal(x)
     for axis in axes:
         n = x.shape[axis]
         # two wide, since antialiasing in double precision takes what is one wide for constant
@@ -253,8 +254,10 @@ def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: An
         size = [trace.outputs[0].shape[i] if i == axis else 2 for i in axes]
         own = [scale if i == axis else None for i, scale in zip(axes, scales, strict=False)]
         taps = trace.operation(ones, size, corners, *own).movedim(axis, 1)
-        maps[axis] = Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T)
-    return operations.blended(trace, trace.signal(x), maps, trace.outputs[0].shape)
+        maps.append(Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T.numpy()))
+    layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+    mixing = functools.reduce(Mixing.and_, maps)
+    return operations.blended(trace, signal, signal.layout[2:], mixing, layout)
 
 
 @rule(aten.var, aten.std)
