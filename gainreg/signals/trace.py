@@ -226,9 +226,7 @@ class Trace(ABC):
         key = own, names(entry), id(tensor) if numbers is None else hash(numbers.tobytes())
         if key not in self._constants or isinstance(entry, (Weight, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else CONSTANT
-            node = self.tape.record(
-                "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
-            )
+            node = self.tape.record("given", (), own, moments=moments, phrase=phrase, note=note)
             self._constants[key] = node, tensor if numbers is None else None
             if entry is None and numbers is not None:
                 self.numbers[node] = numbers

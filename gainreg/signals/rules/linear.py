@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -82,11 +83,10 @@ def linear(
     kurtosis = _kurtosis(x)
     stray = (kurtosis - 1) / units
     noise = x.noise + stray * _alike(x.moments, copies)
-    values = (_uneven(m, stray),) if kurtosis > SPARSE and stray > UNEVEN else ()
+    values = _uneven(m, stray) if kurtosis > SPARSE and stray > UNEVEN else None
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
-    state = fresh(
-        node.id, m, noise, x.exact, x.note, operation, not values, values, aligned=min(1.0, fed)
-    )
+    state = fresh(node.id, m, (x,), operation, values=values, aligned=min(1.0, fed))
+    state = replace(state, noise=noise)
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that
         weight = fresh(node.id, Moments(0.0, gain, gain, gain))
@@ -155,4 +155,4 @@ def _alike(m: Moments, copies: float) -> float:
 def embedding(node: Node, *, variance: float, units: int, copies: float = 1.0) -> Step:
     """Rows of a table, different ones for different tokens: q = Var[w], c = 0."""
     m = Moments(0.0, variance, 0.0, 0.0)
-    return Step(fresh(node.id, m, 2 / units / copies, phrase="embedding"))
+    return Step(replace(fresh(node.id, m, phrase="embedding"), noise=2 / units / copies))

@@ -139,9 +139,8 @@ def number(node: Node, value: float, states: Sequence[State]) -> State:
         value = 0.0
     m = Moments(value, value**2, value**2, value**2)
     note = joined(*(state.note for state in states))
-    exact = all(state.exact for state in states)
     root = Root(node.id, {}, value, m)
-    return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, exact, note, "a number")
+    return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, note, "a number")
 
 
 def points_of(state: State) -> FloatArray:
