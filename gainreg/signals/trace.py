@@ -112,7 +112,7 @@ class Trace(ABC):
         operation, outputs: the operation at hand, and the tensors that it returned.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
-        constants: the numbers of what is no parameter, by the steps that stand for it.
+        numbers: those of what is no parameter, by the steps that stand for it.
         picked: which rows of a table a step took, where that is known.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
