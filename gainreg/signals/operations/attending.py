@@ -43,6 +43,10 @@ def contracted(
     if places is None:
         last = {len(right.layout) - 1: len(layout) - 1}
         places = {i: i for i in range(len(left.layout) - 1)}, last
+        layout = tuple(
+            right.layout[i] if i < len(layout) - 2 and _windows(axis, right.layout[i]) else axis
+            for i, axis in enumerate(layout)
+        )
     parted: dict[int, Signal] = {}
     for signal, own in zip((right, left), reversed(places), strict=True):
         axis = signal.axis
@@ -58,6 +62,12 @@ def contracted(
         return _contracted(trace, left.whole, part, over, own)
 
     return each(trace.tape, parted[place], layout, place, make)
+
+
+def _windows(axis: Axis, other: Axis) -> bool:
+    """Whether what lies along an axis, copies of queries for one, meets windows of positions."""
+    own, met = (layouts.count([it])[POSITION] for it in (axis, other))
+    return own < met and layouts.size(axis) == layouts.size(other)
 
 
 def _contracted(
