@@ -22,6 +22,7 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.rules.step import (
+    ANY,
     POINTS,
     PRODUCT,
     Back,
@@ -227,12 +228,13 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
     values = by.values
     c = made.moments.across_positions
 
-    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def down(by_made: Profiles) -> tuple[Back, Profiles]:
+        given, lean = by_made
         g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
         if lean is None:
-            return _spread_out(node, i, x, g, *m.products[1:3]), (None, None)
+            return _spread_out(node, i, x, g, *m.products[1:3]), ANY
         h = passed_in_common(made.root, c, values, lean)
-        return _spread_out(node, i, x, g, h, h), (None, None)
+        return _spread_out(node, i, x, g, h, h), ANY
 
     return down
 
@@ -450,11 +452,12 @@ def _on_samples(
         found: FloatArray = np.interp(NODES, middles, groups)
         return found
 
-    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def down(by_made: Profiles) -> tuple[Back, Profiles]:
+        given, lean = by_made
         met = square if given is None else square * np.interp(y, made.root.values, given)
         leans = slope if lean is None else slope * np.interp(y, made.root.values, lean)
         g, h = max(0.0, float(met.mean())), float(np.mean(slope**2))
-        profiles = by_value(met) / g if g else None, by_value(leans)
+        profiles = Profiles(by_value(met) / g if g else None, by_value(leans))
         return _spread_out(node, i, x, g, h, h, growth), profiles
 
     return down

@@ -14,6 +14,7 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import (
+    ANY,
     COARSE,
     Back,
     Profiles,
@@ -98,16 +99,17 @@ def linear(
     two = common * node.positions / node.input_positions[0]
     by = back(g, g * min(1.0, two))
 
-    def few(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def few(by_made: Profiles) -> tuple[Back, Profiles]:
         """By the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
         its sign is anyone's guess."""
-        if given is None or x.constant:
-            return by, (None, None)
+        if by_made.given is None or x.constant:
+            return by, ANY
         with np.errstate(all="ignore"):
             own = np.nan_to_num(x.function(x.root.values[::COARSE]))
         n, root = fan_in * taps, state.root
         rest = np.sqrt(root.moments.variance * (1 - 1 / n + 3 * own**2 / (x.q * n)))
-        return by, averaged(root, np.full_like(own, root.moments.mean), rest, given, None)
+        unsigned = Profiles(by_made.given)
+        return by, averaged(root, np.full_like(own, root.moments.mean), rest, unsigned)
 
     return Step(state, (few if fan_in * taps < FEW else by, back(0.0)))
 

@@ -22,7 +22,7 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
         return Step(x)
     root = x.root.viewed(view, node.id)
     state, by = replace(x, root=root), _moved(node)
-    return Step(state, (lambda given, lean: (by, (given, lean)),), to_roots=True)
+    return Step(state, (lambda profiles: (by, profiles),), to_roots=True)
 
 
 def _moved(node: Node) -> Back:

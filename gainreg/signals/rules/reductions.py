@@ -23,6 +23,7 @@ from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
+    Profiles,
     Step,
     along,
     back,
@@ -436,7 +437,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     on_node = slopes_on_nodes(x.function, root.values)
     lean = ndtr(NODES) ** (positions * units - 1) * on_node
     profile = lean * on_node / max(1e-300, float(WEIGHTS @ (lean * on_node)))
-    return Step(state, (lambda *_: (by, (profile, lean)),), to_roots=True)
+    return Step(state, (lambda _: (by, Profiles(profile, lean)),), to_roots=True)
 
 
 def _largest_in_both(meets: float) -> float:
