@@ -199,7 +199,6 @@ class Profile(NamedTuple):
             jumps, which is what frameworks differentiate.
         growth: d ln E[f²] / d ln(variance of the variable).
         orders: E[f·He_k(z)]/√k!, from k = 0.
-        exact: integrated over the true distribution, to many digits.
     """
 
     mean: float
@@ -207,7 +206,6 @@ class Profile(NamedTuple):
     slope: float
     growth: float
     orders: FloatArray
-    exact: bool
 
     def covariance(self, rho: float) -> float:
         """E[f(u)·f(v)] for u, v of correlation rho."""
@@ -227,7 +225,6 @@ class Profile(NamedTuple):
             (f.scale * f.inner) ** 2 * self.slope,
             self.growth * f.scale**2 * self.second_moment / second if second else 0.0,
             orders,
-            self.exact,
         )
 
 
@@ -236,7 +233,7 @@ def line(mean: float, std: float) -> Profile:
     orders = np.zeros(ORDERS)
     orders[:2] = mean, std
     second = mean**2 + std**2
-    return Profile(mean, second, 1.0, std**2 / second if second else 1.0, orders, True)
+    return Profile(mean, second, 1.0, std**2 / second if second else 1.0, orders)
 
 
 def of_gaussian(f: Function, mean: float, std: float) -> Profile:
@@ -271,7 +268,6 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
         _beside_jumps(core, x) if slope is None else slope,
         entry.variance_slope,
         here.orders,
-        entry.method != "sampling",
     )
 
 
@@ -314,6 +310,4 @@ def of_values(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> Profile:
     if float(WEIGHTS @ bad) > UNDEFINED:
         second = math.nan
     growth = float(WEIGHTS @ (y**2 * (NODES**2 - 1))) / (2 * second) if second > 0 else 0.0
-    return Profile(
-        float(WEIGHTS @ y), second, float(middle @ slopes**2), growth, _HERMITE @ y, False
-    )
+    return Profile(float(WEIGHTS @ y), second, float(middle @ slopes**2), growth, _HERMITE @ y)

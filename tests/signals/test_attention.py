@@ -334,3 +334,29 @@ def test_a_maximum_keeps_what_positions_share() -> None:
     report = initialize_(pooled, x)
     for weight in report.weights:
         assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.05)
+
+
+class Global(nn.Module):
+    """Queries of the whole image, the same in each of its windows (Hatamizadeh et al. 2023)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(UNITS, UNITS), nn.Linear(UNITS, UNITS)
+        self.value, self.head = nn.Linear(UNITS, UNITS), nn.Linear(UNITS, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, windows = len(x), 9
+        x = x.view(n, windows, -1, UNITS)
+        query = self.query(x.mean(1)).repeat_interleave(windows, 0)
+        flat = x.flatten(0, 1)
+        scores = query @ self.key(flat).transpose(1, 2) / math.sqrt(UNITS)
+        y = scores.softmax(-1) @ self.value(flat)
+        return self.head(y.view_as(x).mean((1, 2)))
+
+
+def test_copies_of_queries_meet_windows_and_no_heads() -> None:
+    torch.manual_seed(0)
+    report = initialize_(Global(), torch.randn(4, 144, UNITS) + torch.randn(4, 1, UNITS))
+    assert worst(report) < 1.3
+    for weight in report.weights:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.1)

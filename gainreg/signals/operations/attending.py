@@ -14,7 +14,7 @@ from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.operations.moves import moved
 from gainreg.signals.signal import Signal, each
 from gainreg.signals.softmax import Rows, causal, full, left_by
-from gainreg.signals.tape import Node
+from gainreg.signals.tape import CONSTANT, Node
 from gainreg.signals.trace import MASKED, Constant, Trace, measured
 
 # Steps whose numbers are those of their input, but for factors and what is added to all of them.
@@ -43,6 +43,10 @@ def contracted(
     if places is None:
         last = {len(right.layout) - 1: len(layout) - 1}
         places = {i: i for i in range(len(left.layout) - 1)}, last
+        layout = tuple(
+            right.layout[i] if i < len(layout) - 2 and _windows(axis, right.layout[i]) else axis
+            for i, axis in enumerate(layout)
+        )
     parted: dict[int, Signal] = {}
     for signal, own in zip((right, left), reversed(places), strict=True):
         axis = signal.axis
@@ -58,6 +62,12 @@ def contracted(
         return _contracted(trace, left.whole, part, over, own)
 
     return each(trace.tape, parted[place], layout, place, make)
+
+
+def _windows(axis: Axis, other: Axis) -> bool:
+    """Whether what lies along an axis, copies of queries for one, meets windows of positions."""
+    own, met = (layouts.count([it])[POSITION] for it in (axis, other))
+    return own < met and layouts.size(axis) == layouts.size(other)
 
 
 def _contracted(
@@ -286,7 +296,7 @@ def by_rows(trace: Trace, bias: Signal) -> Signal:
     roles = (SAMPLE, POSITION, UNIT)
     own: Layout = tuple(((role, n),) for role, n in zip(roles, table.shape, strict=True))
     moments = measured(table, own)
-    made = trace.tape.record("given", (), own, moments=moments, phrase="a constant")
+    made = trace.tape.record("given", (), own, moments=moments, phrase=CONSTANT)
     for step in reversed(steps):
         if step.rule == "linear":
             step.facts["observed"] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import (
+    ANY,
     COARSE,
     Back,
     Profiles,
@@ -27,7 +29,6 @@ from gainreg.signals.state import (
     State,
     at_quantiles,
     fresh,
-    joined,
     on_nodes,
 )
 from gainreg.signals.tape import Node
@@ -85,12 +86,10 @@ def linear(
     kurtosis = _kurtosis(x)
     stray = (kurtosis - 1) / units
     noise = x.noise + stray * _alike(x.moments, copies)
-    values = (_uneven(m, stray),) if kurtosis > SPARSE and stray > UNEVEN else ()
+    values = _uneven(m, stray) if kurtosis > SPARSE and stray > UNEVEN else None
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
-    state = fresh(
-        node.id, m, noise, x.exact and not note, joined(x.note, note), operation, not values,
-        values, aligned=min(1.0, fed),
-    )  # fmt: skip
+    state = fresh(node.id, m, (x,), operation, note, values=values, aligned=min(1.0, fed))
+    state = replace(state, noise=noise)
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that
         weight = fresh(node.id, Moments(0.0, gain, gain, gain))
@@ -102,16 +101,17 @@ def linear(
     two = common * node.positions / node.input_positions[0]
     by = back(g, g * min(1.0, two))
 
-    def few(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def few(by_made: Profiles) -> tuple[Back, Profiles]:
         """By the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
         its sign is anyone's guess."""
-        if given is None or x.constant:
-            return by, (None, None)
+        if by_made.given is None or x.constant:
+            return by, ANY
         with np.errstate(all="ignore"):
             own = np.nan_to_num(x.function(x.root.values[::COARSE]))
         n, root = fan_in * taps, state.root
         rest = np.sqrt(root.moments.variance * (1 - 1 / n + 3 * own**2 / (x.q * n)))
-        return by, averaged(root, np.full_like(own, root.moments.mean), rest, given, None)
+        unsigned = Profiles(by_made.given)
+        return by, averaged(root, np.full_like(own, root.moments.mean), rest, unsigned)
 
     return Step(state, (few if fan_in * taps < FEW else by, back(0.0)))
 
@@ -159,4 +159,4 @@ def _alike(m: Moments, copies: float) -> float:
 def embedding(node: Node, *, variance: float, units: int, copies: float = 1.0) -> Step:
     """Rows of a table, different ones for different tokens: q = Var[w], c = 0."""
     m = Moments(0.0, variance, 0.0, 0.0)
-    return Step(fresh(node.id, m, 2 / units / copies, phrase="embedding"))
+    return Step(replace(fresh(node.id, m, phrase="embedding"), noise=2 / units / copies))

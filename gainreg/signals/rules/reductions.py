@@ -23,6 +23,7 @@ from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
+    Profiles,
     Step,
     along,
     back,
@@ -127,9 +128,8 @@ def normalise(
             _clip((c - m.mean**2) / max(m.variance, 1e-300), 1.0)
             for c in (m.across_positions, m.across_samples)
         ]
-        drawn = x.root.gaussian and x.function.core is None
         alone = count(node.layout)[UNIT]
-        down[:3, :3] = factor * _projected(positions, samples, alone, drawn, *alike)
+        down[:3, :3] = factor * _projected(positions, samples, alone, x.gaussian, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if uniform and centred and units == 1 < samples and (by_unit := _of_weight(x)):
@@ -237,20 +237,14 @@ def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
 
 def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
     """A variable of its own, of x's distribution moved and stretched."""
-    gaussian = x.root.gaussian and x.function.core is None
     stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
 
     def normed(v: FloatArray) -> FloatArray:
         return (v - x.moments.mean) * stretch + moments.mean
 
-    values: tuple[FloatArray, ...] = ()
-    if not gaussian:
-        values = (normed(x.values),)
+    values = None if x.gaussian else normed(x.values)
     made = Operation((phrase, node.facts["positions"]), normed), (x,)
-    return fresh(
-        node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, made,
-        aligned=x.aligned,
-    )  # fmt: skip
+    return fresh(node.id, moments, (x,), phrase, values=values, made=made, aligned=x.aligned)
 
 
 # --- means, maxima and attention ---
@@ -284,8 +278,7 @@ def mean(
     note = "a mean over positions that may be more alike than a typical pair" * (positions > 1)
     phrase = f"mean of {' and '.join(over)} of {x.phrase}"
     state = _sum_of(node, x, moments, factor / n if n < MANY else 0.0)
-    exact, note = x.exact and not note, joined(x.note, note)
-    state = replace(state, noise=x.noise, exact=exact, note=note, phrase=phrase)
+    state = replace(state, noise=x.noise, note=joined(x.note, note), phrase=phrase)
     down = (factor / (units * samples)) ** 2 * _sent_back(mixing)
     return Step(state, (down + from_to(ww=1.0),))
 
@@ -310,8 +303,7 @@ def _sum_of(node: Node, x: State, moments: Moments, share: float, signed: bool =
     """A sum of x at several places, in which that at its own has a share, which counts where the
     sum meets x again; ``signed`` says that it is of one sign where x is."""
     if not share or not x.root.gaussian:
-        values = _of_one_sign(x, moments) if signed else ()
-        return fresh(node.id, moments, gaussian=not values, values=values)
+        return fresh(node.id, moments, values=_of_one_sign(x, moments) if signed else None)
     one = x.source(("function", x.function, *names_of(x.root)))
     m = x.moments
     mean = moments.mean - share * m.mean
@@ -327,13 +319,12 @@ def _sum_of(node: Node, x: State, moments: Moments, share: float, signed: bool =
         rest(moments.across_samples, m.across_samples),
         rest(moments.elsewhere, m.elsewhere),
     )
-    values = _of_one_sign(x, others) if signed else ()
-    left = Source((node.id,), others, not values, values=values)
+    left = Source((node.id,), others, values=_of_one_sign(x, others) if signed else None)
     root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
     return of_root(root, IDENTITY)
 
 
-def _of_one_sign(x: State, moments: Moments) -> tuple[FloatArray, ...]:
+def _of_one_sign(x: State, moments: Moments) -> FloatArray | None:
     """The distribution of a mean of what is never negative, or never positive: a gamma
     distribution, which is that of a mean of squares, and has no part beyond 0 that a root, a
     quotient or an exponential would stumble on."""
@@ -342,13 +333,13 @@ def _of_one_sign(x: State, moments: Moments) -> tuple[FloatArray, ...]:
     sign = 1.0 if moments.mean > 0 else -1.0
     mean, spread = abs(moments.mean), moments.variance
     if (sign * known).min() < 0 or not mean or spread < LITTLE * mean**2:
-        return ()
+        return None
     from scipy.special import ndtr
     from scipy.stats import gamma
 
     values: FloatArray = gamma.ppf(ndtr(NODES), mean**2 / spread, scale=spread / mean)
     finite = np.nan_to_num(values, posinf=float(np.nanmax(values[np.isfinite(values)])))
-    return (np.sort(sign * finite),)
+    return np.sort(sign * finite)
 
 
 def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
@@ -363,8 +354,7 @@ def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
     state = _sum_of(node, x, moments, mixing.diagonal / mixing.outputs, mixing.keeps_sign)
     of = "units that may have more in common than their mean"
     note = of if units else "a mean over positions that may be more alike than a typical pair"
-    note = joined(x.note, note)
-    return Step(replace(state, noise=x.noise, exact=False, note=note, phrase=x.phrase), (down,))
+    return Step(replace(state, noise=x.noise, note=joined(x.note, note), phrase=x.phrase), (down,))
 
 
 def deviation(node: Node, x: State, *, root: bool) -> Step:
@@ -418,12 +408,10 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *common),
-        x.noise,
-        False,
-        joined(x.note, "maximum pooling, on samples"),
+        (x,),
         f"maximum of {positions * units} of {x.phrase}",
-        gaussian=False,
-        values=(np.interp(NODES, sorted_levels(), np.sort(y)),),
+        "maximum pooling, on samples",
+        values=np.interp(NODES, sorted_levels(), np.sort(y)),
     )
     slopes = slopes_at(x.function, at)
     share = node.size / node.input_sizes[0]
@@ -434,7 +422,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     on_node = slopes_on_nodes(x.function, root.values)
     lean = ndtr(NODES) ** (positions * units - 1) * on_node
     profile = lean * on_node / max(1e-300, float(WEIGHTS @ (lean * on_node)))
-    return Step(state, (lambda *_: (by, (profile, lean)),), to_roots=True)
+    return Step(state, (lambda _: (by, Profiles(profile, lean)),), to_roots=True)
 
 
 def _largest_in_both(meets: float) -> float:
