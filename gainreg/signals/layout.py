@@ -152,6 +152,13 @@ class Taps(NamedTuple):
         return found
 
     @property
+    def own(self) -> FloatArray:
+        """At how many outputs a tap meets the input at their own place."""
+        meets = np.arange(self.kernel)[:, None] * self.dilation == self.before
+        outputs = self.small if self.stride == self.between == 1 else 0
+        return np.where(meets, float(outputs), 0.0)
+
+    @property
     def share(self) -> float:
         """Of all taps, the share that meets an input."""
         return float(self.inside.mean())
@@ -185,6 +192,7 @@ class Mixing(NamedTuple):
         squares: Σ a².
         rows, columns: Σ (Σ a)² of the rows, and of the columns.
         whole, total: Σ a and (Σ a)².
+        diagonal: Σ a of outputs by inputs at their own places.
         outputs, inputs: how many of each.
     """
 
@@ -193,6 +201,7 @@ class Mixing(NamedTuple):
     columns: float
     whole: float
     total: float
+    diagonal: float
     outputs: float
     inputs: float
 
@@ -200,7 +209,9 @@ class Mixing(NamedTuple):
     def of(cls, matrix: FloatArray) -> Mixing:
         """That of a matrix, outputs by inputs, or of several."""
         each = matrix.reshape(-1, *matrix.shape[-2:])
-        return cls._of(each.sum(2), each.sum(1), (each**2).sum((1, 2)))
+        square = matrix.shape[-2] == matrix.shape[-1]
+        own = each.trace(axis1=1, axis2=2) if square else np.zeros(len(each))
+        return cls._of(each.sum(2), each.sum(1), (each**2).sum((1, 2)), own)
 
     @classmethod
     def sliding(cls, kernels: FloatArray, axes: Sequence[Taps]) -> Mixing:
@@ -212,27 +223,31 @@ class Mixing(NamedTuple):
             _over(kernels, [axis.inside for axis in axes]),
             _over(kernels, [axis.back.inside for axis in axes]),
             _over(kernels**2, [axis.inside.sum(1, keepdims=True) for axis in axes]),
+            _over(kernels, [axis.own for axis in axes]),
         )
 
     @classmethod
-    def _of(cls, rows: FloatArray, columns: FloatArray, squares: FloatArray) -> Mixing:
+    def _of(
+        cls, rows: FloatArray, columns: FloatArray, squares: FloatArray, diagonal: FloatArray
+    ) -> Mixing:
         n, whole = len(rows), rows.reshape(len(rows), -1).sum(1)
-        sums = squares.sum(), (rows**2).sum(), (columns**2).sum(), whole.sum(), (whole**2).sum()
-        return cls(*(float(it) / n for it in (*sums, rows.size, columns.size)))
+        each = squares, rows**2, columns**2, whole, whole**2, diagonal
+        sums = [float(it.sum()) for it in each]
+        return cls(*(it / n for it in (*sums, rows.size, columns.size)))
 
     @classmethod
     def running(cls, n: int, least: int = 1) -> Mixing:
         """That of sums of ``least`` elements and more, one more each."""
         numbers = range(least, n + least)
         once, twice = float(sum(numbers)), float(sum(j * j for j in numbers))
-        return cls(once, twice, twice, once, once**2, n, n)
+        return cls(once, twice, twice, once, once**2, n * (least == 1), n, n)
 
     @classmethod
     def average(cls, n: float, outputs: int, inputs: int) -> Mixing:
         """That of means over n inputs each, of which each input is in equally many."""
         squares = outputs / n
         columns = max(squares, outputs**2 / inputs)
-        return cls(squares, outputs, columns, outputs, outputs**2, outputs, inputs)
+        return cls(squares, outputs, columns, outputs, outputs**2, squares, outputs, inputs)
 
     def beside(self, others: float) -> Mixing:
         """The same for each of so many others."""

@@ -345,6 +345,15 @@ def test_what_mixes_positions_in_a_known_way(name: str) -> None:
     assert first.gradient_rms == pytest.approx(first.measured_gradient_rms, rel=0.15)
 
 
+def test_weights_that_are_centred_do_not_see_what_all_units_have_in_common() -> None:
+    model, x = of(
+        lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ (p["b"] - p["b"].mean(0))) @ p["c"],
+        a=(WIDTH, 512), b=(512, 512), c=(512, 8),
+    )  # fmt: skip
+    last = initialize(model, x, key=KEY)[1].weights[-1]
+    assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.05)
+
+
 # --- scans, branches, maps ---
 
 

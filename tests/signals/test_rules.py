@@ -308,6 +308,19 @@ def test_what_mixes_positions_in_a_known_way(name: str, act: nn.Module) -> None:
     assert first.gradient_rms == pytest.approx(first.measured_gradient_rms, rel=off)
 
 
+@pytest.mark.parametrize("act", [nn.Identity(), nn.ReLU()])
+@pytest.mark.parametrize("known", [by_kernels(BLUR, padding=1), lambda x: x @ BLOCKS])
+def test_a_known_map_meets_what_it_is_made_of(known: Callable[..., Any], act: nn.Module) -> None:
+    """As in unsharp masks: taken for independent, a third too large."""
+    torch.manual_seed(0)
+    model = Of(
+        lambda m, x: m.b((h := act(m.a(x))) - known(h)),
+        a=nn.Conv2d(16, 256, 1), b=nn.Conv2d(256, 9, 1),
+    )  # fmt: skip
+    last = initialize_(model, torch.randn(8, 16, 16, 16)).weights[-1]
+    assert last.input_rms == pytest.approx(last.measured_input_rms, rel=0.02)
+
+
 def test_constants_that_mix_units_and_positions_are_marked() -> None:
     torch.manual_seed(0)
     model = Of(

@@ -277,7 +277,7 @@ def mean(
     ]
     note = "a mean over positions that may be more alike than a typical pair" * (positions > 1)
     phrase = f"mean of {' and '.join(over)} of {x.phrase}"
-    state = _mean_of(node, x, moments, n, factor)
+    state = _sum_of(node, x, moments, factor / n if n < MANY else 0.0)
     state = replace(state, noise=x.noise, note=joined(x.note, note), phrase=phrase)
     down = (factor / (units * samples)) ** 2 * _sent_back(mixing)
     return Step(state, (down + from_to(ww=1.0),))
@@ -299,12 +299,13 @@ def _sent_back(mixing: Mixing) -> Back:
     return from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=mixing.total / mixing.inputs**2)
 
 
-def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
-    """A mean of n: of few, each is a part that counts where it meets the mean again."""
-    if n >= MANY or not x.root.gaussian:
-        return fresh(node.id, moments, values=_of_one_sign(x, moments))
+def _sum_of(node: Node, x: State, moments: Moments, share: float, signed: bool = True) -> State:
+    """A sum of x at several places, in which that at its own has a share, which counts where the
+    sum meets x again; ``signed`` says that it is of one sign where x is."""
+    if not share or not x.root.gaussian:
+        return fresh(node.id, moments, values=_of_one_sign(x, moments) if signed else None)
     one = x.source(("function", x.function, *names_of(x.root)))
-    share, m = factor / n, x.moments
+    m = x.moments
     mean = moments.mean - share * m.mean
 
     def rest(c: float, own: float) -> float:
@@ -318,7 +319,7 @@ def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) ->
         rest(moments.across_samples, m.across_samples),
         rest(moments.elsewhere, m.elsewhere),
     )
-    left = Source((node.id,), others, values=_of_one_sign(x, others))
+    left = Source((node.id,), others, values=_of_one_sign(x, others) if signed else None)
     root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
     return of_root(root, IDENTITY)
 
@@ -350,11 +351,10 @@ def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
         same, rest = mixing.one
         products = (same * it + rest * x.moments.mean**2 for it in x.moments.products)
         moments, down = Moments(moments.mean, *products), back(mixing.back.one[0])
-    values = _of_one_sign(x, moments) if mixing.keeps_sign and not x.gaussian else None
+    state = _sum_of(node, x, moments, mixing.diagonal / mixing.outputs, mixing.keeps_sign)
     of = "units that may have more in common than their mean"
     note = of if units else "a mean over positions that may be more alike than a typical pair"
-    state = fresh(node.id, moments, (x,), x.phrase, note, values=values)
-    return Step(state, (down,))
+    return Step(replace(state, noise=x.noise, note=joined(x.note, note), phrase=x.phrase), (down,))
 
 
 def deviation(node: Node, x: State, *, root: bool) -> Step:
