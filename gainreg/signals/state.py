@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gainreg.signals.distributions import at_quantiles, fewer, in_order, on_nodes
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
@@ -31,10 +32,6 @@ from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout, count
 # Second moments of the smallest and largest signals that single precision holds: the weights that
 # would bring others back to 1 could not be held either, and the model itself makes infinities.
 SMALLEST, LARGEST = 1e-76, 1e76
-
-# Points of equal weight that stand for a distribution where two are added or multiplied: enough
-# for the second moment of what a kinked function makes of the result to 3 digits.
-QUANTILES = 256
 
 # Values of the unit Gaussian behind a gate, for sums over it, and what makes Hermite coefficients
 # of a function's values there: gates are smooth.
@@ -79,6 +76,11 @@ class Moments:
     def variance(self) -> float:
         """E[x²] − E[x]²."""
         return max(0.0, self.second_moment - self.mean**2)
+
+    @property
+    def normal(self) -> FloatArray:
+        """The normal distribution of that mean and variance, on the nodes."""
+        return self.mean + math.sqrt(self.variance) * NODES
 
     def on_line(self, factor: float, shift: float) -> Moments:
         """The moments of factor·x + shift."""
@@ -220,11 +222,10 @@ class Root:
     @functools.cached_property
     def values(self) -> FloatArray:
         """Its values at the nodes of the unit Gaussian that it is an increasing function of."""
-        z = self.moments.mean + self.std * NODES
         if self.gaussian or self.std == 0:
-            return z
+            return self.moments.normal
         parts = [
-            (k, s.moments.mean, normal_values(s.moments) if s.values is None else s.values)
+            (k, s.moments.mean, s.moments.normal if s.values is None else s.values)
             for s, k in self.terms.items()
             if s.moments.variance
         ]
@@ -234,7 +235,7 @@ class Root:
             return found
         total = np.zeros(1)
         for k, _, known in parts:
-            total = spread_out(np.add.outer(k * at_quantiles(known), total))
+            total = fewer(np.add.outer(k * at_quantiles(known), total))
         values = on_nodes(total)
         here = of_values(IDENTITY, values)
         own = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
@@ -502,63 +503,3 @@ def opened(states: Sequence[State]) -> tuple[list[Source], set[Source]]:
             found.update(dict.fromkeys(added))
             waiting = [*found] if added else waiting
     return list(found), within
-
-
-# --- distributions by their quantiles ---
-
-
-def normal_values(moments: Moments) -> FloatArray:
-    """A normal distribution, on the nodes."""
-    return moments.mean + math.sqrt(moments.variance) * NODES
-
-
-@functools.cache
-def _levels() -> tuple[FloatArray, FloatArray]:
-    """z of the quantiles' levels, and of all sums of two quantiles in order."""
-    from scipy.special import ndtri
-
-    few = ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
-    many = ndtri((np.arange(QUANTILES**2) + 0.5) / QUANTILES**2)
-    return few, many
-
-
-def at_quantiles(values: FloatArray) -> FloatArray:
-    """A distribution on the nodes, at points of equal weight."""
-    return np.interp(_levels()[0], NODES, values)
-
-
-def on_nodes(points: FloatArray) -> FloatArray:
-    """A distribution at points of equal weight, on the nodes."""
-    few, many = _levels()
-    at = few if points.size == few.size else many
-    return np.interp(NODES, at, np.sort(points.ravel()))
-
-
-def spread_out(points: FloatArray) -> FloatArray:
-    """All combinations of two sets of points, as so many points as one set has."""
-    flat = np.sort(points.ravel())
-    if flat.size <= QUANTILES:
-        return flat
-    groups: FloatArray = flat.reshape(QUANTILES, -1).mean(axis=1)
-    return groups
-
-
-def mixed(parts: Sequence[tuple[FloatArray, float]]) -> FloatArray:
-    """A distribution of which each part, of values at the nodes, has so much of a share; its
-    quantiles, on the nodes."""
-    from scipy.special import ndtri
-
-    values = np.concatenate([part for part, _ in parts])
-    weights = np.concatenate([share * WEIGHTS for _, share in parts])
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order]) - weights[order] / 2
-    found: FloatArray = np.interp(NODES, ndtri(np.clip(below, 0, 1)), values[order])
-    return found
-
-
-def in_order(values: FloatArray) -> FloatArray:
-    """The quantiles, on the nodes, of what has these values there."""
-    steps = np.diff(values)
-    if (steps >= 0).all():
-        return values
-    return values[::-1] if (steps <= 0).all() else mixed([(values, 1.0)])

@@ -18,7 +18,6 @@ from gainreg.signals.state import (
     Moments,
     State,
     fresh,
-    normal_values,
     related,
 )
 from gainreg.signals.tape import Node
@@ -234,7 +233,7 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     else:  # what all keys have in common is taken off
         moments = Moments(1 / size, a, (1 - one.seen) / (size * max(1, size - 1)), both)
         down = from_to(gg=passed, hg=-passed, kk=shared)
-    state = fresh(node.id, moments, (x,), "softmax", INDEPENDENT, values=normal_values(moments))
+    state = fresh(node.id, moments, (x,), "softmax", INDEPENDENT, values=moments.normal)
     return Step(replace(state, noise=0.0), (down,))
 
 

@@ -8,6 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from gainreg.signals.distributions import (
+    POINTS,
+    at_quantiles,
+    in_order,
+    levels,
+    mixed,
+    normal_points,
+    on_nodes,
+)
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
@@ -23,7 +32,6 @@ from gainreg.signals.functions import (
 from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.rules.step import (
     ANY,
-    POINTS,
     PRODUCT,
     Back,
     Factor,
@@ -32,12 +40,9 @@ from gainreg.signals.rules.step import (
     along,
     back,
     from_to,
-    normal_points,
     number,
     part,
     passed_in_common,
-    points_of,
-    sorted_levels,
 )
 from gainreg.signals.state import (
     Moments,
@@ -45,11 +50,8 @@ from gainreg.signals.state import (
     Source,
     State,
     fresh,
-    in_order,
-    mixed,
     names_of,
     of_root,
-    on_nodes,
     opened,
     product_mean,
     related,
@@ -189,7 +191,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
     m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
     both = zip(m.products, n.products, strict=True)
     moments = Moments(m.mean * n.mean, *(one * other for one, other in both))
-    values = np.multiply.outer(*(points_of(state) for state in (a, b)))
+    values = np.multiply.outer(at_quantiles(a.values), at_quantiles(b.values))
     one = [n == 1 < node.positions for n in node.input_positions]
     state = fresh(
         node.id,
@@ -207,7 +209,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
 def of_units(node: Node, x: State, weight: State, like: State) -> State:
     """What a number for each unit makes of a signal: the same at all its positions and in all
     samples, so that the unit meets what else is made of the signal again."""
-    values = on_nodes(np.multiply.outer(points_of(x), points_of(weight)))
+    values = on_nodes(np.multiply.outer(at_quantiles(x.values), at_quantiles(weight.values)))
     m, size = x.moments, weight.q
     moments = Moments(
         weight.moments.mean * m.mean,
@@ -412,7 +414,7 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         states,
         kind,
         "a function of several signals, on samples",
-        values=np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),
+        values=on_nodes(y),
         made=(operation, states),
     )
     down = []
@@ -445,7 +447,7 @@ def _on_samples(
     Where several of the signals are made of one variable, what comes back to that by all of them is
     one gradient, whose square is not the sum of theirs: each is taken for as much larger as it is.
     """
-    order, middles = np.argsort(own), sorted_levels()[POINTS // GROUPS // 2 :: POINTS // GROUPS]
+    order, middles = np.argsort(own), levels(POINTS)[POINTS // GROUPS // 2 :: POINTS // GROUPS]
 
     def by_value(of: FloatArray) -> FloatArray:
         groups = of[order].reshape(GROUPS, -1).mean(1)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Hashable
 from dataclasses import replace
 
+from gainreg.signals.distributions import mixed
 from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
 from gainreg.signals.state import (
     Moments,
     State,
     fresh,
-    mixed,
 )
 from gainreg.signals.tape import Node
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,14 +20,9 @@ from gainreg.signals.state import (
     Moments,
     Root,
     State,
-    at_quantiles,
     joined,
 )
 from gainreg.signals.tape import Node
-
-# Points on which functions of several variables are taken: randomised quasi-Monte Carlo, good to
-# about 0.3 % of the second moment.
-POINTS = 4096
 
 PRODUCT = Operation("product", np.multiply)
 
@@ -151,26 +145,3 @@ def number(node: Node, value: float, states: Sequence[State]) -> State:
     note = joined(*(state.note for state in states))
     root = Root(node.id, {}, value, m)
     return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, note, "a number")
-
-
-def points_of(state: State) -> FloatArray:
-    return at_quantiles(state.values)
-
-
-@functools.cache
-def normal_points(dimensions: int) -> FloatArray:
-    """Quasi-random points of a standard normal distribution, always the same."""
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
-    points = qmc.Sobol(dimensions, seed=0).random(POINTS)
-    normal: FloatArray = ndtri(np.clip(points, 1e-12, 1 - 1e-12)).T
-    return normal
-
-
-@functools.cache
-def sorted_levels() -> FloatArray:
-    from scipy.special import ndtri
-
-    levels: FloatArray = ndtri((np.arange(POINTS) + 0.5) / POINTS)
-    return levels
