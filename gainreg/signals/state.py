@@ -127,8 +127,9 @@ class Source:
         key: what it is, and the views that were taken of it since: sources of different keys are
             independent, or are taken for it.
         moments: its own.
-        aligned: of what varies along D of its n units, 1/D − 1/n: the mean square cosine of two
-            positions beyond that of vectors in random directions.
+        aligned: 1/D − 1/n for n units that vary along D directions only, as those of a linear map
+            of D inputs: the mean square cosine of two positions, beyond that of vectors in random
+            directions.
         of: what it is a function of, if it is.
         made: the operation on several states that it is the result of, if it is; that is looked at
             where it meets one of them again.
@@ -212,7 +213,7 @@ class Root:
 
     @functools.cached_property
     def aligned(self) -> float:
-        """The same as its sources'."""
+        """1/D − 1/n, as of its sources, whose shares of the variance count squared."""
         total = self.moments.variance**2
         found = math.fsum(
             (k**2 * s.moments.variance) ** 2 * s.aligned for s, k in self.terms.items()
@@ -372,7 +373,7 @@ class State:
 
     @property
     def aligned(self) -> float:
-        """Of its linear part, as that of a source."""
+        """1/D − 1/n, as of a source; what a function adds to its linear part goes anywhere."""
         linear = self.profile.orders[1] ** 2 / self.moments.variance if self.function.core else 1.0
         return float(self.root.aligned * linear**2)
 
@@ -450,8 +451,9 @@ def product_mean(a: Source, b: Source) -> float:
 
 
 def _covariance(a: Source, b: Source) -> float:
-    """Of a function of a Gaussian root with another such, or with a Gaussian source: Σ aₖ·bₖ·ρᵏ,
-    with the functions' Hermite coefficients; 0 for independent ones."""
+    """The covariance of two sources that are functions of Gaussian roots, or Gaussian themselves:
+    Σ aₖ·bₖ·ρᵏ over k ≥ 1, with the functions' Hermite coefficients a and b and the correlation ρ of
+    the roots; 0 for independent ones."""
     left, right = _gaussian_root(a), _gaussian_root(b)
     if left is None or right is None:
         return 0.0

@@ -274,11 +274,15 @@ def _divisor(node: Node, x: State) -> State:
 def _spread_out(
     node: Node, i: int, x: State, g: float, h: float, k: float, along: float = 1.0
 ) -> Back:
-    """The factors of an input that may be broadcast: the gradients by its copies add up.
+    """The factors of input i, x, that may be broadcast: the gradients by its copies add up.
 
-    Their part along the output adds up whatever its size: a gate of many positions gets of what
-    the loss gains where the sample grows, of which ``along`` is due to this input, as much as each
-    other gate.
+    Their part along the output adds up whatever its size: a gate of many positions gets as much of
+    what the loss gains where the sample grows as each other gate.
+
+    Args:
+        g, h, k: what the gradient's mean square and its mean products across positions and samples
+            are multiplied by, for each copy.
+        along: of what the loss gains where the sample grows, the share that is due to this input.
     """
     share = node.size / node.input_sizes[i]
     copies = max(1.0, node.positions / node.input_positions[i])

@@ -73,8 +73,14 @@ COARSE = 20
 
 
 def along(by: Back, made: Root, x: State, factor: float | None = None) -> Factor:
-    """The factor of an input that is part of the output, as of a sum, where the gradient depends on
-    its values; it is multiplied by ``factor`` there, or is all of the output where that is None."""
+    """The factor of an input that the output goes along with, as of one term of a sum: how the
+    gradient depends on the output's values says how it depends on the input's.
+
+    Args:
+        by: how g, h, k and w go back, whatever the values.
+        made, x: the output's root, and the input.
+        factor: that of x in a sum; None where x is all that the output goes along with.
+    """
 
     def down(by_made: Profiles) -> tuple[Back, Profiles]:
         if x.constant or (by_made.given is None and by_made.lean is None):
@@ -135,10 +141,13 @@ class Step(NamedTuple):
 
 
 def part(c: float, q: float) -> float:
+    """c/q, and 0 of nothing."""
     return c / q if q else 0.0
 
 
 def number(node: Node, value: float, states: Sequence[State]) -> State:
+    """The state of one number everywhere, made of these states; 0 in place of what is not finite,
+    as the logarithm of 0 that a mask stands for."""
     if not math.isfinite(value):
         value = 0.0
     m = Moments(value, value**2, value**2, value**2)
