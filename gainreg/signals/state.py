@@ -443,17 +443,12 @@ def fresh(
 # --- how variables go together ---
 
 
-def product_mean(a: Source, b: Source) -> float:
-    """E[a·b] of two sources."""
-    if a.key == b.key:
-        return a.moments.second_moment
-    return a.moments.mean * b.moments.mean + _covariance(a, b)
-
-
-def _covariance(a: Source, b: Source) -> float:
+def covariance(a: Source, b: Source) -> float:
     """The covariance of two sources that are functions of Gaussian roots, or Gaussian themselves:
     Σ aₖ·bₖ·ρᵏ over k ≥ 1, with the functions' Hermite coefficients a and b and the correlation ρ of
     the roots; 0 for independent ones."""
+    if a.gaussian and b.gaussian:
+        return 0.0
     left, right = _gaussian_root(a), _gaussian_root(b)
     if left is None or right is None:
         return 0.0

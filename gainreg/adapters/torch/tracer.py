@@ -90,6 +90,13 @@ class Trace(neutral.Trace):
         x = x.abs() if x.is_complex() else x.to(torch.promote_types(x.dtype, torch.float32))
         return float(x.mean()), float((x * x).mean())
 
+    def number(self, x: Any) -> Any:
+        """A constant tensor that holds one number throughout as a float; any other as it is."""
+        if not isinstance(x, Tensor) or self.entry(x) is not None or x.is_meta or not x.numel():
+            return x
+        first = x.flatten()[0]
+        return float(first) if bool((x == first).all()) else x
+
     def function(self, operation: Any, others: tuple[Any, ...], keywords: Any) -> Operation:
         """The operation itself, run in double precision, with a key that is equal for equal
         arguments."""
@@ -223,13 +230,14 @@ def _is_elementwise(packet: Any, args: Any, trace: Trace) -> bool:
         return False
 
 
-_NAMED: dict[Any, Callable[..., tuple[str, dict[str, float]] | None]] = {}
+# What reads the name and params in the registry off an operation's arguments.
+NAMED: dict[Any, Callable[..., tuple[str, dict[str, float]] | None]] = {}
 
 
 def _named(key: tuple[Any, tuple[Any, ...], Any]) -> tuple[Any, ...]:
     """The name and params in the registry of an operation with these arguments, if it is there."""
     operation, others, keywords = key
-    reader = _NAMED.get(operation)
+    reader = NAMED.get(operation)
     if reader is None or others[:1] != (...,):
         return ()
     found = reader(*others[1:], **dict(keywords))

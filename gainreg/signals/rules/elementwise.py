@@ -49,11 +49,11 @@ from gainreg.signals.state import (
     Root,
     Source,
     State,
+    covariance,
     fresh,
     names_of,
     of_root,
     opened,
-    product_mean,
     related,
 )
 from gainreg.signals.tape import Node
@@ -164,10 +164,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
-            if a.gaussian and b.gaussian:
-                continue
-            shared = 2 * j * k * (product_mean(a, b) - a.moments.mean * b.moments.mean)
-            second += shared
+            second += 2 * j * k * covariance(a, b)
     square = mean**2
     second = max(0.0, second)
     return Moments(

@@ -58,7 +58,7 @@ def _seen(trace: Trace, *conditions: Tensor) -> Iterator[None]:
 
 def by_condition(trace: Trace, condition: Tensor, a: Any, b: Any) -> Signal | None:
     """a where a comparison of signals holds, else b: one function of these; None if it is not."""
-    cases = _one_number(trace, a), _one_number(trace, b)
+    cases = trace.number(a), trace.number(b)
     known = all(trace.is_signal(x) for x in cases if isinstance(x, Tensor))
     if condition not in trace.conditions or not known:
         return None
@@ -68,14 +68,6 @@ def by_condition(trace: Trace, condition: Tensor, a: Any, b: Any) -> Signal | No
 
 def _chosen(condition: Tensor, a: Any, b: Any) -> Tensor:
     return torch.where(condition != 0, a, b)
-
-
-def _one_number(trace: Trace, x: Any) -> Any:
-    """A tensor that is one number throughout as that; any other as it is."""
-    if not isinstance(x, Tensor) or trace.entry(x) is not None or x.device.type == "meta":
-        return x
-    first = x.flatten()[0]
-    return float(first) if bool((x == first).all()) else x
 
 
 @rule(aten.where, alone=True)

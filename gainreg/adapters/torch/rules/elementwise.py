@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.tracer import _NAMED, Trace, rule
+from gainreg.adapters.torch.tracer import NAMED, Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.signal import Signal
@@ -63,23 +63,16 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
 @rule(aten.clamp)
 def _clamp(trace: Trace, x: Tensor, *bounds: Any, **named: Any) -> Any:
     """Bounds that a model keeps as tensors of one number, which may be infinite, are numbers."""
-
-    def number(bound: Any) -> Any:
-        known = isinstance(bound, Tensor) and bound.numel() == 1 and not bound.is_meta
-        return float(bound) if known and trace.entry(bound) is None else bound
-
-    numbers = {name: number(bound) for name, bound in named.items()}
-    return trace.elementwise(aten.clamp, x, *map(number, bounds), **numbers)
+    numbers = {name: trace.number(bound) for name, bound in named.items()}
+    return trace.elementwise(aten.clamp, x, *map(trace.number, bounds), **numbers)
 
 
 @rule(aten.bernoulli, alone=True)
 def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: Any = None) -> Any:
     if p is None and not str(trace.operation).endswith("default"):  # ATen leaves out a p of 0.5
         p = 0.5
-    if p is None and x.device.type != "meta" and x.numel():  # x holds the probabilities
-        first = x.flatten()[0]
-        # in single precision 0.9 is 0.89999998, which stands for 0.9
-        p = float(str(np.float32(first.item()))) if bool((x == first).all()) else None
+    if p is None and isinstance(share := trace.number(x), float):  # x holds the probabilities
+        p = float(str(np.float32(share)))  # in single precision 0.9 is 0.89999998
     return Mask(float(p)) if isinstance(p, (int, float)) else None
 
 
@@ -183,7 +176,7 @@ def _elu(alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Any:
     return None
 
 
-_NAMED.update(
+NAMED.update(
     {
         **{getattr(aten, name): _plain(name) for name in (
             "relu", "sigmoid", "tanh", "silu", "mish", "erf", "sin", "abs", "relu6", "selu",
