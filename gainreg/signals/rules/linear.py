@@ -54,6 +54,7 @@ def linear(
     common: float = 1.0,
     together: float = 0.0,
     observed: bool = False,
+    note: str = "",
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
@@ -71,6 +72,7 @@ def linear(
         together: what the weights of an output have in common, E[(Σw)²]/ΣE[w²] − 1: 0 for fresh
             ones, −1 for those whose rows are centred, which do not see what all units have in
             common (Brock et al. 2021, arXiv:2101.08692).
+        note: what is to be said of the weights, if they are no drawn ones.
         observed: its parts have steps of their own, through which the gradients go.
     """
     gain = variance * fan_in * taps
@@ -84,7 +86,7 @@ def linear(
     noise = x.noise + stray * _alike(x.moments, copies)
     values = _uneven(m, stray) if kurtosis > SPARSE and stray > UNEVEN else None
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
-    state = fresh(node.id, m, (x,), operation, values=values, aligned=min(1.0, fed))
+    state = fresh(node.id, m, (x,), operation, note, values=values, aligned=min(1.0, fed))
     state = replace(state, noise=noise)
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that

@@ -258,12 +258,10 @@ def mean(
     m = x.moments
     if units >= MANY and positions == samples == 1:
         return Step(number(node, factor * m.mean, (x,)))
-    square, (q, c, s, both) = m.mean**2, m.products
     after = node.positions
     before = round(after * node.input_sizes[0] / (node.size * units * samples))
-    (q, c), (s, both) = (
-        _windows(own, others, positions, before, after) for own, others in ((q, c), (s, both))
-    )
+    mixing = Mixing.average(positions, after, before)
+    square, (q, c, s, both) = m.mean**2, _mixed(m, mixing).products
     q, c = s + (q - s) / samples, both + (c - both) / samples
     products = (square + (part - square) / units for part in (q, c, s, both))
     moments = Moments(m.mean, *products).scaled(factor)
@@ -279,30 +277,24 @@ def mean(
     phrase = f"mean of {' and '.join(over)} of {x.phrase}"
     state = _mean_of(node, x, moments, n, factor)
     state = replace(state, noise=x.noise, note=joined(x.note, note), phrase=phrase)
-    # each of the n gets factor/n of what comes back to all windows that it is in; and the sum over
-    # all positions, of inputs as of outputs, is the same
-    windows = positions * after / before
-    each, whole = (factor / n) ** 2, (factor / (units * samples)) ** 2
-    gg, hg = each * windows, each * windows * max(0.0, windows - 1)
-    pairs = max(1, before * (before - 1))
-    by = from_to(
-        gg=gg,
-        hg=hg,
-        gh=(whole * after - before * gg) / pairs,
-        hh=(whole * after * (after - 1) - before * hg) / pairs,
-        kk=whole * (after / before) ** 2,
-        ww=1.0,
-    )
-    return Step(state, (by,))
+    down = (factor / (units * samples)) ** 2 * _sent_back(mixing)
+    return Step(state, (down + from_to(ww=1.0),))
 
 
-def _windows(own: float, others: float, n: float, before: int, after: int) -> tuple[float, float]:
-    """E[x·x′] of means over n positions, at the same position and at others. Neighbours whose
-    windows overlap are more alike than others; on average over all pairs nothing changes."""
-    mean = others + (own - others) / n
-    if after == 1 or before == 1:
-        return mean, others
-    return mean, (after * (own + (before - 1) * others) / before - mean) / (after - 1)
+def _mixed(m: Moments, mixing: Mixing) -> Moments:
+    """Of two positions a map makes squares·q + rest·c, of which the first part counts the inputs
+    that both meet."""
+    (same, rest), (meet, apart) = mixing.one, mixing.two
+    q, c, s, both = m.products
+    products = same * q + rest * c, meet * q + apart * c, same * s + rest * both
+    mean = m.mean * mixing.whole / mixing.outputs
+    return Moments(mean, *products, meet * s + apart * both)
+
+
+def _sent_back(mixing: Mixing) -> Back:
+    """Gradients go back by the transpose."""
+    (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
+    return from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=mixing.total / mixing.inputs**2)
 
 
 def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
@@ -348,24 +340,17 @@ def _of_one_sign(x: State, moments: Moments) -> FloatArray | None:
 
 
 def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
-    """A known linear map over positions, or units: resizing, running sums.
-
-    Of two positions it makes squares·q + rest·c, of which the first part counts the inputs that
-    both meet.
-    """
-    m, (same, rest), (meet, apart) = x.moments, mixing.one, mixing.two
-    q, c, s, square = m.second_moment, m.across_positions, m.across_samples, m.mean**2
-    both = min(c, s)
+    """A known linear map over positions, or units: blurring, resizing, running sums."""
+    # how many units are made of one, each by a map of its own
+    several = node.size * mixing.inputs / (node.input_sizes[0] * mixing.outputs)
+    moments, down = _mixed(x.moments, mixing), several * _sent_back(mixing) + from_to(ww=1.0)
     if units:  # which have nothing but their mean in common
-        products = [same * it + rest * square for it in (q, c, s)]
-        down = back(mixing.back.one[0])
-    else:
-        products = [same * q + rest * c, meet * q + apart * c, same * s + rest * both]
-        (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
-        down = from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=(mixing.whole / mixing.inputs) ** 2, ww=1.0)
-    moments = Moments(m.mean * mixing.whole / mixing.outputs, *products)
-    values = None if x.gaussian else _of_one_sign(x, moments)
-    note = "" if units else "a mean over positions that may be more alike than a typical pair"
+        same, rest = mixing.one
+        products = (same * it + rest * x.moments.mean**2 for it in x.moments.products)
+        moments, down = Moments(moments.mean, *products), back(mixing.back.one[0])
+    values = _of_one_sign(x, moments) if mixing.keeps_sign and not x.gaussian else None
+    of = "units that may have more in common than their mean"
+    note = of if units else "a mean over positions that may be more alike than a typical pair"
     state = fresh(node.id, moments, (x,), x.phrase, note, values=values)
     return Step(state, (down,))
 

@@ -9,7 +9,7 @@ from typing import Any
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Taps
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError, Tokens
 
@@ -55,7 +55,7 @@ def _window_sum(
     for axis, size in enumerate(window_dimensions):
         large, before = signal.unpadded(axis)
         steps = window_strides[axis], before + padding[axis][0], window_dilation[axis]
-        sides.append((layouts.taps_inside(large, y.shape[axis], size, *steps), y.shape[axis]))
+        sides.append(Taps(large, y.shape[axis], size, *steps))
     n = float(math.prod(window_dimensions) * layouts.inside(sides)[0])
     layout = layouts.fitted(signal.layout, y.shape)
     return trace.record("mean", [signal.inside], layout, units=1, positions=n, samples=1, factor=n)

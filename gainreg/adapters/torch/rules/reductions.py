@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.functions import Operation
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing, Taps
 from gainreg.signals.signal import Signal
 from gainreg.signals.state import Moments
 from gainreg.signals.trace import NotUnderstoodError
@@ -186,8 +187,7 @@ def _average_pool(
     sides = []
     for i, small in enumerate(y.shape[2:]):
         large, before = signal.unpadded(i + 2)
-        taps = layouts.taps_inside(large, small, kernel[i], stride[i], before + padding[i], 1)
-        sides.append((taps, small))
+        sides.append(Taps(large, small, kernel[i], stride[i], before + padding[i], 1))
     inside, _ = layouts.inside(sides)
     n = math.prod(kernel)
     counted = count_include_pad or signal.padded is not None
@@ -213,7 +213,7 @@ def _folded(
         size, kernel, dilation, padding, stride, strict=True
     ):
         small = (large + 2 * before - apart * (taps - 1) - 1) // step + 1
-        n *= sum(layouts.taps_inside(large, small, taps, step, before, apart)) / large
+        n *= Taps(large, small, taps, step, before, apart).share * taps * small / large
     roles = (SAMPLE, UNIT, POSITION, POSITION)[4 - y.dim() :]
     layout = tuple(((role, length),) for role, length in zip(roles, y.shape, strict=True))
     signal = trace.signal(x).whole
@@ -225,7 +225,7 @@ def _folded(
       aten._upsample_lanczos2d_aa)  # fmt: skip
 def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: Any) -> Any:
     """Its taps along an axis are what it makes of ones there, the other axes as they are."""
-    axes, maps = tuple(range(2, x.dim())), {}
+    axes, maps, signal = tuple(range(2, x.dim())), [], trace.signal(x)
     for axis in axes:
         n = x.shape[axis]
         # two wide, since antialiasing in double precision takes what is one wide for constant
@@ -236,8 +236,10 @@ def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: An
         size = [trace.outputs[0].shape[i] if i == axis else 2 for i in axes]
         own = [scale if i == axis else None for i, scale in zip(axes, scales, strict=False)]
         taps = trace.operation(ones, size, corners, *own).movedim(axis, 1)
-        maps[axis] = Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T)
-    return operations.blended(trace, trace.signal(x), maps, trace.outputs[0].shape)
+        maps.append(Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T.numpy()))
+    layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+    mixing = functools.reduce(Mixing.and_, maps)
+    return operations.blended(trace, signal, signal.layout[2:], mixing, layout)
 
 
 @rule(aten.var, aten.std)
