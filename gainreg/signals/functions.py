@@ -199,6 +199,7 @@ class Profile(NamedTuple):
             jumps, which is what frameworks differentiate.
         growth: d ln E[f²] / d ln(variance of the variable).
         orders: E[f·He_k(z)]/√k!, from k = 0.
+        found: whether the moments are known to many digits, and not from values at the nodes alone.
     """
 
     mean: float
@@ -206,6 +207,7 @@ class Profile(NamedTuple):
     slope: float
     growth: float
     orders: FloatArray
+    found: bool = True
 
     def covariance(self, rho: float) -> float:
         """E[f(u)·f(v)] for u, v of correlation rho."""
@@ -225,6 +227,7 @@ class Profile(NamedTuple):
             (f.scale * f.inner) ** 2 * self.slope,
             self.growth * f.scale**2 * self.second_moment / second if second else 0.0,
             orders,
+            self.found,
         )
 
 
@@ -260,7 +263,7 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
         else:
             entry = gainreg.resolve(lambda t: core(np.asarray(t) + mean), std)
     except GainregError:  # no moments, or none that can be found to many digits
-        return here
+        return here._replace(found=False)
     slope = entry.derivative_second_moment
     if slope is None:  # of f′ beside the jumps
         slope = float(WEIGHTS @ slopes_on_nodes(core, x) ** 2)

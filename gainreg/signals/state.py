@@ -403,6 +403,8 @@ def of_root(root: Root, function: Function, like: Sequence[State] = (), phrase: 
         moments = Moments(profile.mean, profile.second_moment, *covariances)
     odd = "a function of what is not Gaussian"
     note = odd if function.core is not None and not root.gaussian else ""
+    if not profile.found:
+        note = "a function whose moments do not exist, or are not found to many digits"
     return State(root, function, moments, profile, *_come_from(like, note), phrase)
 
 
