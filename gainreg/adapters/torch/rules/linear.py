@@ -162,15 +162,13 @@ def _convolution(
         ((UNIT, y.shape[1]),),
         *(((POSITION, size),) for size in y.shape[2:]),
     )
-    padded = None if transposed else trace.signal(x).padded
     axes = []
     for axis in range(len(kernel)):
-        large, small, before = x.shape[axis + 2], y.shape[axis + 2], padding[axis]
-        if padded is not None:
-            large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
-        step, apart, between = stride[axis], dilation[axis], 1
+        (large, zeros), small = trace.signal(x).unpadded(axis + 2), y.shape[axis + 2]
+        step, apart, between, before = stride[axis], dilation[axis], 1, padding[axis]
         if transposed:  # a convolution of what lies so far apart, its taps in reverse
             step, before, between = 1, apart * (kernel[axis] - 1) - before, step
+        before += zeros * between
         axes.append(Taps(large, small, kernel[axis], step, before, apart, between))
 
     def matrix(numbers: FloatArray) -> FloatArray:
@@ -189,7 +187,6 @@ def _convolution(
         fan_in=channels * math.prod(kernel),
         units=channels,
         groups=groups,
-        inside=None if padded is None else padded.signal,
         matrix=matrix,
         over=trace.signal(x).layout[2:],
         windows=axes,
