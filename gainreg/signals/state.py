@@ -332,8 +332,9 @@ class State:
         noise: variance of ln(second moment) that finite widths are expected to cause.
         note: what on the way was an approximation.
         phrase: what a report calls it.
-        counted: behind attention, the second moment of the values that it averages: weights count
-            that, since making up for the average would amplify what all positions have in common.
+        averaged: behind attention, how many times larger the second moment is of the values that it
+            averages: a weight is set for that one, since making up for the average would amplify
+            what all positions have in common. 1 elsewhere.
     """
 
     root: Root
@@ -343,7 +344,7 @@ class State:
     noise: float = 0.0
     note: str = ""
     phrase: str = "data"
-    counted: float | None = None
+    averaged: float = 1.0
 
     @property
     def q(self) -> float:
