@@ -178,7 +178,9 @@ class Model(ABC):
                 f"{self.kind} has no weights that a signal meets: there is nothing to set"
                 + f" ({kept})" * bool(kept)
             )
-        self.check_floating({node.weight for node in tape.nodes if node.weighs and node.weight})
+        weights = {node.weight for node in tape.nodes if node.weighs}
+        # layers of a scan are no parameters yet; they are looked at when they are set
+        self.check_floating(weights & self.parameters().keys())
         for name, (shape, reason) in self.kept.items():
             tape.parameters[name] = Parameter(name, shape, None, None)
             tape.keep(name, reason)
