@@ -248,7 +248,7 @@ class JaxTrace(Trace):
         for i in range(whole.shape[axis]):
             name = sliced_name(base, axis, i)
             part = derived(functools.partial(jnp.take, indices=i, axis=axis), whole, shape)
-            found[name] = Parameter(name, shape, *self.statistic(part))
+            found[name] = Parameter(name, shape, *self.statistic(part), dtype=part.dtype)
         self.slices[base] = tuple(found)
         self.tape.aliases = sliced_aliases(self.tape.aliases, base, axis, list(found))
         listed = self.tape.parameters
