@@ -131,7 +131,7 @@ class Flow:
             known = self.tape.parameters[node.weight].square
         if target is None and known is not None:
             return rules.linear(node, x, bias=bias, variance=known, **node.facts)
-        q = x.q if x.counted is None else x.counted
+        q = x.q * x.averaged
         if target is None:
             target = self._target(node)
             fed = node not in self.endings or node.inputs[0] in self.fed
@@ -150,8 +150,7 @@ class Flow:
             bias = self._critical_bias(node, x, target)
             target -= bias
             self.variances[node.weight] = target / (gain * q)
-            if x.counted is not None:
-                target *= x.q / x.counted
+            target /= x.averaged
         variance = target / (gain * x.q) if x.q else 0.0
         return rules.linear(node, x, bias=bias, variance=variance, target=target, **node.facts)
 

@@ -265,18 +265,15 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
     except GainregError:  # no moments, or none that can be found to many digits
         return here._replace(found=False)
     slope = entry.derivative_second_moment
+    if slope is None:  # of f′ beside the jumps
+        slope = float(WEIGHTS @ slopes_on_nodes(core, x) ** 2)
     return Profile(
         entry.mean,
         entry.second_moment,
-        _beside_jumps(core, x) if slope is None else slope,
+        slope,
         entry.variance_slope,
         here.orders,
     )
-
-
-def _beside_jumps(core: Core, x: FloatArray) -> float:
-    """E[f′²] of f′ where it exists."""
-    return float(WEIGHTS @ slopes_on_nodes(core, x) ** 2)
 
 
 def slopes_at(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:

@@ -25,10 +25,9 @@ Layout = tuple[Axis, ...]
 def of_input(shape: Sequence[int], of_many: int = 1) -> Layout:
     """The layout of a model's input: samples first, then positions; the last axis holds units.
 
-    Where there are four axes or more, the axis ``of_many`` holds units, the second as PyTorch's
-    convolutions have it. A weight
-    says later which axis it sums over, so a wrong guess costs nothing but the typical pair of
-    positions that ``across_positions`` is measured on.
+    Of four axes or more, the axis ``of_many`` holds units: the second, as in PyTorch's
+    convolutions. A weight says later which axis it sums over, so a wrong guess costs nothing but
+    the typical pair of positions that ``across_positions`` is measured on.
     """
     if len(shape) < 2:
         return tuple(((UNIT, size),) for size in shape)

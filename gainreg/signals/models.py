@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,8 +49,8 @@ class Model(ABC):
         """Whether a parameter has numbers, and not a shape alone."""
 
     @abstractmethod
-    def is_floating(self, parameter: Any) -> bool:
-        """Whether a parameter holds real floating-point numbers."""
+    def is_floating(self, dtype: Any) -> bool:
+        """Whether a type is one of real floating-point numbers."""
 
     @abstractmethod
     def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
@@ -104,7 +104,7 @@ class Model(ABC):
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         plan.check({**shapes, **{name: shape for name, (shape, _) in self.kept.items()}})
         stds = {name: item.std for name, item in plan.listed.items() if item.status == "set"}
-        self.check_floating(stds)
+        self.check_floating({name: parameters[name].dtype for name in stds})
         stds |= {name: 0.0 for name, item in plan.listed.items() if item.status == "zeroed"}
         fans = {weight.name: weight.fan_in for weight in plan.weights}
         for name, std in stds.items():
@@ -151,18 +151,17 @@ class Model(ABC):
                     "measured; make a plan of it, and apply that to the real model"
                 )
 
-    def check_floating(self, names: Iterable[str]) -> None:
+    def check_floating(self, types: Mapping[str, Any]) -> None:
         """Refuse weights that are no real floating-point numbers.
 
         Raises:
             ParameterError: naming one.
         """
-        parameters = self.parameters()
-        for name in names:
-            if not self.is_floating(parameters[name]):
+        for name, dtype in types.items():
+            if not self.is_floating(dtype):
                 raise ParameterError(
-                    f"the weight {name!r} has the type {parameters[name].dtype}; only real "
-                    "floating-point weights can be set"
+                    f"the weight {name!r} has the type {dtype}; only real floating-point weights "
+                    "can be set"
                 )
 
     def _aimed(self, options: Mapping[str, Any], args: Any, kwargs: Any, values: bool) -> Flow:
@@ -178,7 +177,8 @@ class Model(ABC):
                 f"{self.kind} has no weights that a signal meets: there is nothing to set"
                 + f" ({kept})" * bool(kept)
             )
-        self.check_floating({node.weight for node in tape.nodes if node.weighs and node.weight})
+        weights = (node.weight for node in tape.nodes if node.weighs and node.weight)
+        self.check_floating({name: tape.parameters[name].dtype for name in weights})
         for name, (shape, reason) in self.kept.items():
             tape.parameters[name] = Parameter(name, shape, None, None)
             tape.keep(name, reason)

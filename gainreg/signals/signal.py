@@ -53,7 +53,7 @@ class Signal:
         return self if self.padded is None else self.padded.signal
 
     def unpadded(self, axis: int) -> tuple[int, int]:
-        """How long an axis is without the padding, and how many zeros lie before it."""
+        """How long an axis is without the padding, and how many zeros that put before it."""
         if self.padded is None:
             return layouts.size(self.layout[axis]), 0
         return self.padded.shape[axis], self.padded.before[axis]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gainreg.signals.distributions import at_quantiles, fewer, in_order, on_nodes
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
@@ -31,10 +32,6 @@ from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout, count
 # Second moments of the smallest and largest signals that single precision holds: the weights that
 # would bring others back to 1 could not be held either, and the model itself makes infinities.
 SMALLEST, LARGEST = 1e-76, 1e76
-
-# Points of equal weight that stand for a distribution where two are added or multiplied: enough
-# for the second moment of what a kinked function makes of the result to 3 digits.
-QUANTILES = 256
 
 # Values of the unit Gaussian behind a gate, for sums over it, and what makes Hermite coefficients
 # of a function's values there: gates are smooth.
@@ -79,6 +76,11 @@ class Moments:
     def variance(self) -> float:
         """E[x²] − E[x]²."""
         return max(0.0, self.second_moment - self.mean**2)
+
+    @property
+    def normal(self) -> FloatArray:
+        """The normal distribution of that mean and variance, on the nodes."""
+        return self.mean + math.sqrt(self.variance) * NODES
 
     def on_line(self, factor: float, shift: float) -> Moments:
         """The moments of factor·x + shift."""
@@ -125,8 +127,9 @@ class Source:
         key: what it is, and the views that were taken of it since: sources of different keys are
             independent, or are taken for it.
         moments: its own.
-        aligned: of what varies along D of its n units, 1/D − 1/n: the mean square cosine of two
-            positions beyond that of vectors in random directions.
+        aligned: 1/D − 1/n for n units that vary along D directions only, as those of a linear map
+            of D inputs: the mean square cosine of two positions, beyond that of vectors in random
+            directions.
         of: what it is a function of, if it is.
         made: the operation on several states that it is the result of, if it is; that is looked at
             where it meets one of them again.
@@ -210,7 +213,7 @@ class Root:
 
     @functools.cached_property
     def aligned(self) -> float:
-        """The same as its sources'."""
+        """1/D − 1/n, as of its sources, whose shares of the variance count squared."""
         total = self.moments.variance**2
         found = math.fsum(
             (k**2 * s.moments.variance) ** 2 * s.aligned for s, k in self.terms.items()
@@ -220,11 +223,10 @@ class Root:
     @functools.cached_property
     def values(self) -> FloatArray:
         """Its values at the nodes of the unit Gaussian that it is an increasing function of."""
-        z = self.moments.mean + self.std * NODES
         if self.gaussian or self.std == 0:
-            return z
+            return self.moments.normal
         parts = [
-            (k, s.moments.mean, normal_values(s.moments) if s.values is None else s.values)
+            (k, s.moments.mean, s.moments.normal if s.values is None else s.values)
             for s, k in self.terms.items()
             if s.moments.variance
         ]
@@ -234,7 +236,7 @@ class Root:
             return found
         total = np.zeros(1)
         for k, _, known in parts:
-            total = spread_out(np.add.outer(k * at_quantiles(known), total))
+            total = fewer(np.add.outer(k * at_quantiles(known), total))
         values = on_nodes(total)
         here = of_values(IDENTITY, values)
         own = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
@@ -330,8 +332,9 @@ class State:
         noise: variance of ln(second moment) that finite widths are expected to cause.
         note: what on the way was an approximation.
         phrase: what a report calls it.
-        counted: behind attention, the second moment of the values that it averages: weights count
-            that, since making up for the average would amplify what all positions have in common.
+        averaged: behind attention, how many times larger the second moment is of the values that it
+            averages: a weight is set for that one, since making up for the average would amplify
+            what all positions have in common. 1 elsewhere.
     """
 
     root: Root
@@ -341,7 +344,7 @@ class State:
     noise: float = 0.0
     note: str = ""
     phrase: str = "data"
-    counted: float | None = None
+    averaged: float = 1.0
 
     @property
     def q(self) -> float:
@@ -371,7 +374,7 @@ class State:
 
     @property
     def aligned(self) -> float:
-        """Of its linear part, as that of a source."""
+        """1/D − 1/n, as of a source; what a function adds to its linear part goes anywhere."""
         linear = self.profile.orders[1] ** 2 / self.moments.variance if self.function.core else 1.0
         return float(self.root.aligned * linear**2)
 
@@ -443,16 +446,12 @@ def fresh(
 # --- how variables go together ---
 
 
-def product_mean(a: Source, b: Source) -> float:
-    """E[a·b] of two sources."""
-    if a.key == b.key:
-        return a.moments.second_moment
-    return a.moments.mean * b.moments.mean + _covariance(a, b)
-
-
-def _covariance(a: Source, b: Source) -> float:
-    """Of a function of a Gaussian root with another such, or with a Gaussian source: Σ aₖ·bₖ·ρᵏ,
-    with the functions' Hermite coefficients; 0 for independent ones."""
+def covariance(a: Source, b: Source) -> float:
+    """The covariance of two sources that are functions of Gaussian roots, or Gaussian themselves:
+    Σ aₖ·bₖ·ρᵏ over k ≥ 1, with the functions' Hermite coefficients a and b and the correlation ρ of
+    the roots; 0 for independent ones."""
+    if a.gaussian and b.gaussian:
+        return 0.0
     left, right = _gaussian_root(a), _gaussian_root(b)
     if left is None or right is None:
         return 0.0
@@ -504,63 +503,3 @@ def opened(states: Sequence[State]) -> tuple[list[Source], set[Source]]:
             found.update(dict.fromkeys(added))
             waiting = [*found] if added else waiting
     return list(found), within
-
-
-# --- distributions by their quantiles ---
-
-
-def normal_values(moments: Moments) -> FloatArray:
-    """A normal distribution, on the nodes."""
-    return moments.mean + math.sqrt(moments.variance) * NODES
-
-
-@functools.cache
-def _levels() -> tuple[FloatArray, FloatArray]:
-    """z of the quantiles' levels, and of all sums of two quantiles in order."""
-    from scipy.special import ndtri
-
-    few = ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
-    many = ndtri((np.arange(QUANTILES**2) + 0.5) / QUANTILES**2)
-    return few, many
-
-
-def at_quantiles(values: FloatArray) -> FloatArray:
-    """A distribution on the nodes, at points of equal weight."""
-    return np.interp(_levels()[0], NODES, values)
-
-
-def on_nodes(points: FloatArray) -> FloatArray:
-    """A distribution at points of equal weight, on the nodes."""
-    few, many = _levels()
-    at = few if points.size == few.size else many
-    return np.interp(NODES, at, np.sort(points.ravel()))
-
-
-def spread_out(points: FloatArray) -> FloatArray:
-    """All combinations of two sets of points, as so many points as one set has."""
-    flat = np.sort(points.ravel())
-    if flat.size <= QUANTILES:
-        return flat
-    groups: FloatArray = flat.reshape(QUANTILES, -1).mean(axis=1)
-    return groups
-
-
-def mixed(parts: Sequence[tuple[FloatArray, float]]) -> FloatArray:
-    """A distribution of which each part, of values at the nodes, has so much of a share; its
-    quantiles, on the nodes."""
-    from scipy.special import ndtri
-
-    values = np.concatenate([part for part, _ in parts])
-    weights = np.concatenate([share * WEIGHTS for _, share in parts])
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order]) - weights[order] / 2
-    found: FloatArray = np.interp(NODES, ndtri(np.clip(below, 0, 1)), values[order])
-    return found
-
-
-def in_order(values: FloatArray) -> FloatArray:
-    """The quantiles, on the nodes, of what has these values there."""
-    steps = np.diff(values)
-    if (steps >= 0).all():
-        return values
-    return values[::-1] if (steps <= 0).all() else mixed([(values, 1.0)])

@@ -74,12 +74,14 @@ class Parameter:
     Attributes:
         mean, square: mean and mean square of its elements; None on the meta device.
         shape: of it.
+        dtype: the framework's type of its elements; None where nothing is asked of it.
     """
 
     name: str
     shape: tuple[int, ...]
     mean: float | None
     square: float | None
+    dtype: Any = None
 
 
 class Tape:

@@ -144,7 +144,7 @@ class Trace(ABC):
                 continue
             mean, square = self.statistic(parameter)
             shape = tuple(parameter.shape)
-            self.tape.parameters[name] = Parameter(name, shape, mean, square)
+            self.tape.parameters[name] = Parameter(name, shape, mean, square, parameter.dtype)
             self._entries[parameter] = Weight(name)
 
     @classmethod

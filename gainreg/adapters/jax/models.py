@@ -145,9 +145,9 @@ class Model(models.Model):
         """Whether it is an array."""
         return has_values(parameter)
 
-    def is_floating(self, parameter: Any) -> bool:
-        """Whether it holds real floating-point numbers."""
-        return bool(jnp.issubdtype(parameter.dtype, jnp.floating))
+    def is_floating(self, dtype: Any) -> bool:
+        """Whether a type is one of real floating-point numbers."""
+        return bool(jnp.issubdtype(dtype, jnp.floating))
 
     def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
         """The tape of the model's jaxpr."""

@@ -248,7 +248,8 @@ class JaxTrace(Trace):
         for i in range(whole.shape[axis]):
             name = sliced_name(base, axis, i)
             part = derived(functools.partial(jnp.take, indices=i, axis=axis), whole, shape)
-            found[name] = Parameter(name, shape, *self.statistic(part))
+            mean, square = self.statistic(part)
+            found[name] = Parameter(name, shape, mean, square, part.dtype)
         self.slices[base] = tuple(found)
         self.tape.aliases = sliced_aliases(self.tape.aliases, base, axis, list(found))
         listed = self.tape.parameters

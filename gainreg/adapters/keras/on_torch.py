@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gainreg.adapters.keras.models import recurrent, replaced
 from gainreg.adapters.torch.models import Model
 from gainreg.adapters.torch.rules.recurrent import Opaque
-from gainreg.adapters.torch.tracer import Trace
+from gainreg.adapters.torch.tracer import TorchTrace
 from gainreg.signals import layout as layouts
 
 Kind = TypeVar("Kind", bound=nn.Module)
@@ -60,7 +60,7 @@ class _Module(nn.Module):
         for name, variable in self.variables.items():
             yield name, variable.value
 
-    def describe_input(self, trace: Trace, tensor: Tensor) -> None:
+    def describe_input(self, trace: TorchTrace, tensor: Tensor) -> None:
         """Say what an input is, whose units Keras has last or first."""
         self.trace = trace
         channels = 1 if keras.config.image_data_format() == "channels_first" else -1

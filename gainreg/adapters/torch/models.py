@@ -148,9 +148,9 @@ class Model(models.Model):
         """Whether it is not on the meta device."""
         return not parameter.is_meta
 
-    def is_floating(self, parameter: Tensor) -> bool:
-        """Whether it holds real floating-point numbers."""
-        return parameter.is_floating_point()
+    def is_floating(self, dtype: Any) -> bool:
+        """Whether a type is one of real floating-point numbers."""
+        return bool(dtype.is_floating_point)
 
     def run(self, args: Any, kwargs: Any, values: bool) -> Tape:
         """The tape of one run. Lazy parameters get their shapes: in a copy, or if the model is to

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from gainreg.adapters.torch import rules as _  # noqa: F401  registers the rules
 from gainreg.adapters.torch.rules.recurrent import unseen
-from gainreg.adapters.torch.tracer import Trace, Tracing, tensors_in
+from gainreg.adapters.torch.tracer import TorchTrace, Tracing, tensors_in
 from gainreg.errors import MomentError, ParameterError
 from gainreg.signals import models
 from gainreg.signals.signal import Signal
@@ -101,11 +101,11 @@ def run(
 ) -> Tape:
     """The tape of one run of a model, on which it leaves no other mark."""
     args, kwargs = arguments(args, kwargs)
-    trace = Trace(model)
+    trace = TorchTrace(model)
     mode = Tracing(trace)
     if probe is not None:
         trace.weighed, mode.before = probe.weighed, probe.between
-    describe = getattr(model, "describe_input", Trace.describe_input)
+    describe = getattr(model, "describe_input", TorchTrace.describe_input)
     for tensor in tensors_in((args, kwargs)):
         describe(trace, tensor)
     backward = probe is not None and probe.backward

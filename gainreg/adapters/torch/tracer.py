@@ -17,19 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gainreg.signals import layout as layouts
-from gainreg.signals import trace as neutral
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal, reshaped
 from gainreg.signals.tape import Node
-from gainreg.signals.trace import Entry, NotUnderstoodError
+from gainreg.signals.trace import Entry, NotUnderstoodError, Rule, Trace
 
 
-def rule(*operations: Any, alone: bool = False) -> Callable[[neutral.Rule], neutral.Rule]:
+def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for operations, as a user does for a kernel of their own.
 
-    The decorated function takes the ``Trace`` and the operation's own arguments, and returns what
-    the output is: most often what a method of the trace gives, such as ``trace.elementwise`` or
-    ``trace.signal(x)`` for an operation that leaves sizes as they are; a tuple for several
+    The decorated function takes the ``TorchTrace`` and the operation's own arguments, and returns
+    what the output is: most often what a method of the trace gives, such as ``trace.elementwise``
+    or ``trace.signal(x)`` for an operation that leaves sizes as they are; a tuple for several
     outputs; None for what is no signal. It raises ``NotUnderstoodError`` for a form of the
     operation that it has no answer to. With ``alone`` it is also asked where no signal is among
     the operands, but a parameter or the like.
@@ -40,10 +39,10 @@ def rule(*operations: Any, alone: bool = False) -> Callable[[neutral.Rule], neut
     """
 
     packets = [getattr(operation, "overloadpacket", operation) for operation in operations]
-    return Trace.ruled(packets, alone)
+    return TorchTrace.ruled(packets, alone)
 
 
-class Trace(neutral.Trace):
+class TorchTrace(Trace):
     """The tape of a run of a PyTorch model.
 
     Attributes:
@@ -89,6 +88,13 @@ class Trace(neutral.Trace):
         x = tensor.detach()
         x = x.abs() if x.is_complex() else x.to(torch.promote_types(x.dtype, torch.float32))
         return float(x.mean()), float((x * x).mean())
+
+    def number(self, x: Any) -> Any:
+        """A constant tensor that holds one number throughout as a float; any other as it is."""
+        if not isinstance(x, Tensor) or self.entry(x) is not None or x.is_meta or not x.numel():
+            return x
+        first = x.flatten()[0]
+        return float(first) if bool((x == first).all()) else x
 
     def function(self, operation: Any, others: tuple[Any, ...], keywords: Any) -> Operation:
         """The operation itself, run in double precision, with a key that is equal for equal
@@ -149,7 +155,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The mode in which a trace follows all that is done; ``before`` is called ahead of each
     operation."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: TorchTrace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.paused = 0
@@ -205,7 +211,7 @@ def _in_doubles(
     return result
 
 
-def _is_elementwise(packet: Any, args: Any, trace: Trace) -> bool:
+def _is_elementwise(packet: Any, args: Any, trace: TorchTrace) -> bool:
     """Whether an operation that nobody declared does the same to each element, wherever it is."""
     signals = [argument for argument in args if trace.is_signal(argument)]
     if len(signals) != 1 or signals[0].shape != trace.outputs[0].shape:
@@ -223,13 +229,14 @@ def _is_elementwise(packet: Any, args: Any, trace: Trace) -> bool:
         return False
 
 
-_NAMED: dict[Any, Callable[..., tuple[str, dict[str, float]] | None]] = {}
+# What reads the name and params in the registry off an operation's arguments.
+NAMED: dict[Any, Callable[..., tuple[str, dict[str, float]] | None]] = {}
 
 
 def _named(key: tuple[Any, tuple[Any, ...], Any]) -> tuple[Any, ...]:
     """The name and params in the registry of an operation with these arguments, if it is there."""
     operation, others, keywords = key
-    reader = _NAMED.get(operation)
+    reader = NAMED.get(operation)
     if reader is None or others[:1] != (...,):
         return ()
     found = reader(*others[1:], **dict(keywords))

@@ -111,7 +111,7 @@ def concatenated(trace: Trace, tensors: Sequence[Any], axis: int) -> Entry:
     return join(trace.tape, sides, layout, axis)
 
 
-def padded(trace: Trace, x: Any, before: Sequence[int], value: float = 0.0) -> Entry:
+def padded(trace: Trace, x: Any, before: Sequence[int], value: float) -> Entry:
     """x with a number around it, 0 most often, so many before it on each axis."""
     entry, shape = trace.entry(x), trace.outputs[0].shape
     if not isinstance(entry, Signal):

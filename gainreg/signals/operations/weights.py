@@ -44,19 +44,18 @@ def linear(
     matrix: Callable[[FloatArray], FloatArray],
     over: Sequence[Axis] = (),
     windows: Sequence[Taps] = (),
-    inside: Signal | None = None,
     over_last: int = 0,
     **facts: Any,
 ) -> Signal:
-    """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
+    """Sums of a signal over a weight's inputs.
 
     Args:
         matrix: makes of the weight's numbers outputs by inputs, or several such.
         over: the axes that are summed over, where that are all.
-        windows: of a convolution, how its taps lie.
+        windows: of a convolution, how its taps lie in what is not padded yet.
         over_last: so many of x's last axes are summed over, and all others treated apart.
     """
-    inputs = [trace.signal(x) if inside is None else inside]
+    inputs = [trace.signal(x).inside if windows else trace.signal(x)]
     counts = layouts.count(inputs[0].layout)
     entry = trace.entry(weight)
     if windows:
@@ -100,7 +99,7 @@ def linear(
     bias_entry = trace.entry(bias)
     if isinstance(bias_entry, Weight) and node.weight:
         _zero(trace, node, bias_entry.name)
-    size = math.prod(x.shape) if inside is None else inside.node.size
+    size = math.prod(map(layouts.size, inputs[0].layout))
     trace.weighed(node, x, trace.outputs[0], size)
     return portions(trace.tape, node, inputs[0], over_last) if over_last else made
 

@@ -18,7 +18,6 @@ from gainreg.signals.state import (
     Moments,
     State,
     fresh,
-    normal_values,
     related,
 )
 from gainreg.signals.tape import Node
@@ -234,7 +233,7 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     else:  # what all keys have in common is taken off
         moments = Moments(1 / size, a, (1 - one.seen) / (size * max(1, size - 1)), both)
         down = from_to(gg=passed, hg=-passed, kk=shared)
-    state = fresh(node.id, moments, (x,), "softmax", INDEPENDENT, values=normal_values(moments))
+    state = fresh(node.id, moments, (x,), "softmax", INDEPENDENT, values=moments.normal)
     return Step(replace(state, noise=0.0), (down,))
 
 
@@ -271,7 +270,7 @@ def attend(
     p, v = weights.moments, value.moments
     width = node.size / node.input_sizes[0] * size  # how many values a weight multiplies
     queries = node.size / node.input_sizes[1] * size
-    counted = None
+    averaged = 1.0
     beside = node.inputs[2].facts["units"] and not units
     if beside:
         p = _of_keys(p, size)
@@ -285,7 +284,7 @@ def attend(
         looked = drawn * (1 - min(1.0, soft.q * size)) ** 2
         found = mixed * looked * value.aligned if common else 0.0
         moments = _attended(p, v, size, found, alike, _together(queries, node.positions))
-        counted = value.q * _whole(p, size)
+        averaged = part(value.q * _whole(p, size), moments.second_moment) or 1.0
         to_weights = from_to(gg=width * _beyond(v)) if beside else _to_weights(v, width)
         together = _together(size, node.input_positions[1])
         through = (to_weights, _to_values(p, queries, size, together), NOTHING, NOTHING)
@@ -296,7 +295,7 @@ def attend(
             down = _looked_for(query.moments, key.moments, looked, found, *by)
             through = (*through, NOTHING, *down)
     state = fresh(node.id, moments, (weights, value), f"attention over {value.phrase}")
-    return Step(replace(state, noise=value.noise, counted=counted), through)
+    return Step(replace(state, noise=value.noise, averaged=averaged), through)
 
 
 def _over_units(

@@ -8,6 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from gainreg.signals.distributions import (
+    POINTS,
+    at_quantiles,
+    in_order,
+    levels,
+    mixed,
+    normal_points,
+    on_nodes,
+)
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
@@ -23,7 +32,6 @@ from gainreg.signals.functions import (
 from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.rules.step import (
     ANY,
-    POINTS,
     PRODUCT,
     Back,
     Factor,
@@ -32,26 +40,20 @@ from gainreg.signals.rules.step import (
     along,
     back,
     from_to,
-    normal_points,
     number,
     part,
     passed_in_common,
-    points_of,
-    sorted_levels,
 )
 from gainreg.signals.state import (
     Moments,
     Root,
     Source,
     State,
+    covariance,
     fresh,
-    in_order,
-    mixed,
     names_of,
     of_root,
-    on_nodes,
     opened,
-    product_mean,
     related,
 )
 from gainreg.signals.tape import Node
@@ -162,10 +164,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
-            if a.gaussian and b.gaussian:
-                continue
-            shared = 2 * j * k * (product_mean(a, b) - a.moments.mean * b.moments.mean)
-            second += shared
+            second += 2 * j * k * covariance(a, b)
     square = mean**2
     second = max(0.0, second)
     return Moments(
@@ -189,7 +188,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
     m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
     both = zip(m.products, n.products, strict=True)
     moments = Moments(m.mean * n.mean, *(one * other for one, other in both))
-    values = np.multiply.outer(*(points_of(state) for state in (a, b)))
+    values = np.multiply.outer(at_quantiles(a.values), at_quantiles(b.values))
     one = [n == 1 < node.positions for n in node.input_positions]
     state = fresh(
         node.id,
@@ -207,7 +206,7 @@ def multiply(node: Node, a: State, b: State) -> Step:
 def of_units(node: Node, x: State, weight: State, like: State) -> State:
     """What a number for each unit makes of a signal: the same at all its positions and in all
     samples, so that the unit meets what else is made of the signal again."""
-    values = on_nodes(np.multiply.outer(points_of(x), points_of(weight)))
+    values = on_nodes(np.multiply.outer(at_quantiles(x.values), at_quantiles(weight.values)))
     m, size = x.moments, weight.q
     moments = Moments(
         weight.moments.mean * m.mean,
@@ -272,11 +271,15 @@ def _divisor(node: Node, x: State) -> State:
 def _spread_out(
     node: Node, i: int, x: State, g: float, h: float, k: float, along: float = 1.0
 ) -> Back:
-    """The factors of an input that may be broadcast: the gradients by its copies add up.
+    """The factors of input i, x, that may be broadcast: the gradients by its copies add up.
 
-    Their part along the output adds up whatever its size: a gate of many positions gets of what
-    the loss gains where the sample grows, of which ``along`` is due to this input, as much as each
-    other gate.
+    Their part along the output adds up whatever its size: a gate of many positions gets as much of
+    what the loss gains where the sample grows as each other gate.
+
+    Args:
+        g, h, k: what the gradient's mean square and its mean products across positions and samples
+            are multiplied by, for each copy.
+        along: of what the loss gains where the sample grows, the share that is due to this input.
     """
     share = node.size / node.input_sizes[i]
     copies = max(1.0, node.positions / node.input_positions[i])
@@ -412,7 +415,7 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
         states,
         kind,
         "a function of several signals, on samples",
-        values=np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),
+        values=on_nodes(y),
         made=(operation, states),
     )
     down = []
@@ -445,7 +448,7 @@ def _on_samples(
     Where several of the signals are made of one variable, what comes back to that by all of them is
     one gradient, whose square is not the sum of theirs: each is taken for as much larger as it is.
     """
-    order, middles = np.argsort(own), sorted_levels()[POINTS // GROUPS // 2 :: POINTS // GROUPS]
+    order, middles = np.argsort(own), levels(POINTS)[POINTS // GROUPS // 2 :: POINTS // GROUPS]
 
     def by_value(of: FloatArray) -> FloatArray:
         groups = of[order].reshape(GROUPS, -1).mean(1)

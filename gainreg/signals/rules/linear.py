@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gainreg.signals.distributions import QUANTILES, at_quantiles, on_nodes
 from gainreg.signals.functions import (
     NODES,
     WEIGHTS,
@@ -24,12 +25,9 @@ from gainreg.signals.rules.step import (
     part,
 )
 from gainreg.signals.state import (
-    QUANTILES,
     Moments,
     State,
-    at_quantiles,
     fresh,
-    on_nodes,
 )
 from gainreg.signals.tape import Node
 

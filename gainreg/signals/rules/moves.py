@@ -6,12 +6,12 @@ import math
 from collections.abc import Hashable
 from dataclasses import replace
 
+from gainreg.signals.distributions import mixed
 from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
 from gainreg.signals.state import (
     Moments,
     State,
     fresh,
-    mixed,
 )
 from gainreg.signals.tape import Node
 
@@ -61,11 +61,11 @@ def concatenate(node: Node, *states: State) -> Step:
         values=values,
         aligned=math.fsum(share**2 * s.aligned for share, s in zip(shares, states, strict=True)),
     )
-    if any(s.counted is not None for s in states):
-        seen = [s.q if s.counted is None else s.counted for s in states]
-        counted = math.fsum(share * q for share, q in zip(shares, seen, strict=True))
-        state = replace(state, counted=counted)
+    beyond = math.fsum(
+        share * s.q * (s.averaged - 1) for s, share in zip(states, shares, strict=True)
+    )
     due = [share * part(s.q, m.second_moment) for s, share in zip(states, shares, strict=True)]
+    state = replace(state, averaged=1 + part(beyond, m.second_moment))
     return Step(state, tuple(back(1.0, w=along**2) for along in due))
 
 

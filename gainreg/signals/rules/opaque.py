@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.functions import NODES, FloatArray
+from gainreg.signals.distributions import on_nodes
+from gainreg.signals.functions import FloatArray
 from gainreg.signals.layout import POSITION, SAMPLE, Layout
 from gainreg.signals.rules.step import Step, back
 from gainreg.signals.state import Moments, State, fresh, mean_products
@@ -71,16 +72,13 @@ def opaque(node: Node, *states: State, inside: Inside, output: int, own: Layout,
     y = outputs[output]
     own = layouts.fitted(own, y.shape)
     q, positions, samples, _ = mean_products(y, own)
-    levels = np.linspace(0, 1, y.size)
-    from scipy.special import ndtr
-
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, positions, samples),
         states,
         kind,
         f"the output of {kind}, on samples",
-        values=np.interp(ndtr(NODES), levels, np.sort(y.ravel())),
+        values=on_nodes(y),
     )
     source = np.random.default_rng(1)
     found = [pull(output, drawn(gradient, own, source)) for gradient in KINDS]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gainreg.signals.distributions import POINTS, normal_points, on_nodes
 from gainreg.signals.functions import (
     IDENTITY,
     NODES,
@@ -21,16 +22,13 @@ from gainreg.signals.functions import (
 from gainreg.signals.layout import UNIT, Mixing, count
 from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
-    POINTS,
     Back,
     Profiles,
     Step,
     along,
     back,
     from_to,
-    normal_points,
     number,
-    sorted_levels,
 )
 from gainreg.signals.state import (
     Moments,
@@ -411,7 +409,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
         (x,),
         f"maximum of {positions * units} of {x.phrase}",
         "maximum pooling, on samples",
-        values=np.interp(NODES, sorted_levels(), np.sort(y)),
+        values=on_nodes(y),
     )
     slopes = slopes_at(x.function, at)
     share = node.size / node.input_sizes[0]

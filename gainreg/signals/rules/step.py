@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,14 +20,9 @@ from gainreg.signals.state import (
     Moments,
     Root,
     State,
-    at_quantiles,
     joined,
 )
 from gainreg.signals.tape import Node
-
-# Points on which functions of several variables are taken: randomised quasi-Monte Carlo, good to
-# about 0.3 % of the second moment.
-POINTS = 4096
 
 PRODUCT = Operation("product", np.multiply)
 
@@ -79,8 +73,14 @@ COARSE = 20
 
 
 def along(by: Back, made: Root, x: State, factor: float | None = None) -> Factor:
-    """The factor of an input that is part of the output, as of a sum, where the gradient depends on
-    its values; it is multiplied by ``factor`` there, or is all of the output where that is None."""
+    """The factor of an input that the output goes along with, as of one term of a sum: how the
+    gradient depends on the output's values says how it depends on the input's.
+
+    Args:
+        by: how g, h, k and w go back, whatever the values.
+        made, x: the output's root, and the input.
+        factor: that of x in a sum; None where x is all that the output goes along with.
+    """
 
     def down(by_made: Profiles) -> tuple[Back, Profiles]:
         if x.constant or (by_made.given is None and by_made.lean is None):
@@ -141,36 +141,16 @@ class Step(NamedTuple):
 
 
 def part(c: float, q: float) -> float:
+    """c/q, and 0 of nothing."""
     return c / q if q else 0.0
 
 
 def number(node: Node, value: float, states: Sequence[State]) -> State:
+    """The state of one number everywhere, made of these states; 0 in place of what is not finite,
+    as the logarithm of 0 that a mask stands for."""
     if not math.isfinite(value):
         value = 0.0
     m = Moments(value, value**2, value**2, value**2)
     note = joined(*(state.note for state in states))
     root = Root(node.id, {}, value, m)
     return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, note, "a number")
-
-
-def points_of(state: State) -> FloatArray:
-    return at_quantiles(state.values)
-
-
-@functools.cache
-def normal_points(dimensions: int) -> FloatArray:
-    """Quasi-random points of a standard normal distribution, always the same."""
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
-    points = qmc.Sobol(dimensions, seed=0).random(POINTS)
-    normal: FloatArray = ndtri(np.clip(points, 1e-12, 1 - 1e-12)).T
-    return normal
-
-
-@functools.cache
-def sorted_levels() -> FloatArray:
-    from scipy.special import ndtri
-
-    levels: FloatArray = ndtri((np.arange(POINTS) + 0.5) / POINTS)
-    return levels

@@ -103,13 +103,10 @@ def _convolution(
     trace.slide(signal, spec[2:])
     channels = weight.shape[kernel_spec[1]]
     kernel = [weight.shape[i] for i in kernel_spec[2:]]
-    padded, windows = signal.padded, []
+    windows = []
     for axis, size in enumerate(kernel):
-        large, before = x.shape[spec[2 + axis]], padding[axis][0]
-        if padded is not None:
-            large = padded.shape[spec[2 + axis]]
-            before += padded.before[spec[2 + axis]]
-        small = y.shape[out_spec[2 + axis]]
+        (large, zeros), small = signal.unpadded(spec[2 + axis]), y.shape[out_spec[2 + axis]]
+        before = padding[axis][0] + zeros * lhs_dilation[axis]
         steps = window_strides[axis], before, rhs_dilation[axis], lhs_dilation[axis]
         windows.append(Taps(large, small, size, *steps))
     transposed = any(step > 1 for step in lhs_dilation)
@@ -126,7 +123,6 @@ def _convolution(
         fan_in=channels * math.prod(kernel),
         units=channels,
         groups=x.shape[spec[1]] // channels,
-        inside=None if padded is None else padded.signal,
         matrix=lambda numbers: numbers.transpose(kernel_spec).reshape(y.shape[out_spec[1]], -1),
         over=[signal.layout[i] for i in spec[2:]],
         windows=windows,

@@ -32,21 +32,10 @@ def _converted(trace: JaxTrace, x: Array, **_: Any) -> Any:
 
 
 @rule(
-    "copy",
-    "copy_p",
-    "stop_gradient",
-    "sharding_constraint",
-    "name",
-    "reduce_precision",
-    "mesh_cast",
-    "reshard",
-    "pvary",
-    "optimization_barrier",
-    "device_put",
-    "real",
-    alone=True,
-)
-def _same(trace: JaxTrace, *inputs: Array, **_: Any) -> Any:  # fmt: skip
+    "copy", "copy_p", "stop_gradient", "sharding_constraint", "name", "reduce_precision",
+    "mesh_cast", "reshard", "pvary", "optimization_barrier", "device_put", "real", alone=True,
+)  # fmt: skip
+def _same(trace: JaxTrace, *inputs: Array, **_: Any) -> Any:
     for x, y in zip(inputs, trace.outputs, strict=True):
         y.narrow = x.narrow
     return tuple(trace.entry(x) for x in inputs)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.tracer import Trace, rule
+from gainreg.adapters.torch.tracer import TorchTrace, rule
 from gainreg.signals import operations
 from gainreg.signals.signal import Signal
 from gainreg.signals.softmax import causal, full, left_by
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.masked_fill, alone=True)
-def _masked_fill(trace: Trace, x: Tensor, mask: Tensor, value: Any) -> Any:
+def _masked_fill(trace: TorchTrace, x: Tensor, mask: Tensor, value: Any) -> Any:
     if not trace.is_signal(x):
         return trace.entry(x) if isinstance(trace.entry(x), (Tokens, Constant)) else None
     chosen = by_condition(trace, mask, value, x)
@@ -28,7 +28,7 @@ def _masked_fill(trace: Trace, x: Tensor, mask: Tensor, value: Any) -> Any:
 
 
 @rule(aten.gt, aten.ge, aten.lt, aten.le)
-def _compared(trace: Trace, a: Any, b: Any) -> Any:
+def _compared(trace: TorchTrace, a: Any, b: Any) -> Any:
     """No signal by itself, but what ``where`` may choose by."""
     if all(trace.is_signal(x) for x in (a, b) if isinstance(x, Tensor)):
         trace.conditions[trace.outputs[0]] = trace.elementwise(trace.operation.overloadpacket, a, b)
@@ -36,7 +36,7 @@ def _compared(trace: Trace, a: Any, b: Any) -> Any:
 
 @rule(aten.logical_and, aten.logical_or, aten.logical_not, alone=True)
 @rule(aten.bitwise_and, aten.bitwise_or, aten.bitwise_not, alone=True)
-def _joined(trace: Trace, *conditions: Tensor) -> Any:
+def _joined(trace: TorchTrace, *conditions: Tensor) -> Any:
     if all(condition in trace.conditions for condition in conditions):
         name = str(trace.operation.overloadpacket).partition(".")[2].replace("bitwise", "logical")
         with _seen(trace, *conditions):
@@ -45,7 +45,7 @@ def _joined(trace: Trace, *conditions: Tensor) -> Any:
 
 
 @contextlib.contextmanager
-def _seen(trace: Trace, *conditions: Tensor) -> Iterator[None]:
+def _seen(trace: TorchTrace, *conditions: Tensor) -> Iterator[None]:
     """Conditions are signals for as long as they are composed."""
     for condition in conditions:
         trace.set(condition, trace.conditions[condition])
@@ -56,9 +56,9 @@ def _seen(trace: Trace, *conditions: Tensor) -> Iterator[None]:
             trace.set(condition, None)
 
 
-def by_condition(trace: Trace, condition: Tensor, a: Any, b: Any) -> Signal | None:
+def by_condition(trace: TorchTrace, condition: Tensor, a: Any, b: Any) -> Signal | None:
     """a where a comparison of signals holds, else b: one function of these; None if it is not."""
-    cases = _one_number(trace, a), _one_number(trace, b)
+    cases = trace.number(a), trace.number(b)
     known = all(trace.is_signal(x) for x in cases if isinstance(x, Tensor))
     if condition not in trace.conditions or not known:
         return None
@@ -70,16 +70,8 @@ def _chosen(condition: Tensor, a: Any, b: Any) -> Tensor:
     return torch.where(condition != 0, a, b)
 
 
-def _one_number(trace: Trace, x: Any) -> Any:
-    """A tensor that is one number throughout as that; any other as it is."""
-    if not isinstance(x, Tensor) or trace.entry(x) is not None or x.device.type == "meta":
-        return x
-    first = x.flatten()[0]
-    return float(first) if bool((x == first).all()) else x
-
-
 @rule(aten.where, alone=True)
-def _where(trace: Trace, condition: Tensor, a: Any = None, b: Any = None) -> Any:
+def _where(trace: TorchTrace, condition: Tensor, a: Any = None, b: Any = None) -> Any:
     if trace.is_signal(condition) or b is None:
         raise NotUnderstoodError
     chosen = by_condition(trace, condition, a, b)
@@ -109,7 +101,7 @@ def _where(trace: Trace, condition: Tensor, a: Any = None, b: Any = None) -> Any
 
 
 @rule(aten._softmax, aten._safe_softmax)
-def _softmax(trace: Trace, x: Tensor, dim: int, *rest: Any, **more: Any) -> Any:
+def _softmax(trace: TorchTrace, x: Tensor, dim: int, *rest: Any, **more: Any) -> Any:
     signal = trace.signal(x)
     return operations.softmax(trace, signal, dim, signal.layout)
 
@@ -121,7 +113,9 @@ def _softmax(trace: Trace, x: Tensor, dim: int, *rest: Any, **more: Any) -> Any:
     aten._scaled_dot_product_cudnn_attention,
     aten._scaled_dot_product_fused_attention_overrideable,
 )
-def _fused_attention(trace: Trace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **more: Any) -> Any:
+def _fused_attention(
+    trace: TorchTrace, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **more: Any
+) -> Any:
     booleans = [value for value in (*rest, *more.values()) if isinstance(value, bool)]
     is_causal = booleans[0] if booleans else False
     name = str(trace.operation)

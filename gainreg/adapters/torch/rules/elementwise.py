@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.tracer import _NAMED, Trace, rule
+from gainreg.adapters.torch.tracer import NAMED, TorchTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.signal import Signal
@@ -23,32 +23,32 @@ aten = torch.ops.aten
 
 
 @rule(aten.add, alone=True)
-def _add(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
+def _add(trace: TorchTrace, a: Any, b: Any, *, alpha: float = 1) -> Any:
     return operations.summed(trace, a, b, 1.0, float(alpha))
 
 
 @rule(aten.sub, alone=True)
-def _subtract(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Any:
+def _subtract(trace: TorchTrace, a: Any, b: Any, *, alpha: float = 1) -> Any:
     return operations.summed(trace, a, b, 1.0, -float(alpha))
 
 
 @rule(aten.rsub, alone=True)
-def _reverse_subtract(trace: Trace, a: Any, b: Any, alpha: float = 1) -> Any:
+def _reverse_subtract(trace: TorchTrace, a: Any, b: Any, alpha: float = 1) -> Any:
     return operations.summed(trace, a, b, -float(alpha), 1.0)
 
 
 @rule(aten.neg, alone=True)
-def _negative(trace: Trace, x: Tensor) -> Any:
+def _negative(trace: TorchTrace, x: Tensor) -> Any:
     return operations.line(trace, x, -1.0)
 
 
 @rule(aten.mul, alone=True)
-def _multiply(trace: Trace, a: Any, b: Any) -> Any:
+def _multiply(trace: TorchTrace, a: Any, b: Any) -> Any:
     return operations.multiplied(trace, a, b)
 
 
 @rule(aten.div, alone=True)
-def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+def _divide(trace: TorchTrace, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     if not isinstance(b, Tensor) and rounding_mode is None:
         return operations.line(trace, a, 1 / float(b)) if b else None
     if not any(trace.is_signal(t) for t in (a, b)):
@@ -61,37 +61,32 @@ def _divide(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -
 
 
 @rule(aten.clamp)
-def _clamp(trace: Trace, x: Tensor, *bounds: Any, **named: Any) -> Any:
+def _clamp(trace: TorchTrace, x: Tensor, *bounds: Any, **named: Any) -> Any:
     """Bounds that a model keeps as tensors of one number, which may be infinite, are numbers."""
-
-    def number(bound: Any) -> Any:
-        known = isinstance(bound, Tensor) and bound.numel() == 1 and not bound.is_meta
-        return float(bound) if known and trace.entry(bound) is None else bound
-
-    numbers = {name: number(bound) for name, bound in named.items()}
-    return trace.elementwise(aten.clamp, x, *map(number, bounds), **numbers)
+    numbers = {name: trace.number(bound) for name, bound in named.items()}
+    return trace.elementwise(aten.clamp, x, *map(trace.number, bounds), **numbers)
 
 
 @rule(aten.bernoulli, alone=True)
-def _bernoulli(trace: Trace, x: Tensor, p: float | None = None, *, generator: Any = None) -> Any:
+def _bernoulli(
+    trace: TorchTrace, x: Tensor, p: float | None = None, *, generator: Any = None
+) -> Any:
     if p is None and not str(trace.operation).endswith("default"):  # ATen leaves out a p of 0.5
         p = 0.5
-    if p is None and x.device.type != "meta" and x.numel():  # x holds the probabilities
-        first = x.flatten()[0]
-        # in single precision 0.9 is 0.89999998, which stands for 0.9
-        p = float(str(np.float32(first.item()))) if bool((x == first).all()) else None
+    if p is None and isinstance(share := trace.number(x), float):  # x holds the probabilities
+        p = float(str(np.float32(share)))  # in single precision 0.9 is 0.89999998
     return Mask(float(p)) if isinstance(p, (int, float)) else None
 
 
 @rule(aten.native_dropout)
-def _native_dropout(trace: Trace, x: Tensor, p: float, train: bool | None) -> Any:
+def _native_dropout(trace: TorchTrace, x: Tensor, p: float, train: bool | None) -> Any:
     if train is False or not p:
         return trace.signal(x), None
     return operations.dropped(trace, x, Mask(1 - p, 1 / (1 - p)), True), None
 
 
 @rule(aten.cos, aten.sin, alone=True)
-def _wave(trace: Trace, x: Tensor) -> Any:
+def _wave(trace: TorchTrace, x: Tensor) -> Any:
     if trace.is_signal(x):
         return trace.elementwise(aten.cos if "cos" in str(trace.operation) else aten.sin, x)
     # of constants without values, most often the angles of rotary embeddings
@@ -99,29 +94,29 @@ def _wave(trace: Trace, x: Tensor) -> Any:
 
 
 @rule(aten.tril, alone=True)
-def _triangle(trace: Trace, x: Tensor, diagonal: int = 0) -> Any:
+def _triangle(trace: TorchTrace, x: Tensor, diagonal: int = 0) -> Any:
     return Constant(triangular=True) if x.device.type == "meta" else None
 
 
 @rule(aten.pow)
-def _power(trace: Trace, x: Any, exponent: Any) -> Any:
+def _power(trace: TorchTrace, x: Any, exponent: Any) -> Any:
     return trace.elementwise(aten.pow, x, exponent)
 
 
 @rule(aten.log_sigmoid_forward)
-def _log_sigmoid(trace: Trace, x: Tensor) -> Any:
+def _log_sigmoid(trace: TorchTrace, x: Tensor) -> Any:
     return trace.elementwise(aten.log_sigmoid, x), None
 
 
 @rule(aten.addcmul)
-def _add_product(trace: Trace, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Any:
+def _add_product(trace: TorchTrace, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Any:
     layout, (first, left, right) = trace.broadcast(x, a, b)
     made = trace.record("multiply", [left, right], layout)
     return trace.record("add", [first, made], layout, factors=(1.0, float(value)))
 
 
 @rule(aten.lerp)
-def _interpolate(trace: Trace, a: Tensor, b: Tensor, weight: Any) -> Any:
+def _interpolate(trace: TorchTrace, a: Tensor, b: Tensor, weight: Any) -> Any:
     if isinstance(weight, Tensor):
         raise NotUnderstoodError
     layout, signals = trace.broadcast(a, b)
@@ -132,7 +127,7 @@ def _interpolate(trace: Trace, a: Tensor, b: Tensor, weight: Any) -> Any:
 
 
 @rule(aten.glu)
-def _gated(trace: Trace, x: Tensor, dim: int = -1) -> Any:
+def _gated(trace: TorchTrace, x: Tensor, dim: int = -1) -> Any:
     signal, dim = trace.signal(x), dim % x.dim()
     half = x.shape[dim] // 2
     layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
@@ -145,13 +140,13 @@ def _gated(trace: Trace, x: Tensor, dim: int = -1) -> Any:
 
 
 @rule(aten._prelu_kernel, aten.prelu)
-def _prelu(trace: Trace, x: Tensor, weight: Tensor) -> Any:
+def _prelu(trace: TorchTrace, x: Tensor, weight: Tensor) -> Any:
     _, square = trace.statistics(weight, 0.25)
     return _leaky(trace, x, math.sqrt(square))
 
 
 @rule(aten.rrelu_with_noise, aten.rrelu)
-def _rrelu(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+def _rrelu(trace: TorchTrace, x: Tensor, *rest: Any, **more: Any) -> Any:
     numbers = [value for value in rest if isinstance(value, float)]
     low, high = numbers if len(numbers) == 2 else (1 / 8, 1 / 3)
     training = any(value is True for value in rest)
@@ -159,7 +154,7 @@ def _rrelu(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
     return _leaky(trace, x, math.sqrt(square))
 
 
-def _leaky(trace: Trace, x: Tensor, slope: float) -> Signal:
+def _leaky(trace: TorchTrace, x: Tensor, slope: float) -> Signal:
     """Of several slopes the root mean square, which gives the average over channels."""
     signal = trace.signal(x)
     operation = trace.operation_of(aten.leaky_relu, slope)
@@ -183,7 +178,7 @@ def _elu(alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Any:
     return None
 
 
-_NAMED.update(
+NAMED.update(
     {
         **{getattr(aten, name): _plain(name) for name in (
             "relu", "sigmoid", "tanh", "silu", "mish", "erf", "sin", "abs", "relu6", "selu",

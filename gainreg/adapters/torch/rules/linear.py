@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.tracer import Trace, rule
+from gainreg.adapters.torch.tracer import TorchTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.functions import FloatArray
@@ -25,13 +25,13 @@ aten = torch.ops.aten
 
 
 @rule(aten.mm, aten.bmm, aten.mv, aten.dot, alone=True)
-def _product(trace: Trace, a: Tensor, b: Tensor) -> Any:
+def _product(trace: TorchTrace, a: Tensor, b: Tensor) -> Any:
     return matrix_product(trace, a, b, None)
 
 
 @rule(aten.addmm, aten.baddbmm, aten.addmv, alone=True)
 def _product_plus(
-    trace: Trace, bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+    trace: TorchTrace, bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Any:
     if trace.is_weight(bias) and beta == alpha == 1 and not _two_signals(trace, a, b):
         return matrix_product(trace, a, b, bias)
@@ -46,7 +46,7 @@ def _product_plus(
 
 
 @rule(aten.linear, alone=True)
-def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+def _linear(trace: TorchTrace, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     own, fan_in = trace.signal(x).layout, weight.shape[1]
     layout = (*own[:-1], ((UNIT, weight.shape[0]),))
     return operations.linear(
@@ -66,7 +66,7 @@ def _turned(numbers: FloatArray) -> FloatArray:
 
 @rule(aten._grouped_mm)
 def _grouped_product(
-    trace: Trace, x: Tensor, weight: Tensor, offsets: Any = None, bias: Any = None, *rest: Any
+    trace: TorchTrace, x: Tensor, weight: Tensor, offsets: Any = None, bias: Any = None, *rest: Any
 ) -> Any:
     """Experts side by side, each for the rows that are its own."""
     if not trace.is_weight(weight):
@@ -87,11 +87,11 @@ def _grouped_product(
     )
 
 
-def _two_signals(trace: Trace, a: Tensor, b: Tensor) -> bool:
+def _two_signals(trace: TorchTrace, a: Tensor, b: Tensor) -> bool:
     return trace.is_signal(a) and trace.is_signal(b)
 
 
-def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> Any:
+def matrix_product(trace: TorchTrace, a: Tensor, b: Tensor, bias: Tensor | None) -> Any:
     """Signals and weights on either side; two signals are attention's scores or sums."""
     if _two_signals(trace, a, b):
         left, right = trace.signal(a), trace.signal(b)
@@ -134,7 +134,7 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
     )
 
 
-def _applies(trace: Trace, weight: Tensor) -> bool:
+def _applies(trace: TorchTrace, weight: Tensor) -> bool:
     """Whether a product without signals is a layer on a constant or a parameter, such as class
     tokens or coordinates: layers transpose their weights."""
     return trace.is_weight(weight) and weight.dim() == 2 and weight.stride(-1) != 1
@@ -142,7 +142,7 @@ def _applies(trace: Trace, weight: Tensor) -> bool:
 
 @rule(aten.convolution, aten.cudnn_convolution, aten.miopen_convolution, alone=True)
 def _convolution(
-    trace: Trace,
+    trace: TorchTrace,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -162,15 +162,13 @@ def _convolution(
         ((UNIT, y.shape[1]),),
         *(((POSITION, size),) for size in y.shape[2:]),
     )
-    padded = None if transposed else trace.signal(x).padded
     axes = []
     for axis in range(len(kernel)):
-        large, small, before = x.shape[axis + 2], y.shape[axis + 2], padding[axis]
-        if padded is not None:
-            large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
-        step, apart, between = stride[axis], dilation[axis], 1
+        (large, zeros), small = trace.signal(x).unpadded(axis + 2), y.shape[axis + 2]
+        step, apart, between, before = stride[axis], dilation[axis], 1, padding[axis]
         if transposed:  # a convolution of what lies so far apart, its taps in reverse
             step, before, between = 1, apart * (kernel[axis] - 1) - before, step
+        before += zeros * between
         axes.append(Taps(large, small, kernel[axis], step, before, apart, between))
 
     def matrix(numbers: FloatArray) -> FloatArray:
@@ -189,7 +187,6 @@ def _convolution(
         fan_in=channels * math.prod(kernel),
         units=channels,
         groups=groups,
-        inside=None if padded is None else padded.signal,
         matrix=matrix,
         over=trace.signal(x).layout[2:],
         windows=axes,
@@ -199,7 +196,7 @@ def _convolution(
     return made
 
 
-def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
+def cropped(trace: TorchTrace, x: Tensor, axis: int, start: int) -> Signal | None:
     """The middle of what a transposed convolution just made, as if that had been padded by so much
     more, which is how Keras pads it; None if x is nothing of the kind."""
     signal, y = trace.entry(x), trace.outputs[0]
@@ -218,13 +215,13 @@ def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
 
 
 @rule(aten.embedding, alone=True)
-def _embedding(trace: Trace, weight: Tensor, indices: Tensor, *rest: Any) -> Any:
+def _embedding(trace: TorchTrace, weight: Tensor, indices: Tensor, *rest: Any) -> Any:
     return operations.looked_up(trace, weight, indices, indices.shape, whole=True)
 
 
 @rule(aten._embedding_bag, aten._embedding_bag_forward_only, alone=True)
 def _embedding_bag(
-    trace: Trace, weight: Tensor, indices: Tensor, offsets: Tensor, scale: bool, mode: int,
+    trace: TorchTrace, weight: Tensor, indices: Tensor, offsets: Tensor, scale: bool, mode: int,
     *rest: Any, **more: Any,
 ) -> Any:  # fmt: skip
     made = operations.looked_up(trace, weight, indices, indices.shape, whole=False)

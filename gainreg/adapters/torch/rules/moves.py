@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gainreg.adapters.torch.rules.attention import by_condition
 from gainreg.adapters.torch.rules.linear import cropped
-from gainreg.adapters.torch.tracer import Trace, rule
+from gainreg.adapters.torch.tracer import TorchTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.layout import POSITION, UNIT
@@ -31,7 +31,7 @@ aten = torch.ops.aten
     aten.alias, aten.detach, aten._to_copy, aten.lift_fresh, aten.contiguous, aten._reshape_alias,
     aten._reshape_copy, aten.view_as, aten.to, aten.flatten, aten.lift, alone=True,
 )  # fmt: skip
-def _reshaped(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+def _reshaped(trace: TorchTrace, x: Tensor, *rest: Any, **more: Any) -> Any:
     entry, y = trace.entry(x), trace.outputs[0]
     if not isinstance(entry, Signal) or x.shape == y.shape:
         return entry
@@ -39,7 +39,7 @@ def _reshaped(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
 
 
 @rule(aten.t, aten.transpose, aten.permute, aten.numpy_T, alone=True)
-def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
+def _permuted(trace: TorchTrace, x: Tensor, *axes: Any) -> Any:
     n = x.dim()
     order = list(range(n))
     if len(axes) == 2:
@@ -54,7 +54,7 @@ def _permuted(trace: Trace, x: Tensor, *axes: Any) -> Any:
 
 @rule(aten.slice, aten.narrow, alone=True)
 def _sliced(
-    trace: Trace, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+    trace: TorchTrace, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     axis, y = dim % x.dim(), trace.outputs[0]
     first = (start or 0) % x.shape[axis] if x.shape[axis] else 0
@@ -63,13 +63,13 @@ def _sliced(
 
 
 @rule(aten.select, alone=True)
-def _selected(trace: Trace, x: Tensor, dim: int, index: int) -> Any:
+def _selected(trace: TorchTrace, x: Tensor, dim: int, index: int) -> Any:
     return operations.cut(trace, x, trace.outputs[0], dim % x.dim(), index)
 
 
 @rule(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes,
       aten.chunk, aten.unsafe_chunk, alone=True)  # fmt: skip
-def _split(trace: Trace, x: Tensor, size: Any, dim: int = 0) -> Any:
+def _split(trace: TorchTrace, x: Tensor, size: Any, dim: int = 0) -> Any:
     dim %= x.dim()
     starts = itertools.accumulate((y.shape[dim] for y in trace.outputs), initial=0)
     return tuple(
@@ -79,12 +79,12 @@ def _split(trace: Trace, x: Tensor, size: Any, dim: int = 0) -> Any:
 
 
 @rule(aten.unbind, alone=True)
-def _unbound(trace: Trace, x: Tensor, dim: int = 0) -> Any:
+def _unbound(trace: TorchTrace, x: Tensor, dim: int = 0) -> Any:
     return tuple(operations.cut(trace, x, y, dim % x.dim(), i) for i, y in enumerate(trace.outputs))
 
 
 @rule(aten.expand, alone=True)
-def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
+def _expanded(trace: TorchTrace, x: Tensor, sizes: Any, **rest: Any) -> Any:
     y = trace.outputs[0]
     return trace.entry(x) if x.shape == y.shape else operations.expanded(trace.entry(x), y.shape)
 
@@ -98,7 +98,7 @@ def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
     aten.reflection_pad3d, aten.replication_pad1d, aten.replication_pad3d, aten.sort, aten.topk,
     alone=True,
 )  # fmt: skip
-def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
+def _rearranged(trace: TorchTrace, x: Tensor, *rest: Any, **more: Any) -> Any:
     y = trace.outputs[0]
     entry = trace.entry(x)
     if isinstance(entry, Weight) and rest and isinstance(trace.entry(_index(rest)), Tokens):
@@ -112,7 +112,7 @@ def _rearranged(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
 
 
 @rule(aten.im2col, alone=True)
-def _unfolded(trace: Trace, x: Tensor, size: Sequence[int], *rest: Any) -> Any:
+def _unfolded(trace: TorchTrace, x: Tensor, size: Sequence[int], *rest: Any) -> Any:
     """Windows one beside the other, as positions of what is in each."""
     if not isinstance(trace.entry(x), Signal):
         return trace.entry(x)
@@ -128,13 +128,13 @@ def _index(rest: Sequence[Any]) -> Any:
 
 
 @rule(aten.cat, aten.concat, aten.stack, alone=True)
-def _concatenated(trace: Trace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def _concatenated(trace: TorchTrace, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     return operations.concatenated(trace, tensors, dim % trace.outputs[0].dim())
 
 
 @rule(aten.index_put, alone=True)
 def _put(
-    trace: Trace, x: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *rest: Any
+    trace: TorchTrace, x: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *rest: Any
 ) -> Any:
     """Some rows replaced, as where inputs are masked by a learned one."""
     if not trace.is_signal(x):
@@ -153,7 +153,7 @@ def _put(
 
 
 @rule(aten.copy, alone=True)
-def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
+def _copied(trace: TorchTrace, x: Tensor, source: Tensor, *rest: Any) -> Any:
     entry = trace.entry(source)
     if isinstance(entry, Signal) and source.shape != x.shape:
         return replace(entry.whole, layout=layouts.broadcast([entry.layout], x.shape))
@@ -161,7 +161,7 @@ def _copied(trace: Trace, x: Tensor, source: Tensor, *rest: Any) -> Any:
 
 
 @rule(aten.constant_pad_nd, alone=True)
-def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -> Any:
+def _padded(trace: TorchTrace, x: Tensor, padding: Sequence[int], value: float = 0) -> Any:
     before = tuple(padding[-2::-2])  # of the last axes, as many as are padded
     return operations.padded(trace, x, (0,) * (x.dim() - len(before)) + before, float(value))
 
@@ -170,5 +170,5 @@ def _padded(trace: Trace, x: Tensor, padding: Sequence[int], value: float = 0) -
       aten.full_like, aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full,
       aten.new_empty_strided, aten.fill, aten.zero, aten.uniform, aten.normal,
       alone=True)  # fmt: skip
-def _new(trace: Trace, *rest: Any, **more: Any) -> Any:
+def _new(trace: TorchTrace, *rest: Any, **more: Any) -> Any:
     return None

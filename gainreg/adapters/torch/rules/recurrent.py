@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from gainreg.adapters.torch.tracer import Trace, Tracing, rule
+from gainreg.adapters.torch.tracer import TorchTrace, Tracing, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.functions import FloatArray
@@ -73,7 +73,7 @@ def unseen(model: nn.Module, mode: Tracing) -> Iterator[None]:
             handle.remove()
 
 
-def _record(trace: Trace, call: _Call, result: Any) -> None:
+def _record(trace: TorchTrace, call: _Call, result: Any) -> None:
     """A step for each output, and of the states of stacked layers for each layer's."""
     tensors = [_tensor(leaf) for leaf in call.leaves]
     fed = {i: trace.signal(x).whole for i, x in enumerate(tensors) if trace.is_signal(x)}
@@ -245,7 +245,7 @@ def _doubles(x: Tensor) -> FloatArray:
 
 
 @rule(aten._pack_padded_sequence)
-def _packed(trace: Trace, x: Tensor, lengths: Tensor, batch_first: bool) -> Any:
+def _packed(trace: TorchTrace, x: Tensor, lengths: Tensor, batch_first: bool) -> Any:
     """The sequences step by step; where they are of several lengths, a row is a sample."""
     steps, samples = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
     rows = trace.outputs[0].shape[0]

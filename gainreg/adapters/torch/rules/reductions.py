@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gainreg.adapters.torch.tracer import Trace, rule
+from gainreg.adapters.torch.tracer import TorchTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
 from gainreg.signals.functions import Operation
@@ -25,14 +25,14 @@ aten = torch.ops.aten
 # --- norms ---
 
 
-def _apart(trace: Trace, x: Tensor, shape: Sequence[int]) -> Signal:
+def _apart(trace: TorchTrace, x: Tensor, shape: Sequence[int]) -> Signal:
     """What is normalised over its last axes, as many as the shape has."""
     return trace.signal(x).apart(*range(x.dim() - len(shape), x.dim()))
 
 
 @rule(aten.native_layer_norm, aten.layer_norm)
 def _layer_norm(
-    trace: Trace, x: Tensor, shape: Sequence[int], weight: Any, bias: Any, epsilon: float,
+    trace: TorchTrace, x: Tensor, shape: Sequence[int], weight: Any, bias: Any, epsilon: float,
     *rest: Any,
 ) -> Any:  # fmt: skip
     signal = _apart(trace, x, shape)
@@ -45,7 +45,7 @@ def _layer_norm(
 
 @rule(aten._fused_rms_norm, aten.rms_norm)
 def _rms_norm(
-    trace: Trace, x: Tensor, shape: Sequence[int], weight: Any = None, epsilon: Any = None
+    trace: TorchTrace, x: Tensor, shape: Sequence[int], weight: Any = None, epsilon: Any = None
 ) -> Any:
     signal = _apart(trace, x, shape)
     return _normalised(
@@ -55,7 +55,7 @@ def _rms_norm(
 
 @rule(aten.native_group_norm)
 def _group_norm(
-    trace: Trace, x: Tensor, weight: Any, bias: Any, n: int, channels: int, area: int,
+    trace: TorchTrace, x: Tensor, weight: Any, bias: Any, n: int, channels: int, area: int,
     groups: int, epsilon: float,
 ) -> Any:  # fmt: skip
     signal = trace.signal(x).whole
@@ -69,7 +69,7 @@ def _group_norm(
     aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional,
     aten._batch_norm_with_update, aten._batch_norm_no_update,
 )  # fmt: skip
-def _batch_norm(trace: Trace, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
+def _batch_norm(trace: TorchTrace, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
     """In whichever form: the rest are the running mean and variance, if there are any, whether it
     is training, where that is not in the name, a momentum and epsilon."""
     buffers = [value for value in rest if isinstance(value, Tensor)]
@@ -87,7 +87,7 @@ def _batch_norm(trace: Trace, x: Tensor, weight: Any, bias: Any, *rest: Any) -> 
 
 
 def _by_buffers(
-    trace: Trace, signal: Signal, weight: Any, bias: Any, mean: Tensor, variance: Tensor,
+    trace: TorchTrace, signal: Signal, weight: Any, bias: Any, mean: Tensor, variance: Tensor,
     epsilon: float,
 ) -> Signal:  # fmt: skip
     """Batch norm in evaluation: a scale and a shift of each unit."""
@@ -112,7 +112,7 @@ def _by_buffers(
 
 
 def _normalised(
-    trace: Trace, signal: Signal, weight: Any, bias: Any, epsilon: float, phrase: str,
+    trace: TorchTrace, signal: Signal, weight: Any, bias: Any, epsilon: float, phrase: str,
     units: int, positions: int, samples: int, centred: bool = True,
 ) -> Signal:  # fmt: skip
     scale, square = trace.statistics(weight, 1.0)
@@ -143,24 +143,24 @@ def _axes(x: Tensor, dim: Any) -> list[int]:
 
 
 @rule(aten.mean)
-def _mean(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
+def _mean(trace: TorchTrace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
     return operations.averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
 
 
 @rule(aten.sum)
-def _sum(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
+def _sum(trace: TorchTrace, x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Any:
     axes = _axes(x, dim)
     n = float(math.prod(x.shape[axis] for axis in axes))
     return operations.averaged(trace, trace.signal(x), axes, keepdim, n)
 
 
 @rule(aten.cumsum)
-def _running_sum(trace: Trace, x: Tensor, dim: int, **rest: Any) -> Any:
+def _running_sum(trace: TorchTrace, x: Tensor, dim: int, **rest: Any) -> Any:
     return operations.running_sum(trace, trace.signal(x), dim % x.dim())
 
 
 @rule(aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)
-def _adaptive_average_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
+def _adaptive_average_pool(trace: TorchTrace, x: Tensor, size: Sequence[int]) -> Any:
     y = trace.outputs[0]
     n = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1))
     return trace.record("mean", [trace.signal(x)], units=1, positions=n, samples=1)
@@ -168,7 +168,7 @@ def _adaptive_average_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
 
 @rule(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
 def _average_pool(
-    trace: Trace,
+    trace: TorchTrace,
     x: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int] = (),
@@ -204,8 +204,8 @@ def _average_pool(
 
 @rule(aten.col2im)
 def _folded(
-    trace: Trace, x: Tensor, size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int],
-    padding: Sequence[int], stride: Sequence[int],
+    trace: TorchTrace, x: Tensor, size: Sequence[int], kernel: Sequence[int],
+    dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int],
 ) -> Any:  # fmt: skip
     """The sum of all windows that meet at a place."""
     y, n = trace.outputs[0], 1.0
@@ -223,7 +223,7 @@ def _folded(
 @rule(aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d,
       aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
       aten._upsample_lanczos2d_aa)  # fmt: skip
-def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: Any) -> Any:
+def _resized(trace: TorchTrace, x: Tensor, _: Any, corners: bool = False, *scales: Any) -> Any:
     """Its taps along an axis are what it makes of ones there, the other axes as they are."""
     axes, maps, signal = tuple(range(2, x.dim())), [], trace.signal(x)
     for axis in axes:
@@ -243,7 +243,7 @@ def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: An
 
 
 @rule(aten.var, aten.std)
-def _deviation(trace: Trace, x: Tensor, dim: Any = None, *rest: Any, **more: Any) -> Any:
+def _deviation(trace: TorchTrace, x: Tensor, dim: Any = None, *rest: Any, **more: Any) -> Any:
     over = None if isinstance(dim, bool) else dim  # var(x, unbiased) has no axes
     signal, y = trace.signal(x), trace.outputs[0]
     layout, _ = layouts.reduced(signal.layout, _axes(x, over), y.dim() == x.dim())
@@ -251,7 +251,7 @@ def _deviation(trace: Trace, x: Tensor, dim: Any = None, *rest: Any, **more: Any
 
 
 @rule(aten.var_mean)
-def _deviation_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
+def _deviation_and_mean(trace: TorchTrace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
     keepdim = bool(rest.get("keepdim", False))
     mean = operations.averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
     return _deviation(trace, x, dim), mean
@@ -259,7 +259,12 @@ def _deviation_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -
 
 @rule(aten.linalg_vector_norm)
 def _vector_norm(
-    trace: Trace, x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, **rest: Any
+    trace: TorchTrace,
+    x: Tensor,
+    order: float = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    **rest: Any,
 ) -> Any:
     if order != 2:
         raise NotUnderstoodError
@@ -276,7 +281,7 @@ def _vector_norm(
 @rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool2d,
       aten.max_pool1d, aten.max_pool3d, aten.fractional_max_pool2d,
       aten.fractional_max_pool3d)  # fmt: skip
-def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
+def _max_pool(trace: TorchTrace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
     positions = math.prod(kernel if len(kernel) > 1 else [*kernel] * (x.dim() - 2))
     signal = trace.signal(x)
     layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
@@ -284,14 +289,14 @@ def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any
 
 
 @rule(aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
-def _adaptive_max_pool(trace: Trace, x: Tensor, size: Sequence[int]) -> Any:
+def _adaptive_max_pool(trace: TorchTrace, x: Tensor, size: Sequence[int]) -> Any:
     y = trace.outputs[0]
     positions = math.prod(math.ceil(x.shape[-i] / y.shape[-i]) for i in range(1, len(size) + 1))
     return trace.record("maximum", [trace.signal(x)], positions=positions), None
 
 
 @rule(aten.amax, aten.max)
-def _largest(trace: Trace, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+def _largest(trace: TorchTrace, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     if isinstance(dim, Tensor):
         return trace.elementwise(aten.maximum, x, dim)
     axes = _axes(x, dim)
