@@ -3,7 +3,9 @@ gradients back."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +16,27 @@ from gainreg.signals import gradients, interpolations, norms, rules, streams
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.layout import SAMPLE, count
-from gainreg.signals.state import LARGEST, SMALLEST, Moments, State, fresh
+from gainreg.signals.rules.step import part
+from gainreg.signals.state import (
+    LARGEST,
+    ROUNDING,
+    SMALLEST,
+    Moments,
+    Source,
+    State,
+    among,
+    fresh,
+    joined,
+    product_of,
+    ultimate,
+)
 from gainreg.signals.streams import Residual
 from gainreg.signals.tape import Node, Tape
 
 # A weight's target is found to this, relative: as many digits as the moments have.
 ENOUGH = 1e-12
+
+REUSED = "a weight that is used more than once"
 
 
 @dataclass
@@ -65,6 +82,14 @@ class Flow:
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
         self._ends = {node: residual for residual in sums for node in residual.last}
         self._solving: set[Residual] = set()
+        self._before: dict[Node, int] = {}  # the steps that a step depends on, as bits
+        for node in tape.nodes:
+            self._before[node] = functools.reduce(
+                lambda known, parent: known | self._before[parent], node.inputs, 1 << node.id
+            )
+        uses = Counter(node.weight for node in tape.nodes if node.rule == "linear")
+        self._uses: dict[str, list[Node]] = {name: [] for name, n in uses.items() if name and n > 1}
+        self._reused: set[Node] = set()  # where weights meet signals that depend on each other
         if aims is not None:
             self._tie()
         for node in tape.nodes:
@@ -82,6 +107,7 @@ class Flow:
             try:
                 with np.errstate(all="ignore"):  # what is not finite is said in a sentence
                     step = self._step(node, inputs)
+                    step = step._replace(state=self._met_before(node, inputs, step.state))
                 q = step.state.q
             except OverflowError:
                 q = math.inf
@@ -111,6 +137,37 @@ class Flow:
                     self.stopped.add(node)
         return self.states[node]
 
+    def _met_before(self, node: Node, inputs: list[State], y: State) -> State:
+        """The output of a weight that was used before, or an input beside others, as far as it
+        depends on theirs.
+
+        A weight is the same linear map each time: E[y·y′] = gain·E[x·x′], also where x depends on
+        y′ (Yang 2019, arXiv:1910.12478).
+        """
+        if node.rule == "given":
+            measured = self.tape.products.get(node, {})
+            return among(y, [(self.states[it], product) for it, product in measured.items()])
+        uses = self._uses.get(node.weight) if node.rule == "linear" else None
+        if uses is None:
+            return y
+        x, bias = inputs[0], self._bias(node, inputs)
+        gain, known, lost = part(y.q - bias, x.q), [], False
+        for use in uses:
+            other, made = self.states[use.inputs[0]], self.states[use]
+            mean = x.moments.mean * other.moments.mean
+            product = product_of(x, other)
+            gains = math.sqrt(max(0.0, gain * part(made.q - bias, other.q)))
+            known.append((made, gains * product + bias))
+            met = self._before[node.inputs[0]] & self._before[use.inputs[0]]
+            hidden = _hidden(x) ^ _hidden(other)
+            lost = lost or bool(met and hidden)
+            if abs(product - mean) > ROUNDING * math.sqrt(x.q * other.q) or (met and hidden):
+                self._reused |= {node, use}
+        uses.append(node)
+        whole = len(y.root.terms) == 1 and y.function.core is None
+        y = among(y, known) if whole and gain else y
+        return y.but(REUSED) if lost or (not whole and node in self._reused) else y
+
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
         if not node.weighs:
             if node.moments is not None:
@@ -119,10 +176,7 @@ class Flow:
         if node.rule == "embedding":
             return rules.embedding(node, variance=self._table(node), **node.facts)
         gain = node.facts["fan_in"] * node.facts["taps"]
-        x = inputs[0]
-        bias = inputs[1].q if len(inputs) > 1 else 0.0
-        if node.bias and self.aims is not None:
-            bias = self.biases.get(node.bias, 0.0)
+        x, bias = inputs[0], self._bias(node, inputs)
         known = self.variances.get(node.weight, node.variance)
         if known is None and self.aims is None:
             known = self.tape.parameters[node.weight].square
@@ -151,6 +205,12 @@ class Flow:
                 target *= x.q / x.counted
         variance = target / (gain * x.q) if x.q else 0.0
         return rules.linear(node, x, bias=bias, variance=variance, target=target, **node.facts)
+
+    def _bias(self, node: Node, inputs: list[State]) -> float:
+        """Mean square of a weight's biases."""
+        if node.bias and self.aims is not None:
+            return self.biases.get(node.bias, 0.0)
+        return inputs[1].q if len(inputs) > 1 else 0.0
 
     def _critical_bias(self, node: Node, x: State, target: float) -> float:
         """The variance of a weight's biases: what the backward gain leaves of the target."""
@@ -289,6 +349,9 @@ class Flow:
                 gain = head.facts["fan_in"] * head.facts["taps"]
                 tied[head.weight] = self._target(head) / (gain * self.states[head.inputs[0]].q)
             self.states.clear()
+            self._reused.clear()
+            for uses in self._uses.values():
+                uses.clear()
             self.targets.clear()
             self.biases.clear()
             self.variances = tied.copy()
@@ -314,6 +377,8 @@ class Flow:
             here = at_root[node.id]
             if here == NOTHING:
                 continue
+            if node in self._reused:  # what comes back by its uses may depend on each other too
+                here = at_root[node.id] = here._replace(note=joined(here.note, REUSED))
             step = self.steps[node]
             for parent, factor in zip(node.inputs, step.back, strict=False):
                 passed = here.times(factor, step.note)
@@ -323,6 +388,11 @@ class Flow:
                 else:
                     at[parent] = at[parent].plus(passed)
         return {node: at_root[node.id] for node in self.tape.nodes}
+
+
+def _hidden(x: State) -> set[Source]:
+    """What a state depends on that is a function of no Gaussian that is known."""
+    return {source for source in ultimate(x) if not source.gaussian}
 
 
 def _from_data(node: Node) -> bool:

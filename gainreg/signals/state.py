@@ -36,6 +36,9 @@ SMALLEST, LARGEST = 1e-76, 1e76
 # for the second moment of what a kinked function makes of the result to 3 digits.
 QUANTILES = 256
 
+# Of a variance, what rounding may leave of a difference.
+ROUNDING = 1e-9
+
 # Values of the unit Gaussian behind a gate, for sums over it, and what makes Hermite coefficients
 # of a function's values there: gates are smooth.
 _GATES, _weights = np.polynomial.hermite_e.hermegauss(12)
@@ -447,6 +450,59 @@ def _gaussian_root(source: Source) -> tuple[Function, Root] | None:
     if source.of is not None:
         return source.of.function, source.of.root
     return None
+
+
+def terms_of(state: State) -> dict[Source, float]:
+    """The sources that a state is a sum of, but for a number, with their factors: itself, where it
+    is no linear image of its root."""
+    if state.function.core is None:
+        return {source: k * state.function.scale for source, k in state.root.terms.items()}
+    return {state.source(("function", state.function, *names_of(state.root))): 1.0}
+
+
+def product_of(x: State, y: State) -> float:
+    """E[x·y] of two states."""
+    a, b = terms_of(x), terms_of(y)
+    if a == b:
+        return x.moments.variance + x.moments.mean * y.moments.mean
+    return x.moments.mean * y.moments.mean + math.fsum(
+        j * k * (product_mean(s, t) - s.moments.mean * t.moments.mean)
+        for s, j in a.items()
+        for t, k in b.items()
+        if s.key == t.key or not (s.gaussian and t.gaussian)
+    )
+
+
+def among(y: State, others: Sequence[tuple[State, float]]) -> State:
+    """A variable of its own as a combination of the sources of earlier ones, of which E[y·y′] is
+    known, and of one of its own for what is left (Gram and Schmidt)."""
+    m, terms = y.moments, dict[Source, float]()
+    for other, product in others:
+        own = next((it for it in other.root.terms if it.key == (other.root.node,)), None)
+        if own is None or not own.moments.variance:
+            continue
+        known = math.fsum(
+            k * other.root.terms.get(it, 0.0) * it.moments.variance for it, k in terms.items()
+        )
+        k = (product - m.mean * other.moments.mean - known) / own.moments.variance
+        if k**2 * own.moments.variance > ROUNDING * m.variance:
+            terms[own] = k
+    if not terms:
+        return y
+    mean = m.mean - math.fsum(k * it.moments.mean for it, k in terms.items())
+    rest = [
+        c
+        - m.mean**2
+        - math.fsum(k**2 * (it.moments.products[i] - it.moments.mean**2) for it, k in terms.items())
+        for i, c in enumerate(m.products)
+    ]
+    variance = max(0.0, rest[0])
+    if variance > ROUNDING * m.variance:
+        left = (min(variance, max(-variance, c)) + mean**2 for c in rest)
+        (own,) = y.root.terms
+        terms[replace(own, moments=Moments(mean, *left))] = 1.0
+        mean = 0.0
+    return replace(y, root=Root(y.root.node, terms, mean, m))
 
 
 def related(a: State, b: State) -> bool:

@@ -83,7 +83,8 @@ class Parameter:
 
 
 class Tape:
-    """Nodes in the order of execution, the parameters, and which nodes are the model's output."""
+    """Nodes in the order of execution, the parameters, which nodes are the model's output, and the
+    mean products of inputs that depend on each other."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -92,6 +93,7 @@ class Tape:
         self.aliases: dict[str, str] = {}
         self.kept: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.products: dict[Node, dict[Node, float]] = {}
 
     def record(self, rule: str, inputs: Sequence[Node], layout: Layout, **facts: Any) -> Node:
         """Add a step."""

@@ -37,6 +37,10 @@ from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
 # weight is none.
 MASKED = -50.0
 
+# So many standard deviations of a mean of independent products, which the correlation of two inputs
+# is taken for: one of two million pairs of independent ones is beyond.
+CHANCE = 5.0
+
 WITHOUT_VALUES = (
     "parameters that are kept have no values, as on the meta device: scales count as 1, and all "
     "that is added as 0"
@@ -390,8 +394,23 @@ class Trace(ABC):
             raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
         moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
         signal = self.record("given", (), own, moments=moments, phrase="data")
+        if numbers is not None:
+            self.tape.products[signal.node] = self._with_others(numbers)
         self.inputs[signal.node] = tensor
         self.set(tensor, signal)
+
+    def _with_others(self, numbers: FloatArray) -> dict[Node, float]:
+        """The mean products with the inputs of the same shape that an input depends on."""
+        found = {}
+        for node, tensor in self.inputs.items():
+            others = self.values(tensor)
+            if others is None or others.shape != numbers.shape:
+                continue
+            product, means = float(np.mean(numbers * others)), numbers.mean() * others.mean()
+            by_chance = CHANCE * numbers.std() * others.std() / math.sqrt(numbers.size)
+            if abs(product - means) > by_chance:
+                found[node] = product
+        return found
 
     def slide(self, signal: Signal, axes: Sequence[int]) -> None:
         """Take what a convolution slides over for positions: an input's axes were a guess."""
