@@ -510,6 +510,28 @@ def related(a: State, b: State) -> bool:
     return not set(ultimate(a)).isdisjoint(ultimate(b))
 
 
+def same_elements(a: State, b: State) -> bool:
+    """Whether two states are one variable, its axes maybe in another order."""
+
+    def terms(root: Root) -> dict[tuple[Hashable, ...], float]:
+        return {
+            tuple(view for view in source.key if not isinstance(view, Permutation)): k
+            for source, k in root.terms.items()
+        }
+
+    return a.function == b.function and not a.constant and terms(a.root) == terms(b.root)
+
+
+def kurtosis(x: State) -> float:
+    """E[x⁴]/E[x²]²."""
+    if not x.q or x.constant:
+        return 1.0
+    with np.errstate(all="ignore"):
+        y = x.function(x.root.values)
+    fourth = float(WEIGHTS @ np.nan_to_num(y) ** 4)
+    return max(1.0, min(fourth / x.q**2, 1e3))
+
+
 def ultimate(state: State) -> list[Source]:
     """The sources that a state depends on in the end, those of functions among them."""
     found: list[Source] = []
