@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections import Counter
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ from gainreg.signals.state import (
     ultimate,
 )
 from gainreg.signals.streams import Residual
-from gainreg.signals.tape import Node, Tape
+from gainreg.signals.tape import Node, Tape, Use
 
 # A weight's target is found to this, relative: as many digits as the moments have.
 ENOUGH = 1e-12
@@ -84,11 +85,13 @@ class Flow:
         self._solving: set[Residual] = set()
         self._before: dict[Node, int] = {}  # the steps that a step depends on, as bits
         for node in tape.nodes:
-            self._before[node] = functools.reduce(
-                lambda known, parent: known | self._before[parent], node.inputs, 1 << node.id
-            )
-        uses = Counter(node.weight for node in tape.nodes if node.rule == "linear")
-        self._uses: dict[str, list[Node]] = {name: [] for name, n in uses.items() if name and n > 1}
+            own = 0 if node.rule == "given" and not streams.is_data(node) else 1 << node.id
+            before = (self._before[parent] for parent in node.inputs)
+            self._before[node] = functools.reduce(operator.or_, before, own)
+        uses = Counter(name for node in tape.nodes if node.use for name in node.use.names)
+        self._uses: dict[str, list[tuple[Use, Node]]] = {
+            name: [] for name, n in uses.items() if n > 1
+        }
         self._reused: set[Node] = set()  # where weights meet signals that depend on each other
         if aims is not None:
             self._tie()
@@ -147,26 +150,30 @@ class Flow:
         if node.rule == "given":
             measured = self.tape.products.get(node, {})
             return among(y, [(self.states[it], product) for it, product in measured.items()])
-        uses = self._uses.get(node.weight) if node.rule == "linear" else None
-        if uses is None:
+        use = node.use
+        uses = self._uses.get(use.names[0]) if use and use.names else None
+        if use is None or uses is None:
             return y
         x, bias = inputs[0], self._bias(node, inputs)
         gain, known, lost = part(y.q - bias, x.q), [], False
-        for use in uses:
-            other, made = self.states[use.inputs[0]], self.states[use]
-            mean = x.moments.mean * other.moments.mean
-            product = product_of(x, other)
-            gains = math.sqrt(max(0.0, gain * part(made.q - bias, other.q)))
-            known.append((made, gains * product + bias))
-            met = self._before[node.inputs[0]] & self._before[use.inputs[0]]
-            hidden = _hidden(x) ^ _hidden(other)
-            lost = lost or bool(met and hidden)
-            if abs(product - mean) > ROUNDING * math.sqrt(x.q * other.q) or (met and hidden):
-                self._reused |= {node, use}
-        uses.append(node)
-        whole = len(y.root.terms) == 1 and y.function.core is None
-        y = among(y, known) if whole and gain else y
-        return y.but(REUSED) if lost or (not whole and node in self._reused) else y
+        whole = gain > 0 and len(y.root.terms) == 1 and y.function.core is None
+        for earlier, other in uses:
+            if use.start != earlier.start:
+                continue
+            fed, made = self.states[other.inputs[0]], self.states[other]
+            met = bool(self._before[node.inputs[0]] & self._before[other.inputs[0]])
+            mean, size = x.moments.mean * fed.moments.mean, math.sqrt(x.q * fed.q)
+            product = product_of(x, fed)
+            unclear = met and (use != earlier or not whole or _hidden(x) != _hidden(fed))
+            if unclear or abs(product - mean) > ROUNDING * size:
+                self._reused |= {node, other}
+            if use == earlier and whole:
+                gains = math.sqrt(max(0.0, gain * part(made.q - bias, fed.q)))
+                known.append((made, gains * product + bias))
+            lost = lost or unclear
+        uses.append((use, node))
+        y = among(y, known)
+        return y.but(REUSED) if lost else y
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
         if not node.weighs:

@@ -8,7 +8,7 @@ with, stands in gainreg.signals.trace.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +81,10 @@ class Trace(neutral.Trace):
             return None
         numbers: FloatArray = tensor.detach().to(torch.float64).cpu().numpy()
         return numbers
+
+    def view(self, weight: Tensor) -> tuple[Hashable, Hashable]:
+        """Where its numbers begin, and how they lie."""
+        return weight.storage_offset(), (tuple(weight.shape), weight.stride())
 
     def statistic(self, tensor: Tensor) -> tuple[float, float] | tuple[None, None]:
         """Mean and mean square of a tensor's numbers; None on the meta device."""

@@ -61,6 +61,7 @@ def linear(
         **facts,
     )
     node, entry = made.node, trace.entry(weight)
+    node.use = trace.use(weight)
     if isinstance(entry, Weight):
         node.weight = entry.name
     else:
