@@ -392,7 +392,9 @@ class Trace(ABC):
         return self.record("passed", signals, layout, operation=operation)
 
     def describe_input(self, tensor: Any, own: Layout | None = None) -> None:
-        """Say that a tensor is one of the model's inputs."""
+        """Say that a tensor is one of the model's inputs, maybe again."""
+        if self.is_signal(tensor):
+            return
         if not self.is_real(tensor):
             self.set(tensor, Tokens())
             return

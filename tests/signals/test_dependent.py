@@ -183,3 +183,29 @@ def test_keys_that_are_kept_have_a_gradient() -> None:
     found = mean_ratios((model, lambda: torch.randn(16, 8, WIDTH)))
     assert found["a.weight"][1] == pytest.approx(1, abs=0.2)  # was predicted to be 0
     assert found["o.weight"][0] == pytest.approx(1, abs=0.05)
+
+
+def test_parts_of_a_weight_are_weights_of_their_own() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.o(sum(F.linear(x, part) for part in m.w.weight.chunk(3)))
+
+    parts = {"w": nn.Linear(WIDTH, 3 * WIDTH), "o": nn.Linear(WIDTH, 64)}
+    size, _, last = mean_ratios((Of(forward, **parts), rows))["o.weight"]
+    assert size == pytest.approx(1, abs=0.03)
+    assert last.exact
+    assert not last.gradient_note
+
+
+def test_a_weight_that_is_used_transposed_is_marked() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.o(F.relu(m.a(x)) @ m.a.weight + x)
+
+    last = mean_ratios((Of(forward, **layers()), rows))["o.weight"][2]
+    assert "more than once" in last.note
+
+
+def test_an_input_that_is_given_twice_is_one_without_values() -> None:
+    model = Of(lambda m, x, y: m.o(m.a(x) + m.a(y)), **layers()).to("meta")
+    x = rows().to("meta")
+    found = {it.name: it.std for it in plan(model, (x, x)).weights}
+    assert found["o.weight"] == pytest.approx(1 / (2 * WIDTH**0.5))

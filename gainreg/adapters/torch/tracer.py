@@ -8,6 +8,7 @@ with, stands in gainreg.signals.trace.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from gainreg.signals import trace as neutral
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal, reshaped
 from gainreg.signals.tape import Node
-from gainreg.signals.trace import Entry, NotUnderstoodError
+from gainreg.signals.trace import Entry, NotUnderstoodError, names
 
 
 def rule(*operations: Any, alone: bool = False) -> Callable[[neutral.Rule], neutral.Rule]:
@@ -83,7 +84,11 @@ class Trace(neutral.Trace):
         return numbers
 
     def view(self, weight: Tensor) -> tuple[Hashable, Hashable]:
-        """Where its numbers begin, and how they lie."""
+        """Where its numbers begin, and how they lie; that is not known of copied parts."""
+        stored = weight.untyped_storage().nbytes() // weight.element_size()
+        wholes = [self.tape.parameters[name].shape for name in names(self.entry(weight))]
+        if any(stored < math.prod(shape) for shape in wholes):
+            return 0, object()
         return weight.storage_offset(), (tuple(weight.shape), weight.stride())
 
     def statistic(self, tensor: Tensor) -> tuple[float, float] | tuple[None, None]:
