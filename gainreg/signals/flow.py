@@ -79,9 +79,10 @@ class Flow:
         self.targets: dict[Node, float] = {}
         self.notes: dict[Node, str] = {}
         self.stopped: set[Node] = set()  # signals that are 0 since a kept parameter or constant is
+        self.fed: set[Node] = set()  # signals that depend on any of the model's inputs
         # where a stream has parts, as class tokens and patches, its largest one counts
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
-        self._ends = {node: residual for residual in sums for node in residual.last}
+        self.ends = {node: residual for residual in sums for node in residual.last}
         self._solving: set[Residual] = set()
         self._before: dict[Node, int] = {}  # the steps that a step depends on, as bits
         for node in tape.nodes:
@@ -133,6 +134,8 @@ class Flow:
                 )
             self.states[node] = step.state
             self.steps[node] = step
+            if streams.is_data(node) or not self.fed.isdisjoint(node.inputs):
+                self.fed.add(node)
             if q == 0:
                 by_parameter = node.rule in ("linear", "normalise", "scale") and inputs[0].q > 0
                 given = node.rule == "given" and node.facts["phrase"] != "data"
@@ -148,8 +151,8 @@ class Flow:
         y′ (Yang 2019, arXiv:1910.12478).
         """
         if node.rule == "given":
-            measured = self.tape.products.get(node, {})
-            return among(y, [(self.states[it], product) for it, product in measured.items()])
+            measured = self.tape.products.get(node, {}).items()
+            return among(y, [(self.states[it], by) for it, by in measured if it in self.states])
         use = node.use
         uses = self._uses.get(use.names[0]) if use and use.names else None
         if use is None or uses is None:
@@ -192,7 +195,7 @@ class Flow:
         q = x.q if x.counted is None else x.counted
         if target is None:
             target = self._target(node)
-            fed = node not in self.endings or _from_data(node.inputs[0])
+            fed = node not in self.endings or node.inputs[0] in self.fed
             if q == 0 and fed and node.inputs[0] in self.stopped:
                 self.targets[node] = target
                 self.variances[node.weight] = target / gain
@@ -223,7 +226,7 @@ class Flow:
         """The variance of a weight's biases: what the backward gain leaves of the target."""
         if self.aims is None or not self.aims.critical or not node.bias:
             return 0.0
-        if x.function.core is None or node in self._ends or node in self.endings:
+        if x.function.core is None or node in self.ends or node in self.endings:
             return 0.0
         kept = x.root.moments.variance * x.profile.slope  # of the gradient, by the forward gain
         if not kept > x.q:
@@ -244,7 +247,7 @@ class Flow:
 
     def _target(self, node: Node) -> float:
         assert self.aims is not None
-        residual = self._ends.get(node)
+        residual = self.ends.get(node)
         if residual is not None and self.aims.residual is not None:
             if residual in self._solving:
                 return 1.0
@@ -400,16 +403,3 @@ class Flow:
 def _hidden(x: State) -> set[Source]:
     """What a state depends on that is a function of no Gaussian that is known."""
     return {source for source in ultimate(x) if not source.gaussian}
-
-
-def _from_data(node: Node) -> bool:
-    """Whether any of the model's inputs is among what a step depends on."""
-    open_nodes, seen = [node], {node}
-    while open_nodes:
-        step = open_nodes.pop()
-        if streams.is_data(step):
-            return True
-        added = [parent for parent in step.inputs if parent not in seen]
-        seen.update(added)
-        open_nodes += added
-    return False

@@ -199,7 +199,7 @@ class Profile(NamedTuple):
             jumps, which is what frameworks differentiate.
         growth: d ln E[f²] / d ln(variance of the variable).
         orders: E[f·He_k(z)]/√k!, from k = 0.
-        exact: integrated over the true distribution, to many digits.
+        found: whether the moments are known to many digits, and not from values at the nodes alone.
     """
 
     mean: float
@@ -207,7 +207,7 @@ class Profile(NamedTuple):
     slope: float
     growth: float
     orders: FloatArray
-    exact: bool
+    found: bool = True
 
     def covariance(self, rho: float) -> float:
         """E[f(u)·f(v)] for u, v of correlation rho."""
@@ -227,7 +227,7 @@ class Profile(NamedTuple):
             (f.scale * f.inner) ** 2 * self.slope,
             self.growth * f.scale**2 * self.second_moment / second if second else 0.0,
             orders,
-            self.exact,
+            self.found,
         )
 
 
@@ -236,7 +236,7 @@ def line(mean: float, std: float) -> Profile:
     orders = np.zeros(ORDERS)
     orders[:2] = mean, std
     second = mean**2 + std**2
-    return Profile(mean, second, 1.0, std**2 / second if second else 1.0, orders, True)
+    return Profile(mean, second, 1.0, std**2 / second if second else 1.0, orders)
 
 
 def of_gaussian(f: Function, mean: float, std: float) -> Profile:
@@ -263,7 +263,7 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
         else:
             entry = gainreg.resolve(lambda t: core(np.asarray(t) + mean), std)
     except GainregError:  # no moments, or none that can be found to many digits
-        return here
+        return here._replace(found=False)
     slope = entry.derivative_second_moment
     return Profile(
         entry.mean,
@@ -271,7 +271,6 @@ def _of_core(core: Core, mean: float, std: float, mirrored: bool) -> Profile:
         _beside_jumps(core, x) if slope is None else slope,
         entry.variance_slope,
         here.orders,
-        entry.method != "sampling",
     )
 
 
@@ -314,6 +313,4 @@ def of_values(f: Callable[[FloatArray], FloatArray], x: FloatArray) -> Profile:
     if float(WEIGHTS @ bad) > UNDEFINED:
         second = math.nan
     growth = float(WEIGHTS @ (y**2 * (NODES**2 - 1))) / (2 * second) if second > 0 else 0.0
-    return Profile(
-        float(WEIGHTS @ y), second, float(middle @ slopes**2), growth, _HERMITE @ y, False
-    )
+    return Profile(float(WEIGHTS @ y), second, float(middle @ slopes**2), growth, _HERMITE @ y)

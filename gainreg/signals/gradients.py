@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gainreg.signals.functions import NODES, WEIGHTS, FloatArray, slopes_on_nodes
-from gainreg.signals.rules.step import Factor, passed_in_common
+from gainreg.signals.rules.step import ANY, Factor, Profiles, passed_in_common
 from gainreg.signals.state import LARGEST, State, joined
 
 STEEP = "a mean squared slope that is infinite, and grows with the number of samples"
@@ -37,9 +37,7 @@ class Gradient(NamedTuple):
         w: the mean square of Σ gradient·tensor over a sample: what the loss gains where the whole
             sample grows. It passes unchanged through what is linear, and grows through what is
             steeper than that, as SiLU is, where all else that is in g averages out.
-        given: how many times g the mean square is where the unit Gaussian behind the tensor's root
-            has the values of the nodes; None where it does not depend on that.
-        lean: what positions have in common, likewise, up to a factor, with its sign.
+        profiles: how g and h depend on the tensor's values.
         note: what on its way was an approximation.
     """
 
@@ -47,8 +45,7 @@ class Gradient(NamedTuple):
     h: float
     k: float = 0.0
     w: float = 0.0
-    given: FloatArray | None = None
-    lean: FloatArray | None = None
+    profiles: Profiles = ANY
     note: str = ""
 
     def plus(self, other: Gradient) -> Gradient:
@@ -58,21 +55,22 @@ class Gradient(NamedTuple):
             self.h + other.h,
             self.k + other.k,
             (math.sqrt(self.w) + math.sqrt(other.w)) ** 2,  # both are parts of one
-            _averaged((self.given, self.g), (other.given, other.g)),
-            _averaged((self.lean, self.h), (other.lean, other.h)),
+            Profiles(
+                _averaged((self.profiles.given, self.g), (other.profiles.given, other.g)),
+                _averaged((self.profiles.lean, self.h), (other.profiles.lean, other.h)),
+            ),
             joined(self.note, other.note),
         )
 
     def times(self, factor: Factor, note: str) -> Gradient:
         """What a step hands on of it."""
-        profiles = (self.given, self.lean)
-        by, profiles = factor(*profiles) if callable(factor) else (factor, (None, None))
+        by, profiles = factor(self.profiles) if callable(factor) else (factor, ANY)
         with np.errstate(all="ignore"):
             g, h, k, w = map(float, by @ (self.g, self.h, self.k, self.w))
         if not all(abs(it) < LARGEST for it in (g, h, k, w)):
             return Gradient(self.g, 0.0, note=joined(self.note, note, LOST))
         # what approximations take off may be more than there is
-        return Gradient(max(0.0, g), h, k, max(0.0, w), *profiles, joined(self.note, note))
+        return Gradient(max(0.0, g), h, k, max(0.0, w), profiles, joined(self.note, note))
 
 
 def _averaged(*parts: tuple[FloatArray | None, float]) -> FloatArray | None:
@@ -91,11 +89,11 @@ NOTHING = Gradient(0.0, 0.0)
 
 def by_root(state: State, by_state: Gradient) -> Gradient:
     """From a function of a root to the root: E[f′²·g], and E[f′(u)f′(v)]·h across positions."""
-    g, h, k, w, given, lean, note = by_state
+    g, h, k, w, (given, lean), note = by_state
     f, root = state.profile, state.root
     if state.function.core is None:
         factor = state.function.scale**2
-        return Gradient(factor * g, factor * h, factor * k, w, given, lean, note)
+        return Gradient(factor * g, factor * h, factor * k, w, by_state.profiles, note)
     slopes = slopes_on_nodes(state.function, root.values)
     known = float(WEIGHTS @ slopes**2)
     if not known:
@@ -117,7 +115,6 @@ def by_root(state: State, by_state: Gradient) -> Gradient:
         positions * h,
         samples * k,
         w * f.growth**2,
-        shape / together,
-        leans / math.sqrt(max(float(WEIGHTS @ leans**2), 1e-300)),
+        Profiles(shape / together, leans / math.sqrt(max(float(WEIGHTS @ leans**2), 1e-300))),
         note,
     )

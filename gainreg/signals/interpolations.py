@@ -9,119 +9,101 @@ would get what comes by either term as if that were independent of the other, (1
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gainreg.signals.tape import Node, Tape
 
 
-class _Difference(NamedTuple):
-    """s·(k·y + j·x), with the gate and the steps that multiply by s, the sum the last of them."""
+class _Change(NamedTuple):
+    """What is added to x: s·(k·y + j·x), with s a number or a parameter, maybe times a gate.
+
+    Attributes:
+        y, j, k, gate: these; no gate is None.
+        weight: the parameter's name, if there is one.
+        mean, square, positions: E[s], E[s²], and E[s·s′] across positions.
+    """
 
     y: Node
     j: float
     k: float
-    steps: list[Node]
     gate: Node | None
+    weight: str
+    mean: float
+    square: float
+    positions: float
 
 
 def part(tape: Tape) -> None:
     """Write every interpolation as a sum of its two ends."""
     nodes: list[Node] = []
-    changes: set[Node] = set()
     for node in tape.nodes:
-        nodes += _ends(node, changes)
-        nodes.append(node)
-    if changes:
-        kept, wanted = [], set(tape.outputs)
-        for node in reversed(nodes):  # what nothing else takes of a change is dropped
-            if node not in changes or node in wanted:
-                kept.append(node)
-                wanted.update(node.inputs)
-        tape.nodes = kept[::-1]
-        for place, node in enumerate(tape.nodes):
-            node.id = place
+        nodes += [*_ends(node), node]
+    if len(nodes) > len(tape.nodes):
+        tape.nodes = nodes
+        tape.prune()
 
 
-def _ends(node: Node, changes: set[Node]) -> list[Node]:
-    """The two ends that a sum is made to be of; none if it is no interpolation. The steps that it
-    had instead are added to ``changes``."""
+def _ends(node: Node) -> list[Node]:
+    """The steps that make the two ends of a sum that is an interpolation, which is made the sum of
+    the last two of them; none if it is not."""
     if node.rule != "add" or len(node.inputs) != 2:
         return []
     (a, b), (j, k) = node.inputs, node.facts["factors"]
-    for x, by, change, of in ((a, j, b, k), (b, k, a, j)):
-        found = _difference(change, x)
-        if found is None or not x.size == found.y.size == node.size:
+    for x, by, changing, of in ((a, j, b, k), (b, k, a, j)):
+        change = _change(changing, x)
+        if change is None or not x.size == change.y.size == node.size:
             continue
-        mean, square, positions = _product(found.steps)
-        if found.gate is None:
-            weight = next((step.weight for step in found.steps if step.weight), "")
-            made = [
-                _scaled(node, x, "", by, of * found.j, mean, square, positions),
-                _scaled(node, found.y, weight, 0.0, of * found.k, mean, square, positions),
-            ]
-        elif math.isclose(mean**2, square):
-            gates = [
-                Node(node.id, "add", (found.gate,), node.layout, {"factors": (k,), "shift": shift})
-                for k, shift in ((of * found.j * mean, by), (of * found.k * mean, 0.0))
-            ]
-            ends = zip((x, found.y), gates, strict=True)
-            made = [*gates, *(Node(node.id, "multiply", end, node.layout) for end in ends)]
-        else:
+        if change.gate is not None and not math.isclose(change.mean**2, change.square):
             continue
-        changes.update(found.steps)
-        node.inputs, node.facts = tuple(made[-2:]), {**node.facts, "factors": (1.0, 1.0)}
-        return made
+        own = _multiplied(node, x, "", by, of * change.j, change)
+        other = _multiplied(node, change.y, change.weight, 0.0, of * change.k, change)
+        node.inputs, node.facts = (own[-1], other[-1]), {**node.facts, "factors": (1.0, 1.0)}
+        return own + other
     return []
 
 
-def _difference(node: Node, x: Node) -> _Difference | None:
-    """What changes x, as a multiple of a sum that x is a term of; None if it is nothing of the
-    kind."""
-    steps, gate = [], None
+def _change(node: Node, x: Node) -> _Change | None:
+    """What a step has to do with x, as a multiple of a sum that x is a term of; None if it is
+    nothing of the kind."""
+    gate, weight, s = None, "", (1.0, 1.0, 1.0)
     while not node.facts.get("shift"):
-        if len(node.inputs) == 1 and node.rule in ("scale", "add"):
-            following = node.inputs[0]
+        following, facts = node.inputs[:1], node.facts
+        if node.rule == "scale":
+            square, positions = facts["square"], facts.get("positions")
+            own = facts["mean"], square, square if positions is None else positions
+        elif node.rule == "add" and len(node.inputs) == 1:
+            (factor,) = facts["factors"]
+            own = factor, factor**2, factor**2
         elif node.rule == "multiply" and gate is None:
-            change = [parent for parent in node.inputs if x in parent.inputs]
-            if len(change) != 1 or not node.size == node.inputs[0].size == node.inputs[1].size:
+            own, following = (1.0, 1.0, 1.0), tuple(it for it in node.inputs if x in it.inputs)
+            if len(following) != 1 or any(it.size != node.size for it in node.inputs):
                 return None
-            (following,) = change
-            gate = next(parent for parent in node.inputs if parent is not following)
+            gate = next(it for it in node.inputs if it is not following[0])
         else:
             break
-        steps.append(node)
-        node = following
+        s = s[0] * own[0], s[1] * own[1], s[2] * own[2]
+        weight, (node,) = weight or node.weight, following
     if node.rule != "add" or node.facts.get("shift") or x not in node.inputs:
         return None
     if len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
         return None
-    steps.append(node)
-    i = node.inputs.index(x)
-    factors = node.facts["factors"]
-    return _Difference(node.inputs[1 - i], factors[i], factors[1 - i], steps, gate)
+    i, factors = node.inputs.index(x), node.facts["factors"]
+    return _Change(node.inputs[1 - i], factors[i], factors[1 - i], gate, weight, *s)
 
 
-def _product(steps: list[Node]) -> tuple[float, float, float]:
-    """Of what some steps multiply by: its mean, mean square and mean product across positions."""
-    mean, square, positions = [], [], []
-    for step in steps[:-1]:
-        if step.rule == "multiply":
-            continue
-        facts: dict[str, Any] = step.facts
-        own = facts["mean"] if step.rule == "scale" else facts["factors"][0]
-        mean.append(own)
-        square.append(facts.get("square", own**2))
-        positions.append(square[-1] if facts.get("positions") is None else facts["positions"])
-    return math.prod(mean), math.prod(square), math.prod(positions)
-
-
-def _scaled(node: Node, x: Node, weight: str, by: float, of: float, *of_s: float) -> Node:
-    """x times by + of·s."""
-    mean, square, positions = of_s
+def _multiplied(
+    node: Node, x: Node, weight: str, by: float, of: float, change: _Change
+) -> list[Node]:
+    """The steps that make x times by + of·s, the last of them that."""
+    mean, square, positions = change.mean, change.square, change.positions
+    if change.gate is not None:
+        facts = {"factors": (of * mean,), "shift": by}
+        gate = Node(node.id, "add", (change.gate,), node.layout, facts)
+        return [gate, Node(node.id, "multiply", (x, gate), node.layout)]
     both = by**2 + 2 * by * of * mean
     facts = {
         "mean": by + of * mean,
         "square": both + of**2 * square,
         "positions": both + of**2 * positions if positions != square else None,
     }
-    return Node(node.id, "scale", (x,), node.layout, facts, weight)
+    return [Node(node.id, "scale", (x,), node.layout, facts, weight)]

@@ -1,14 +1,19 @@
 """Which axes of a tensor hold units, positions and samples, followed through reshapes.
 
 An axis is a run of parts, a part is (role, size): after ``x.reshape(samples·tokens, features)`` the
-first axis is a run of two. Numbers that are averaged over are counted here, nothing is computed.
+first axis is a run of two. Numbers that are averaged over are counted here,
+and known maps over positions summed up.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+
+from gainreg.signals.functions import FloatArray
 
 SAMPLE, POSITION, UNIT = "sample", "position", "unit"
 
@@ -51,6 +56,11 @@ def size(axis: Axis) -> int:
 def role(axis: Axis) -> str:
     """The role of most of an axis: what a new part of other length inherits."""
     return max(axis, key=lambda part: part[1])[0] if axis else POSITION
+
+
+def roles(axes: Iterable[Axis]) -> set[str]:
+    """All that axes hold."""
+    return {role for axis in axes for role, _ in axis}
 
 
 def resized(axis: Axis, length: int) -> Axis:
@@ -115,51 +125,66 @@ def reduced(layout: Layout, axes: Sequence[int], keep: bool) -> tuple[Layout, di
     return rest, count([layout[axis] for axis in axes])
 
 
-def taps_inside(
-    large: int, small: int, kernel: int, stride: int, padding: int, dilation: int, between: int = 1
-) -> list[int]:
-    """Of each tap, for how many outputs it meets an input, along one axis.
+class Taps(NamedTuple):
+    """How the taps of a convolution lie along one axis.
 
-    Args:
+    Attributes:
         large, small: numbers of inputs and of outputs.
-        kernel, stride, padding, dilation: of the convolution; ``padding`` is that before.
+        kernel, stride, before, dilation: of the convolution; ``before`` is its padding there.
         between: how far apart its inputs lie, more than 1 where it is a transposed one.
     """
-    found = []
-    for tap in range(kernel):
-        offset = tap * dilation - padding  # 0 ≤ i·stride + offset ≤ last, and a multiple of between
-        first = max(0, -(offset // stride))
-        last = min(small - 1, ((large - 1) * between - offset) // stride)
-        if between == 1:
-            found.append(max(0, last - first + 1))
-        else:
-            meets = ((i * stride + offset) % between == 0 for i in range(first, last + 1))
-            found.append(sum(meets))
-    return found
+
+    large: int
+    small: int
+    kernel: int
+    stride: int
+    before: int
+    dilation: int
+    between: int = 1
+
+    @property
+    def inside(self) -> FloatArray:
+        """1 where a tap (a row) of an output (a column) meets an input, else 0."""
+        taps, outputs = np.arange(self.kernel)[:, None], np.arange(self.small)
+        places = outputs * self.stride + taps * self.dilation - self.before
+        meets = (places >= 0) & (places <= (self.large - 1) * self.between)
+        found: FloatArray = (meets & (places % self.between == 0)).astype(np.float64)
+        return found
+
+    @property
+    def share(self) -> float:
+        """Of all taps, the share that meets an input."""
+        return float(self.inside.mean())
+
+    @property
+    def back(self) -> Taps:
+        """The same seen from the inputs."""
+        return Taps(
+            self.small, self.large, self.kernel, self.between, -self.before, -self.dilation,
+            self.stride,
+        )  # fmt: skip
 
 
-def inside(axes: Iterable[tuple[Sequence[int], int]]) -> tuple[float, float]:
+def inside(axes: Iterable[Taps]) -> tuple[float, float]:
     """The share of a convolution's taps that meet an input, and of those of one output the share
-    that another one has too.
-
-    Args:
-        axes: ``taps_inside`` and the number of outputs, of each axis.
-    """
+    that another one has too."""
     share = common = 1.0
-    for taps, outputs in axes:
-        total = sum(taps) / outputs
-        share *= total / len(taps)
-        common *= sum((n / outputs) ** 2 for n in taps) / total if total else 1.0
+    for axis in axes:
+        each = axis.inside.mean(1)
+        share *= float(each.mean())
+        common *= float((each**2).sum() / each.sum()) if each.any() else 1.0
     return share, common
 
 
 class Mixing(NamedTuple):
     """A known linear map, in sums over its matrix a; that over two axes at once is their product.
 
+    Of units that have a matrix each it holds the averages.
+
     Attributes:
         squares: Σ a².
         rows, columns: Σ (Σ a)² of the rows, and of the columns.
-        whole: Σ a.
+        whole, total: Σ a and (Σ a)².
         outputs, inputs: how many of each.
     """
 
@@ -167,26 +192,51 @@ class Mixing(NamedTuple):
     rows: float
     columns: float
     whole: float
+    total: float
     outputs: float
     inputs: float
 
     @classmethod
-    def of(cls, matrix: Any) -> Mixing:
-        """That of a matrix, outputs by inputs."""
-        rows, columns = matrix.sum(1), matrix.sum(0)
-        sums = ((matrix**2).sum(), (rows**2).sum(), (columns**2).sum(), rows.sum())
-        return cls(*map(float, sums), *map(float, matrix.shape))
+    def of(cls, matrix: FloatArray) -> Mixing:
+        """That of a matrix, outputs by inputs, or of several."""
+        each = matrix.reshape(-1, *matrix.shape[-2:])
+        return cls._of(each.sum(2), each.sum(1), (each**2).sum((1, 2)))
+
+    @classmethod
+    def sliding(cls, kernels: FloatArray, axes: Sequence[Taps]) -> Mixing:
+        """That of a convolution of each unit by itself; the first axis of its kernels is the
+        units'."""
+        if (kernels == kernels[:1]).all():
+            kernels = kernels[:1]
+        return cls._of(
+            _over(kernels, [axis.inside for axis in axes]),
+            _over(kernels, [axis.back.inside for axis in axes]),
+            _over(kernels**2, [axis.inside.sum(1, keepdims=True) for axis in axes]),
+        )
+
+    @classmethod
+    def _of(cls, rows: FloatArray, columns: FloatArray, squares: FloatArray) -> Mixing:
+        n, whole = len(rows), rows.reshape(len(rows), -1).sum(1)
+        sums = squares.sum(), (rows**2).sum(), (columns**2).sum(), whole.sum(), (whole**2).sum()
+        return cls(*(float(it) / n for it in (*sums, rows.size, columns.size)))
 
     @classmethod
     def running(cls, n: int, least: int = 1) -> Mixing:
         """That of sums of ``least`` elements and more, one more each."""
         numbers = range(least, n + least)
         once, twice = float(sum(numbers)), float(sum(j * j for j in numbers))
-        return cls(once, twice, twice, once, n, n)
+        return cls(once, twice, twice, once, once**2, n, n)
+
+    @classmethod
+    def average(cls, n: float, outputs: int, inputs: int) -> Mixing:
+        """That of means over n inputs each, of which each input is in equally many."""
+        squares = outputs / n
+        columns = max(squares, outputs**2 / inputs)
+        return cls(squares, outputs, columns, outputs, outputs**2, outputs, inputs)
 
     def beside(self, others: float) -> Mixing:
         """The same for each of so many others."""
-        return Mixing(*(others * it for it in self))
+        return Mixing(*(others * it for it in self))._replace(total=others**2 * self.total)
 
     def and_(self, other: Mixing) -> Mixing:
         """Both, along two axes."""
@@ -195,7 +245,16 @@ class Mixing(NamedTuple):
     @property
     def back(self) -> Mixing:
         """The way that gradients go."""
-        return Mixing(self.squares, self.columns, self.rows, self.whole, self.inputs, self.outputs)
+        return self._replace(
+            rows=self.columns, columns=self.rows, outputs=self.inputs, inputs=self.outputs
+        )
+
+    @property
+    def keeps_sign(self) -> bool:
+        """Whether its outputs have the sign of its inputs, as where all of a is positive: their
+        sums are alike then. Of running sums (Σ a)² is three quarters of what it is of equal ones;
+        of differences it is 0, and of random numbers one in the number of outputs."""
+        return self.total * 2 > self.rows * self.outputs
 
     @property
     def one(self) -> tuple[float, float]:
@@ -209,4 +268,11 @@ class Mixing(NamedTuple):
         if not pairs:
             return self.one
         same = self.columns - self.squares
-        return same / pairs, (self.whole**2 - self.rows - same) / pairs
+        return same / pairs, (self.total - self.rows - same) / pairs
+
+
+def _over(kernels: FloatArray, masks: Iterable[FloatArray]) -> FloatArray:
+    """Sums over all taps, one axis after the other."""
+    for mask in masks:
+        kernels = np.tensordot(kernels, mask, (1, 0))
+    return kernels

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -104,12 +104,7 @@ class Model(ABC):
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         plan.check({**shapes, **{name: shape for name, (shape, _) in self.kept.items()}})
         stds = {name: item.std for name, item in plan.listed.items() if item.status == "set"}
-        for name in stds:
-            if not self.is_floating(parameters[name]):
-                raise ParameterError(
-                    f"the weight {name!r} has the type {parameters[name].dtype}; only real "
-                    "floating-point weights can be set"
-                )
+        self.check_floating(stds)
         stds |= {name: 0.0 for name, item in plan.listed.items() if item.status == "zeroed"}
         fans = {weight.name: weight.fan_in for weight in plan.weights}
         for name, std in stds.items():
@@ -156,6 +151,20 @@ class Model(ABC):
                     "measured; make a plan of it, and apply that to the real model"
                 )
 
+    def check_floating(self, names: Iterable[str]) -> None:
+        """Refuse weights that are no real floating-point numbers.
+
+        Raises:
+            ParameterError: naming one.
+        """
+        parameters = self.parameters()
+        for name in names:
+            if not self.is_floating(parameters[name]):
+                raise ParameterError(
+                    f"the weight {name!r} has the type {parameters[name].dtype}; only real "
+                    "floating-point weights can be set"
+                )
+
     def _aimed(self, options: Mapping[str, Any], args: Any, kwargs: Any, values: bool) -> Flow:
         critical = options["criterion"] == "critical"
         aims = Aims(options["residual"], options["output_std"], critical)
@@ -164,9 +173,12 @@ class Model(ABC):
     def _accounted(self, tape: Tape) -> Tape:
         """A tape of all parameters."""
         if not any(node.weighs for node in tape.nodes):
+            kept = next((f"{name}: {why}" for name, why in tape.kept.items()), "")
             raise ParameterError(
                 f"{self.kind} has no weights that a signal meets: there is nothing to set"
+                + f" ({kept})" * bool(kept)
             )
+        self.check_floating({node.weight for node in tape.nodes if node.weighs and node.weight})
         for name, (shape, reason) in self.kept.items():
             tape.parameters[name] = Parameter(name, shape, None, None)
             tape.keep(name, reason)

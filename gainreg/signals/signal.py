@@ -52,6 +52,12 @@ class Signal:
         """The same without the padding, for an operation in which that counts for little."""
         return self if self.padded is None else self.padded.signal
 
+    def unpadded(self, axis: int) -> tuple[int, int]:
+        """How long an axis is without the padding, and how many zeros lie before it."""
+        if self.padded is None:
+            return layouts.size(self.layout[axis]), 0
+        return self.padded.shape[axis], self.padded.before[axis]
+
     @property
     def axis(self) -> int | None:
         """The axis along which the parts lie; None if they share one with others, or there are

@@ -128,7 +128,6 @@ class Source:
         key: what it is, and the views that were taken of it since: sources of different keys are
             independent, or are taken for it.
         moments: its own.
-        gaussian: whether its distribution is normal.
         aligned: of what varies along D of its n units, 1/D − 1/n: the mean square cosine of two
             positions beyond that of vectors in random directions.
         of: what it is a function of, if it is.
@@ -136,18 +135,22 @@ class Source:
             where it meets one of them again.
         gated: the signal and the gate, the same at all positions of a sample, of which it is the
             product, if it is.
-        values: where not normal, its values at the nodes of a unit Gaussian z that it is an
-            increasing function of; None where only the moments are known.
+        values: its values at the nodes of a unit Gaussian z that it is an increasing function of;
+            None where its distribution is normal.
     """
 
     key: tuple[Hashable, ...]
     moments: Moments = field(compare=False)
-    gaussian: bool = field(default=True, compare=False)
     aligned: float = field(default=0.0, compare=False)
     of: State | None = field(default=None, compare=False)
     made: tuple[Operation, tuple[State, ...]] | None = field(default=None, compare=False)
     gated: tuple[State, State] | None = field(default=None, compare=False)
-    values: tuple[FloatArray, ...] = field(default=(), compare=False)
+    values: FloatArray | None = field(default=None, compare=False)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether its distribution is normal."""
+        return self.values is None
 
     def viewed(self, view: Hashable) -> Source:
         """The same variable, its elements in another order, or some of them."""
@@ -223,13 +226,17 @@ class Root:
         z = self.moments.mean + self.std * NODES
         if self.gaussian or self.std == 0:
             return z
-        parts = [(s, k) for s, k in self.terms.items() if s.moments.variance]
-        if len(parts) == 1 and parts[0][0].values:
-            (source, k), odd = parts[0], parts[0][0].values[0]
-            return k * (odd - source.moments.mean) * math.copysign(1, k) + self.moments.mean
+        parts = [
+            (k, s.moments.mean, normal_values(s.moments) if s.values is None else s.values)
+            for s, k in self.terms.items()
+            if s.moments.variance
+        ]
+        if len(parts) == 1:
+            ((k, mean, known),) = parts
+            found: FloatArray = abs(k) * (known - mean) + self.moments.mean
+            return found
         total = np.zeros(1)
-        for source, k in parts:
-            known = source.values[0] if source.values else _normal_values(source.moments)
+        for k, _, known in parts:
             total = spread_out(np.add.outer(k * at_quantiles(known), total))
         values = on_nodes(total)
         here = of_values(IDENTITY, values)
@@ -324,7 +331,7 @@ class State:
         moments: its own.
         profile: the function's, over the root.
         noise: variance of ln(second moment) that finite widths are expected to cause.
-        exact: whether nothing on the way was an approximation; ``note`` says what was.
+        note: what on the way was an approximation.
         phrase: what a report calls it.
         counted: behind attention, the second moment of the values that it averages: weights count
             that, since making up for the average would amplify what all positions have in common.
@@ -335,7 +342,6 @@ class State:
     moments: Moments
     profile: Profile
     noise: float = 0.0
-    exact: bool = True
     note: str = ""
     phrase: str = "data"
     counted: float | None = None
@@ -344,6 +350,16 @@ class State:
     def q(self) -> float:
         """E[x²]."""
         return self.moments.second_moment
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing on the way was an approximation."""
+        return not self.note
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether its distribution is normal."""
+        return self.function.core is None and self.root.gaussian
 
     @property
     def constant(self) -> bool:
@@ -364,13 +380,12 @@ class State:
 
     def source(self, key: tuple[Hashable, ...]) -> Source:
         """The state as a random variable of its own."""
-        values = () if self.constant else (self.values,)
-        of = self if self.root.gaussian and not self.constant else None
-        return Source(key, self.moments, False, self.aligned, of, values=values)
+        of = self if self.root.gaussian else None
+        return Source(key, self.moments, self.aligned, of, values=self.values)
 
     def but(self, note: str) -> State:
         """The same, marked as approximate."""
-        return replace(self, exact=False, note=joined(self.note, note))
+        return replace(self, note=joined(self.note, note))
 
 
 def joined(*notes: str) -> str:
@@ -378,9 +393,7 @@ def joined(*notes: str) -> str:
     return "; ".join(dict.fromkeys(part for note in notes for part in note.split("; ") if part))
 
 
-def of_root(
-    root: Root, function: Function, like: Sequence[State] = (), phrase: str = "", note: str = ""
-) -> State:
+def of_root(root: Root, function: Function, like: Sequence[State] = (), phrase: str = "") -> State:
     """The state of a function of a root; noise and notes are those of the states it comes from."""
     profile = root.profile(function)
     m = root.moments
@@ -389,12 +402,17 @@ def of_root(
     else:
         covariances = root.covariances(function, profile)
         moments = Moments(profile.mean, profile.second_moment, *covariances)
-    notes = joined(*(state.note for state in like), note)
-    exact = all(state.exact for state in like) and not note
-    if function.core is not None and not root.gaussian:
-        exact, notes = False, joined(notes, "a function of what is not Gaussian")
+    odd = "a function of what is not Gaussian"
+    note = odd if function.core is not None and not root.gaussian else ""
+    if not profile.found:
+        note = "a function whose moments do not exist, or are not found to many digits"
+    return State(root, function, moments, profile, *_come_from(like, note), phrase)
+
+
+def _come_from(like: Sequence[State], note: str) -> tuple[float, str]:
+    """Noise and notes of what comes from some states."""
     noise = max((state.noise for state in like), default=0.0)
-    return State(root, function, moments, profile, noise, exact, notes, phrase)
+    return noise, joined(*(state.note for state in like), note)
 
 
 def names_of(root: Root) -> tuple[Hashable, ...]:
@@ -403,18 +421,26 @@ def names_of(root: Root) -> tuple[Hashable, ...]:
 
 
 def fresh(
-    node: int, moments: Moments, noise: float = 0.0, exact: bool = True, note: str = "",
-    phrase: str = "data", gaussian: bool = True, values: tuple[FloatArray, ...] = (),
+    node: int,
+    moments: Moments,
+    like: Sequence[State] = (),
+    phrase: str = "data",
+    note: str = "",
+    *,
+    values: FloatArray | None = None,
     made: tuple[Operation, tuple[State, ...]] | None = None,
-    gated: tuple[State, State] | None = None, aligned: float = 0.0,
-) -> State:  # fmt: skip
-    """The state of a new random variable; equal operations on equal states make the same one."""
+    gated: tuple[State, State] | None = None,
+    aligned: float = 0.0,
+) -> State:
+    """The state of a new random variable, normal unless its values are given; noise and notes are
+    those of the states it comes from. Equal operations on equal states make the same one."""
     key: tuple[Hashable, ...] = (node,)
     if made is not None:
         key = (made[0].key, *((it.function, *names_of(it.root)) for it in made[1]))
-    source = Source(key, moments, gaussian, aligned, None, made, gated, values)
+    source = Source(key, moments, aligned, None, made, gated, values)
     root = Root(node, {source: 1.0}, 0.0, moments)
-    return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, exact, note, phrase)
+    noise, notes = _come_from(like, note)
+    return State(root, IDENTITY, moments, root.profile(IDENTITY), noise, notes, phrase)
 
 
 # --- how variables go together ---
@@ -561,7 +587,8 @@ def opened(states: Sequence[State]) -> tuple[list[Source], set[Source]]:
 # --- distributions by their quantiles ---
 
 
-def _normal_values(moments: Moments) -> FloatArray:
+def normal_values(moments: Moments) -> FloatArray:
+    """A normal distribution, on the nodes."""
     return moments.mean + math.sqrt(moments.variance) * NODES
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from gainreg.signals.tape import CONSTANT, Node, Tape
 
 # What a skip may pass on its way from one residual sum to the next and remain one stream.
-CARRIERS = ("view", "elementwise", "dropout", "scale", "maximum", "mean", "add")
+CARRIERS = ("view", "elementwise", "dropout", "scale", "maximum", "mean", "blend", "add")
 # What a projected skip may pass: images that are linear in the signal.
-LINEAR = ("linear", "portion", "view", "normalise", "mean", "dropout", "scale")
+LINEAR = ("linear", "portion", "view", "normalise", "mean", "blend", "dropout", "scale")
 
 
 @dataclass(eq=False)

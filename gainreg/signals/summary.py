@@ -68,15 +68,12 @@ def _streams(flow: Flow) -> dict[Node, tuple[int, float | None]]:
     found: dict[Node, tuple[int, float | None]] = {}
     numbers: dict[Node, int] = {}
     inward = sorted(flow.residuals.values(), key=lambda residual: residual.inside.bit_count())
-    # of a stream in parts, as class tokens and patches, the largest one counts
-    sums = sorted(flow.residuals.values(), key=lambda residual: residual.node.size)
-    ends = {node: residual for residual in sums for node in residual.last}
     for node in first_uses(flow.tape):
         residual = next((it for it in inward if it.inside >> node.id & 1), None)
         if residual is None:
             found[node] = 0, None
         else:
-            residual = ends[residual.last[0]]
+            residual = flow.ends[residual.last[0]]
             number = numbers.setdefault(residual.start, len(numbers) + 1)
             found[node] = number, math.sqrt(flow.states[residual.node].q)
     return found
@@ -151,7 +148,7 @@ def _accounts(flow: Flow) -> dict[str, tuple[str, str]]:
     tables = {node.weight for node in tape.nodes if node.rule == "embedding"}
     heads = {node.weight for node in tape.nodes if node.rule == "linear"} & tables
     biases = {node.bias: node.weight for node in tape.nodes if node.bias}
-    ends = {node.weight: residual for residual in flow.residuals.values() for node in residual.last}
+    ends = {node.weight: residual for node, residual in flow.ends.items()}
     found: dict[str, tuple[str, str]] = {}
     for name in tape.parameters:
         node = firsts.get(name)

@@ -117,7 +117,7 @@ class Trace(ABC):
         call: the key of its rule, and what the rule takes.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
-        constants: the numbers of what is no parameter, by the steps that stand for it.
+        numbers: those of what is no parameter, by the steps that stand for it.
         picked: which rows of a table a step took, where that is known.
         weighed: called whenever a weight was used, with the node, its input and its output, and
             how many elements the input has without padding.
@@ -237,9 +237,7 @@ class Trace(ABC):
         key = own, names(entry), id(tensor) if numbers is None else hash(numbers.tobytes())
         if key not in self._constants or isinstance(entry, (Weight, Constant)):
             phrase = entry.name if isinstance(entry, Weight) else CONSTANT
-            node = self.tape.record(
-                "given", (), own, moments=moments, phrase=phrase, note=note, exact=not note
-            )
+            node = self.tape.record("given", (), own, moments=moments, phrase=phrase, note=note)
             self._constants[key] = node, tensor if numbers is None else None
             if entry is None and numbers is not None:
                 self.numbers[node] = numbers

@@ -300,6 +300,51 @@ def test_what_feeds_each_weight_is_predicted(name: str) -> None:
         assert weight.measured_gradient_rms > 0
 
 
+LINE = np.array([1, 2, 1], np.float32) / 4
+BLUR = np.outer(LINE, LINE)
+BLOCKS = np.kron(np.eye(4), np.ones((4, 4))).astype(np.float32) / 4
+
+
+def by_kernel(kernel: Any, stride: int = 1, pad: Any = "SAME", apart: int = 1) -> Any:
+    """Each channel by itself with the same kernel."""
+
+    def convolved(x: Any) -> Any:
+        return jax.lax.conv_general_dilated(
+            x, jnp.tile(kernel[:, :, None, None], x.shape[-1]), (stride, stride), pad,
+            (apart, apart), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )  # fmt: skip
+
+    return convolved
+
+
+def resized(size: int, method: str) -> Callable[[Any], Any]:
+    return lambda x: jax.image.resize(x, (x.shape[0], size, size, x.shape[-1]), method)
+
+
+KNOWN: dict[str, Callable[[Any], Any]] = {
+    "a blur": by_kernel(BLUR),
+    "a blur of every second": by_kernel(BLUR, 2, "VALID"),
+    "a blur into more": by_kernel(4 * BLUR, 1, ((1, 2), (1, 2)), 2),
+    "slopes": by_kernel(np.outer(LINE, np.array([1, 0, -1], np.float32))),
+    "averages": lambda x: jnp.einsum("nhwc,hk->nkwc", x, BLOCKS),
+    "bilinear": resized(24, "bilinear"),
+    "bicubic into fewer": resized(7, "bicubic"),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_mixes_positions_in_a_known_way(name: str) -> None:
+    model, x = of(
+        lambda p, x: jax.nn.relu(KNOWN[name](jax.nn.relu(x @ p["a"])) @ p["b"]) @ p["c"],
+        a=(16, 128), b=(128, 128), c=(128, 32), x=normal(4, 16, 16, 16),
+    )  # fmt: skip
+    first, second, _ = initialize(model, x, key=KEY)[1].weights
+    assert not second.exact
+    assert second.input_rms == pytest.approx(second.measured_input_rms, rel=0.05)
+    assert first.gradient_rms == pytest.approx(first.measured_gradient_rms, rel=0.15)
+
+
 # --- scans, branches, maps ---
 
 

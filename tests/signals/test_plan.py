@@ -74,6 +74,21 @@ def test_looking_changes_nothing(look: Any) -> None:
     assert same(everything(model), before)
 
 
+@pytest.mark.parametrize("look", [plan, measure])
+def test_a_buffer_that_the_model_makes_anew_is_put_back(look: Any) -> None:
+    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        m.seen = x if m.seen is None else torch.cat((m.seen, x))
+        m.register_buffer("last", x)
+        return m.into(m.seen)
+
+    model = Of(forward, into=nn.Linear(64, 8))
+    model.register_buffer("seen", None, persistent=False)
+    for _ in range(2):
+        look(model, X)
+        assert dict(model.named_buffers()) == {}
+        assert model.seen is None
+
+
 @pytest.mark.parametrize("call", [plan, measure, initialize_])
 def test_nothing_was_set_where_the_model_raises_half_way(call: Any) -> None:
     def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -302,8 +317,29 @@ def test_weights_of_other_types_are_refused(dtype: torch.dtype) -> None:
         lambda m, x: (x.to(m.weight.dtype) @ m.weight).real.float(),
         weight=nn.Parameter(torch.ones(64, 8).to(dtype), requires_grad=False),
     )
-    with pytest.raises(ParameterError, match="only real floating-point weights"):
-        initialize_(model, X)
+    for call in (plan, measure, initialize_):
+        with pytest.raises(ParameterError, match="only real floating-point weights"):
+            call(model, X)
+
+
+def test_a_model_of_kept_weights_alone_is_refused_with_the_reason() -> None:
+    with pytest.raises(ParameterError, match=r"nothing to set .*recurrent layers"):
+        initialize_(nn.LSTM(64, 8), torch.randn(5, 4, 64))
+
+
+def test_weights_that_autocast_has_cast_before_are_set() -> None:
+    model = network()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(X)
+        found = initialize_(model, X).parameters
+    assert "unreached" not in {status for status, _ in found.values()}
+
+
+def test_a_function_without_moments_is_marked() -> None:
+    model = Of(lambda m, x: m.out(1 / m.into(x)), into=nn.Linear(64, 64), out=nn.Linear(64, 8))
+    (_, weight) = initialize_(model, X).weights
+    assert not weight.exact
+    assert "moments do not exist" in weight.note
 
 
 def test_weights_in_inference_mode_are_refused() -> None:

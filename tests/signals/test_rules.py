@@ -245,7 +245,40 @@ def kept_before(x: torch.Tensor) -> torch.Tensor:
     return (x / 2).masked_fill(mask, -torch.inf).exp()
 
 
+LINE = torch.tensor([1.0, 2.0, 1.0]) / 4
+BLUR = torch.outer(LINE, LINE)
+SOBEL = torch.outer(LINE, torch.tensor([1.0, 0.0, -1.0]))
+HAAR = torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]])
+COSINES = torch.outer(torch.arange(16.0), (torch.arange(16) + 0.5) * math.pi / 16).cos() / 8**0.5
+BLOCKS = torch.kron(torch.eye(4), torch.ones(4, 4)) / 4
+
+
+def by_kernels(*kernels: torch.Tensor, **how: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Each channel by itself with the same kernels."""
+    each = torch.stack(kernels)[:, None].float()
+    kind = F.conv_transpose2d if how.pop("transposed", False) else F.conv2d
+    return lambda x: kind(x, each.repeat(x.shape[1], 1, 1, 1), groups=x.shape[1], **how)
+
+
+def blurred_as_samples(x: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(x.flatten(0, 1)[:, None], BLUR[None, None]).unflatten(0, x.shape[:2])[:, :, 0]
+
+
 KNOWN = {
+    "a blur": by_kernels(BLUR, padding=1),
+    "a blur of every second": by_kernels(BLUR, stride=2, padding=1),
+    "a blur with gaps": by_kernels(BLUR, dilation=2),
+    "a blur into more": by_kernels(4 * BLUR, transposed=True, stride=2, padding=1),
+    "a blur of what is reshaped": blurred_as_samples,
+    "a blur with a bias": lambda x: F.conv2d(
+        x, BLUR.expand(256, 1, 3, 3), BLUR.new_ones(256), groups=256
+    ),
+    "slopes": by_kernels(SOBEL, padding=1),
+    "wavelets": by_kernels(*HAAR, stride=2),
+    "averages by a matrix": lambda x: BLOCKS @ x,
+    "averages by a layer": lambda x: F.linear(x, BLOCKS),
+    "the first cosines": lambda x: torch.einsum("nchw,kw->nckh", x, COSINES[:5]),
+    "a weighted sum": lambda x: (x.transpose(-1, -2) @ torch.arange(16.0) / 99)[..., None],
     "running sums": lambda x: x.cumsum(2),
     "sums that are left": left,
     "decays by what is left": lambda x: (-left(F.relu(x)) / 8).exp(),
@@ -264,7 +297,7 @@ def test_what_mixes_positions_in_a_known_way(name: str, act: nn.Module) -> None:
     torch.manual_seed(0)
     model = Of(
         lambda m, x: m.c(torch.relu(m.b(KNOWN[name](m.act(m.a(x)))))),
-        a=nn.Conv2d(16, 256, 1), act=act, b=nn.Conv2d(256, 256, 1), c=nn.Conv2d(256, 64, 1),
+        a=nn.Conv2d(16, 256, 1), act=act, b=nn.LazyConv2d(256, 1), c=nn.Conv2d(256, 64, 1),
     )  # fmt: skip
     report = initialize_(model, torch.randn(8, 16, 16, 16))
     assert not any("not understood" in warning for warning in report.warnings)
@@ -273,6 +306,17 @@ def test_what_mixes_positions_in_a_known_way(name: str, act: nn.Module) -> None:
     # at a place where little is left a gradient comes from all places before, which is not seen
     off = 0.3 if name == "decays by what is left" else 0.15
     assert first.gradient_rms == pytest.approx(first.measured_gradient_rms, rel=off)
+
+
+def test_constants_that_mix_units_and_positions_are_marked() -> None:
+    torch.manual_seed(0)
+    model = Of(
+        lambda m, x: m.b(F.conv2d(F.relu(m.a(x)), m.kernel)),
+        a=nn.Conv2d(16, 32, 1), kernel=nn.Buffer(torch.rand(32, 32, 3, 3)), b=nn.Conv2d(32, 9, 1),
+    )  # fmt: skip
+    last = initialize_(model, torch.randn(2, 16, 8, 8)).weights[-1]
+    assert not last.exact
+    assert "a map by constants" in last.note
 
 
 def test_what_no_weight_has_met_is_measured() -> None:

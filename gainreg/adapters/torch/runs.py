@@ -145,30 +145,35 @@ def _outputs(result: Any) -> Iterator[Tensor]:
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Buffers, mode and every random state, put back however it ends."""
-    kept = {
-        name: buffer.clone()
-        for name, buffer in model.named_buffers()
-        if not nn.parameter.is_lazy(buffer)
-    }
+    buffers = [
+        (module, dict(module._buffers), set(module._non_persistent_buffers_set))
+        for module in model.modules()
+    ]
+    numbers = [(b, b.clone()) for b in model.buffers() if not nn.parameter.is_lazy(b)]
     modes = {module: module.training for module in model.modules()}
     states = random.getstate(), np.random.get_state()  # noqa: NPY002  models draw from it
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
     fast = torch.backends.mha.get_fastpath_enabled()
     # the encoder's fused form is one operation of many weights; the plain one is the same model
     torch.backends.mha.set_fastpath_enabled(False)
+    # parameters that an autocast has cast before are met again, and not what was made of them
+    torch.clear_autocast_cache()
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
+        torch.clear_autocast_cache()
         torch.backends.mha.set_fastpath_enabled(fast)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         for module, mode in modes.items():
             module.training = mode
+        for module, own, not_saved in buffers:
+            module._buffers, module._non_persistent_buffers_set = own, not_saved
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in kept and not _same_bits(buffer, kept[name]):
-                    buffer.copy_(kept[name])
+            for buffer, before in numbers:
+                if not _same_bits(buffer, before):
+                    buffer.copy_(before)
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

@@ -14,7 +14,7 @@ from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.operations.moves import moved
 from gainreg.signals.signal import Signal, each
 from gainreg.signals.softmax import Rows, causal, full, left_by
-from gainreg.signals.tape import Node
+from gainreg.signals.tape import CONSTANT, Node
 from gainreg.signals.trace import MASKED, Constant, Trace, measured
 
 # Steps whose numbers are those of their input, but for factors and what is added to all of them.
@@ -296,7 +296,7 @@ def by_rows(trace: Trace, bias: Signal) -> Signal:
     roles = (SAMPLE, POSITION, UNIT)
     own: Layout = tuple(((role, n),) for role, n in zip(roles, table.shape, strict=True))
     moments = measured(table, own)
-    made = trace.tape.record("given", (), own, moments=moments, phrase="a constant")
+    made = trace.tape.record("given", (), own, moments=moments, phrase=CONSTANT)
     for step in reversed(steps):
         if step.rule == "linear":
             step.facts["observed"] = True

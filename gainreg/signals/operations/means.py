@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout, Mixing
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout, Mixing
 from gainreg.signals.operations.attending import origin
 from gainreg.signals.signal import Signal, each
 from gainreg.signals.trace import NotUnderstoodError, Recipe, Trace
@@ -38,24 +37,28 @@ def averaged(trace: Trace, signal: Signal, axes: list[int], keep: bool, factor: 
     return made
 
 
+def mixes(over: Sequence[Axis]) -> bool:
+    """Whether a map over axes goes over positions alone, or over units alone."""
+    return layouts.roles(over) in ({POSITION}, {UNIT}, set())
+
+
 def blended(
-    trace: Trace, signal: Signal, maps: Mapping[int, Mixing], shape: Sequence[int]
+    trace: Trace, signal: Signal, over: Sequence[Axis], mixing: Mixing, layout: Layout
 ) -> Signal:
-    """Known linear maps along axes, all of which hold positions, or all units."""
-    roles = {layouts.role(signal.layout[axis]) for axis in maps}
-    if len(roles) > 1 or SAMPLE in roles:
+    """A known linear map over axes, all of which hold positions, or all units."""
+    if not mixes(over):
         raise NotUnderstoodError
-    layout, (role,) = layouts.fitted(signal.layout, shape), roles
-    mixing = functools.reduce(Mixing.and_, maps.values())
-    if role == POSITION:
+    units = POSITION not in layouts.roles(over)
+    if not units:
         mixing = mixing.beside(layouts.count(layout)[POSITION] / mixing.outputs)
-    return trace.record("blend", [signal.whole], layout, mixing=mixing, units=role == UNIT)
+    return trace.record("blend", [signal.whole], layout, mixing=mixing, units=units)
 
 
 def running_sum(trace: Trace, signal: Signal, axis: int, least: int = 1) -> Signal:
     """Sums of the first elements along an axis: of so many, and one more each."""
-    shape = tuple(map(layouts.size, signal.layout))
-    made = blended(trace, signal, {axis: Mixing.running(shape[axis], least)}, shape)
+    along = signal.layout[axis]
+    mixing = Mixing.running(layouts.size(along), least)
+    made = blended(trace, signal, [along], mixing, signal.layout)
     trace.recipes[made.node] = Recipe("running sum", (signal,), {}, (axis,))
     return made
 

@@ -11,6 +11,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, join, permuted, reshaped, sliced
 from gainreg.signals.state import Moments
+from gainreg.signals.tape import CONSTANT
 from gainreg.signals.trace import Entry, Trace
 
 
@@ -140,4 +141,4 @@ def _numbers(trace: Trace, layout: Layout, axis: int, length: int, value: float)
     along: Axis = ((layouts.role(layout[axis]), length),) if length > 1 else ()
     own = (*layout[:axis], along, *layout[axis + 1 :])
     m = Moments(value, value**2, value**2, value**2)
-    return [Signal(trace.tape.record("given", (), own, moments=m, phrase="a constant"), own)]
+    return [Signal(trace.tape.record("given", (), own, moments=m, phrase=CONSTANT), own)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
+from gainreg.signals.functions import FloatArray
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout, Mixing, Taps
+from gainreg.signals.operations.means import blended, mixes
 from gainreg.signals.signal import Signal, map_of, portions
 from gainreg.signals.tape import Node
-from gainreg.signals.trace import Entry, Tokens, Trace, Weight, measured, names
+from gainreg.signals.trace import Computed, Entry, Tokens, Trace, Weight, measured, names
 
 
 def role(summed_over: Axis) -> str:
@@ -25,6 +27,10 @@ def shared(summed_over: Axis, layout: Layout) -> float:
     return 0.0 if alone and layouts.count([summed_over])[POSITION] > 1 else 1.0
 
 
+# Weights that are constants, such as kernels that blur, but are not followed as what they are.
+CONSTANT = "a map by constants, taken for weights that were drawn with that mean square"
+
+
 def linear(
     trace: Trace,
     x: Any,
@@ -35,18 +41,42 @@ def linear(
     operation: str,
     fan_in: int,
     units: int,
-    taps: float = 1.0,
+    matrix: Callable[[FloatArray], FloatArray],
+    over: Sequence[Axis] = (),
+    windows: Sequence[Taps] = (),
     inside: Signal | None = None,
     over_last: int = 0,
     **facts: Any,
 ) -> Signal:
     """Sums of a signal over a weight's inputs; of ``inside`` where x is that, padded.
 
-    ``over_last`` says that the sums go over so many of x's last axes and treat all others
-    apart.
+    Args:
+        matrix: makes of the weight's numbers outputs by inputs, or several such.
+        over: the axes that are summed over, where that are all.
+        windows: of a convolution, how its taps lie.
+        over_last: so many of x's last axes are summed over, and all others treated apart.
     """
     inputs = [trace.signal(x) if inside is None else inside]
     counts = layouts.count(inputs[0].layout)
+    entry = trace.entry(weight)
+    if windows:
+        facts["taps"], facts["common"] = layouts.inside(windows)
+    numbers = None
+    if (entry is None or isinstance(entry, Computed)) and "complex" not in str(weight.dtype):
+        numbers = trace.values(weight)
+    if isinstance(entry, Computed) and numbers is not None and numbers.size:
+        facts["together"] = _together(matrix(numbers))
+    elif numbers is not None and (units == 1 or not windows) and mixes(over):
+        a = matrix(numbers)
+        kernel = [axis.kernel for axis in windows]
+        mixing = Mixing.sliding(a.reshape(-1, *kernel), windows) if windows else Mixing.of(a)
+        made = blended(trace, inputs[0], over, mixing, layout)
+        if bias is None:
+            return made
+        sides = [made, trace.signal(bias, layout)]
+        return trace.record("add", sides, layout, factors=(1.0, 1.0))
+    if not isinstance(entry, (Weight, Computed)):
+        facts["note"] = CONSTANT
     if bias is not None:
         inputs.append(trace.signal(bias, layout))
     made = trace.record(
@@ -55,12 +85,11 @@ def linear(
         layout,
         operation=operation,
         fan_in=fan_in,
-        taps=taps,
+        **{"taps": 1.0, **facts},
         units=units,
         copies=float(max(1, counts[SAMPLE] * counts[POSITION])),
-        **facts,
     )
-    node, entry = made.node, trace.entry(weight)
+    node = made.node
     node.use = trace.use(weight)
     if isinstance(entry, Weight):
         node.weight = entry.name
@@ -75,6 +104,12 @@ def linear(
     size = math.prod(x.shape) if inside is None else inside.node.size
     trace.weighed(node, x, trace.outputs[0], size)
     return portions(trace.tape, node, inputs[0], over_last) if over_last else made
+
+
+def _together(matrix: FloatArray) -> float:
+    """What the weights of an output have in common, where they were computed and not just drawn."""
+    square = float((matrix**2).sum())
+    return float((matrix.sum(-1) ** 2).sum()) / square - 1 if square else 0.0
 
 
 def biased(trace: Trace, x: Any, bias: Any) -> Signal | None:

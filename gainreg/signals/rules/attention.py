@@ -18,8 +18,8 @@ from gainreg.signals.state import (
     Moments,
     State,
     fresh,
-    joined,
     kurtosis,
+    normal_values,
     related,
     same_elements,
 )
@@ -67,11 +67,8 @@ def scores(
         moments = replace(moments, second_moment=second)
     if with_itself:
         moments = _beside_itself(moments, right, width, factor, layouts.size(node.layout[-1]))
-    state = fresh(
-        node.id, moments, left.noise + right.noise,
-        left.exact and right.exact and not note, joined(left.note, right.note, note),
-        "attention scores",
-    )  # fmt: skip
+    state = fresh(node.id, moments, (left, right), "attention scores", note)
+    state = replace(state, noise=left.noise + right.noise)
     rights, lefts = (node.size * width / size for size in node.input_sizes)
     if positions and {layouts.role(axis) for axis in node.layout[-2:]} == {UNIT}:
         sides = zip((b, a), (rights, lefts), node.input_positions, strict=True)
@@ -250,9 +247,8 @@ def softmax(node: Node, x: State, *, size: int, rows: Rows, units: bool = False)
     else:  # what all keys have in common is taken off
         moments = Moments(1 / size, a, (1 - one.seen) / (size * max(1, size - 1)), both)
         down = from_to(gg=passed, hg=-passed, kk=shared)
-    note = joined(x.note, INDEPENDENT)
-    state = fresh(node.id, moments, 0.0, False, note, "softmax", gaussian=False)
-    return Step(state, (down,))
+    state = fresh(node.id, moments, (x,), "softmax", INDEPENDENT, values=normal_values(moments))
+    return Step(replace(state, noise=0.0), (down,))
 
 
 # --- attention ---
@@ -312,11 +308,8 @@ def attend(
             by = width * _beyond(v), each, queries, size
             down = _looked_for(query.moments, key.moments, looked, found, *by)
             through = (*through, NOTHING, *down)
-    state = fresh(
-        node.id, moments, value.noise, False, joined(weights.note, value.note),
-        f"attention over {value.phrase}",
-    )  # fmt: skip
-    return Step(replace(state, counted=counted), through)
+    state = fresh(node.id, moments, (weights, value), f"attention over {value.phrase}")
+    return Step(replace(state, noise=value.noise, counted=counted), through)
 
 
 def _over_units(

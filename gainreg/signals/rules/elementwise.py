@@ -22,6 +22,7 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.layout import SAMPLE, count
 from gainreg.signals.rules.step import (
+    ANY,
     POINTS,
     PRODUCT,
     Back,
@@ -45,7 +46,6 @@ from gainreg.signals.state import (
     State,
     fresh,
     in_order,
-    joined,
     mixed,
     of_root,
     on_nodes,
@@ -190,14 +190,12 @@ def multiply(node: Node, a: State, b: State) -> Step:
     state = fresh(
         node.id,
         moments,
-        a.noise + b.noise,
-        a.exact and b.exact,
-        joined(a.note, b.note),
+        (a, b),
         f"product of {a.phrase} and {b.phrase}",
-        gaussian=False,
-        values=(on_nodes(values),),
+        values=on_nodes(values),
         gated=((b, a) if one[0] else (a, b)) if any(one) else None,
     )
+    state = replace(state, noise=a.noise + b.noise)
     down = (_met(node, i, x, by, state) for i, (x, by) in enumerate(((a, b), (b, a))))
     return Step(state, tuple(down))
 
@@ -211,10 +209,8 @@ def of_units(node: Node, x: State, weight: State, like: State) -> State:
         weight.moments.mean * m.mean,
         *(size * c for c in (m.second_moment, m.across_positions, m.across_samples)),
     )
-    return fresh(
-        node.id, moments, like.noise, like.exact, like.note, like.phrase,
-        gaussian=False, values=(values,), made=(PRODUCT, (x, weight)), gated=(x, weight),
-    )  # fmt: skip
+    made, gated = (PRODUCT, (x, weight)), (x, weight)
+    return fresh(node.id, moments, (like,), like.phrase, values=values, made=made, gated=gated)
 
 
 def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
@@ -228,12 +224,13 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
     values = by.values
     c = made.moments.across_positions
 
-    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def down(by_made: Profiles) -> tuple[Back, Profiles]:
+        given, lean = by_made
         g = m.second_moment if given is None else float(WEIGHTS @ (values**2 * given))
         if lean is None:
-            return _spread_out(node, i, x, g, *m.products[1:3]), (None, None)
+            return _spread_out(node, i, x, g, *m.products[1:3]), ANY
         h = passed_in_common(made.root, c, values, lean)
-        return _spread_out(node, i, x, g, h, h), (None, None)
+        return _spread_out(node, i, x, g, h, h), ANY
 
     return down
 
@@ -314,12 +311,9 @@ def scale(
     if positions is not None:
         across = positions * x.moments.across_positions
         m = replace(m, across_positions=across, elsewhere=positions * x.moments.elsewhere)
-    gaussian = x.root.gaussian and x.function.core is None
     by = math.copysign(math.sqrt(square), mean)
-    values = () if gaussian else (in_order(by * x.values),)
-    state = fresh(
-        node.id, m, x.noise, x.exact, x.note, x.phrase, gaussian, values, aligned=x.aligned
-    )
+    values = None if x.gaussian else in_order(by * x.values)
+    state = fresh(node.id, m, (x,), x.phrase, values=values, aligned=x.aligned)
     return Step(state, (along(back(square, positions), state.root, x),))
 
 
@@ -337,9 +331,7 @@ def dropout(node: Node, x: State, *, keep: float, factor: float, elements: bool 
         mean**2 * m.elsewhere,
     )
     values = mixed([(factor * x.values, keep), (0 * NODES, 1 - keep)])
-    state = fresh(
-        node.id, moments, x.noise, x.exact, x.note, x.phrase, False, (values,), aligned=x.aligned
-    )
+    state = fresh(node.id, moments, (x,), x.phrase, values=values, aligned=x.aligned)
     by = back(square, mean**2 if elements else square)
     return Step(state, (along(by, state.root, x),))
 
@@ -411,11 +403,14 @@ def sampled(node: Node, *states: State, operation: Operation) -> Step:
     )
     kind = f"{operation.name or operation.key!s:.40} of several signals"
     state = fresh(
-        node.id, m, max(s.noise for s in states), False,
-        joined(*(s.note for s in states), "a function of several signals, on samples"), kind,
-        gaussian=False, values=(np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),),
+        node.id,
+        m,
+        states,
+        kind,
+        "a function of several signals, on samples",
+        values=np.interp(NODES, np.sort(first[0] if sources else y), np.sort(y)),
         made=(operation, states),
-    )  # fmt: skip
+    )
     down = []
     ways = moves * by  # from each source to what is made, by each state
     apart = np.sum(ways**2, 1)
@@ -453,11 +448,12 @@ def _on_samples(
         found: FloatArray = np.interp(NODES, middles, groups)
         return found
 
-    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def down(by_made: Profiles) -> tuple[Back, Profiles]:
+        given, lean = by_made
         met = square if given is None else square * np.interp(y, made.root.values, given)
         leans = slope if lean is None else slope * np.interp(y, made.root.values, lean)
         g, h = max(0.0, float(met.mean())), float(np.mean(slope**2))
-        profiles = by_value(met) / g if g else None, by_value(leans)
+        profiles = Profiles(by_value(met) / g if g else None, by_value(leans))
         return _spread_out(node, i, x, g, h, h, growth), profiles
 
     return down

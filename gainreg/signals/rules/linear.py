@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import (
+    ANY,
     COARSE,
     Back,
     Profiles,
@@ -54,6 +56,7 @@ def linear(
     common: float = 1.0,
     together: float = 0.0,
     observed: bool = False,
+    note: str = "",
 ) -> Step:
     """m = 0, q → fan_in·Var[w]·q, c likewise. He et al. 2015, arXiv:1502.01852, eq. 6.
 
@@ -71,6 +74,7 @@ def linear(
         together: what the weights of an output have in common, E[(Σw)²]/ΣE[w²] − 1: 0 for fresh
             ones, −1 for those whose rows are centred, which do not see what all units have in
             common (Brock et al. 2021, arXiv:2101.08692).
+        note: what is to be said of the weights, if they are no drawn ones.
         observed: its parts have steps of their own, through which the gradients go.
     """
     gain = variance * fan_in * taps
@@ -82,11 +86,10 @@ def linear(
     tails = kurtosis(x)
     stray = (tails - 1) / units
     noise = x.noise + stray * _alike(x.moments, copies)
-    values = (_uneven(m, stray),) if tails > SPARSE and stray > UNEVEN else ()
+    values = _uneven(m, stray) if tails > SPARSE and stray > UNEVEN else None
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
-    state = fresh(
-        node.id, m, noise, x.exact, x.note, operation, not values, values, aligned=min(1.0, fed)
-    )
+    state = fresh(node.id, m, (x,), operation, note, values=values, aligned=min(1.0, fed))
+    state = replace(state, noise=noise)
     if fan_in == taps == 1 and not bias and not x.constant:
         # each unit has one weight: the same signal, up to that
         weight = fresh(node.id, Moments(0.0, gain, gain, gain))
@@ -98,16 +101,17 @@ def linear(
     two = common * node.positions / node.input_positions[0]
     by = back(g, g * min(1.0, two))
 
-    def few(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+    def few(by_made: Profiles) -> tuple[Back, Profiles]:
         """By the weight through which much of the input goes comes much of the gradient: E[w⁴] = 3;
         its sign is anyone's guess."""
-        if given is None or x.constant:
-            return by, (None, None)
+        if by_made.given is None or x.constant:
+            return by, ANY
         with np.errstate(all="ignore"):
             own = np.nan_to_num(x.function(x.root.values[::COARSE]))
         n, root = fan_in * taps, state.root
         rest = np.sqrt(root.moments.variance * (1 - 1 / n + 3 * own**2 / (x.q * n)))
-        return by, averaged(root, np.full_like(own, root.moments.mean), rest, given, None)
+        unsigned = Profiles(by_made.given)
+        return by, averaged(root, np.full_like(own, root.moments.mean), rest, unsigned)
 
     return Step(state, (few if fan_in * taps < FEW else by, back(0.0)))
 
@@ -145,4 +149,4 @@ def _alike(m: Moments, copies: float) -> float:
 def embedding(node: Node, *, variance: float, units: int, copies: float = 1.0) -> Step:
     """Rows of a table, different ones for different tokens: q = Var[w], c = 0."""
     m = Moments(0.0, variance, 0.0, 0.0)
-    return Step(fresh(node.id, m, 2 / units / copies, phrase="embedding"))
+    return Step(replace(fresh(node.id, m, phrase="embedding"), noise=2 / units / copies))

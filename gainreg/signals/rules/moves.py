@@ -6,15 +6,11 @@ import math
 from collections.abc import Hashable
 from dataclasses import replace
 
-from gainreg.signals.functions import (
-    FloatArray,
-)
 from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
 from gainreg.signals.state import (
     Moments,
     State,
     fresh,
-    joined,
     mixed,
 )
 from gainreg.signals.tape import Node
@@ -26,7 +22,7 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
         return Step(x)
     root = x.root.viewed(view, node.id)
     state, by = replace(x, root=root), _moved(node)
-    return Step(state, (lambda given, lean: (by, (given, lean)),), to_roots=True)
+    return Step(state, (lambda profiles: (by, profiles),), to_roots=True)
 
 
 def _moved(node: Node) -> Back:
@@ -53,20 +49,18 @@ def concatenate(node: Node, *states: State) -> Step:
         )
     )
     levels = [(round(s.moments.mean, 9), round(s.q, 9)) for s in states]
-    gaussian = len(set(levels)) == 1 and all(
-        s.root.gaussian and s.function.core is None for s in states
-    )
-    values: tuple[FloatArray, ...] = ()
-    if not gaussian:
-        values = (mixed([(s.values, share) for s, share in zip(states, shares, strict=True)]),)
+    values = None
+    if len(set(levels)) > 1 or not all(s.gaussian for s in states):
+        values = mixed([(s.values, share) for s, share in zip(states, shares, strict=True)])
     phrases = list(dict.fromkeys(s.phrase for s in states))
     state = fresh(
-        node.id, m, max(s.noise for s in states), all(s.exact for s in states),
-        joined(*(s.note for s in states)),
+        node.id,
+        m,
+        states,
         phrases[0] if len(phrases) == 1 else f"concatenation of {' and '.join(phrases[:3])}",
-        gaussian=gaussian, values=values,
+        values=values,
         aligned=math.fsum(share**2 * s.aligned for share, s in zip(shares, states, strict=True)),
-    )  # fmt: skip
+    )
     if any(s.counted is not None for s in states):
         seen = [s.q if s.counted is None else s.counted for s in states]
         counted = math.fsum(share * q for share, q in zip(shares, seen, strict=True))
@@ -80,17 +74,15 @@ def given(
     *states: State,
     moments: Moments,
     phrase: str,
-    exact: bool = True,
     note: str = "",
-    gaussian: bool = True,
 ) -> Step:
     """An input, a parameter, a buffer, or what is only known by its moments; where it was made of
     signals, as by a named activation, gradients go back as through a linear map of that size."""
     m = moments
     if m.variance <= 1e-14 * m.second_moment:
         state = number(node, m.mean, ())
-        return Step(replace(state, phrase=phrase, exact=exact, note=note))
-    state = fresh(node.id, m, 0.0, exact, note, phrase, gaussian=gaussian)
+        return Step(replace(state, phrase=phrase, note=note))
+    state = fresh(node.id, m, (), phrase, note)
     factors = [
         back(node.size / size * m.second_moment / x.q if x.q else 0.0)
         for x, size in zip(states, node.input_sizes, strict=True)
@@ -102,6 +94,6 @@ def passed(node: Node, *states: State, operation: str) -> Step:
     """What is not understood: the first signal, taken for unchanged."""
     x = max(states, key=lambda state: state.q)
     note = f"{operation} was not understood and is taken for the identity"
-    state = fresh(node.id, x.moments, x.noise, False, joined(x.note, note), x.phrase)
+    state = fresh(node.id, x.moments, (x,), x.phrase, note)
     ratio = node.size / node.input_sizes[0] if node.input_sizes[0] else 1.0
     return Step(state, tuple(back(ratio if s is x else 0.0) for s in states))

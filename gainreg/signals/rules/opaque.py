@@ -18,7 +18,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals.functions import NODES, FloatArray
 from gainreg.signals.layout import POSITION, SAMPLE, Layout
 from gainreg.signals.rules.step import Step, back
-from gainreg.signals.state import Moments, State, fresh, joined, mean_products
+from gainreg.signals.state import Moments, State, fresh, mean_products
 from gainreg.signals.tape import Node
 
 # The gradient by an input, from that by an output of that number.
@@ -75,11 +75,13 @@ def opaque(node: Node, *states: State, inside: Inside, output: int, own: Layout,
     from scipy.special import ndtr
 
     state = fresh(
-        node.id, Moments(float(y.mean()), q, positions, samples),
-        max(state.noise for state in states), False,
-        joined(*(state.note for state in states), f"the output of {kind}, on samples"), kind,
-        gaussian=False, values=(np.interp(ndtr(NODES), levels, np.sort(y.ravel())),),
-    )  # fmt: skip
+        node.id,
+        Moments(float(y.mean()), q, positions, samples),
+        states,
+        kind,
+        f"the output of {kind}, on samples",
+        values=np.interp(ndtr(NODES), levels, np.sort(y.ravel())),
+    )
     source = np.random.default_rng(1)
     found = [pull(output, drawn(gradient, own, source)) for gradient in KINDS]
     grown = pull(output, y / max(1e-300, float(np.sum(y * y))))

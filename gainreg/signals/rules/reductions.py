@@ -23,6 +23,7 @@ from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
+    Profiles,
     Step,
     along,
     back,
@@ -127,9 +128,8 @@ def normalise(
             _clip((c - m.mean**2) / max(m.variance, 1e-300), 1.0)
             for c in (m.across_positions, m.across_samples)
         ]
-        drawn = x.root.gaussian and x.function.core is None
         alone = count(node.layout)[UNIT]
-        down[:3, :3] = factor * _projected(positions, samples, alone, drawn, *alike)
+        down[:3, :3] = factor * _projected(positions, samples, alone, x.gaussian, *alike)
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if uniform and centred and units == 1 < samples and (by_unit := _of_weight(x)):
@@ -237,20 +237,14 @@ def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
 
 def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
     """A variable of its own, of x's distribution moved and stretched."""
-    gaussian = x.root.gaussian and x.function.core is None
     stretch = math.sqrt(moments.variance / x.moments.variance) if not x.constant else 0.0
 
     def normed(v: FloatArray) -> FloatArray:
         return (v - x.moments.mean) * stretch + moments.mean
 
-    values: tuple[FloatArray, ...] = ()
-    if not gaussian:
-        values = (normed(x.values),)
+    values = None if x.gaussian else normed(x.values)
     made = Operation((phrase, node.facts["positions"]), normed), (x,)
-    return fresh(
-        node.id, moments, x.noise, x.exact, x.note, phrase, gaussian, values, made,
-        aligned=x.aligned,
-    )  # fmt: skip
+    return fresh(node.id, moments, (x,), phrase, values=values, made=made, aligned=x.aligned)
 
 
 # --- means, maxima and attention ---
@@ -268,12 +262,10 @@ def mean(
     settled = m.variance <= units * m.mean**2  # it strays by less than its size
     if units >= MANY and positions == samples == 1 and settled:
         return Step(number(node, factor * m.mean, (x,)))
-    square, (q, c, s, both) = m.mean**2, m.products
     after = node.positions
     before = round(after * node.input_sizes[0] / (node.size * units * samples))
-    (q, c), (s, both) = (
-        _windows(own, others, positions, before, after) for own, others in ((q, c), (s, both))
-    )
+    mixing = Mixing.average(positions, after, before)
+    square, (q, c, s, both) = m.mean**2, _mixed(m, mixing).products
     q, c = s + (q - s) / samples, both + (c - both) / samples
     products = (square + (part - square) / units for part in (q, c, s, both))
     moments = Moments(m.mean, *products).scaled(factor)
@@ -288,39 +280,31 @@ def mean(
     note = "a mean over positions that may be more alike than a typical pair" * (positions > 1)
     phrase = f"mean of {' and '.join(over)} of {x.phrase}"
     state = _mean_of(node, x, moments, n, factor)
-    exact, note = x.exact and not note, joined(x.note, note)
-    state = replace(state, noise=x.noise, exact=exact, note=note, phrase=phrase)
-    # each of the n gets factor/n of what comes back to all windows that it is in; and the sum over
-    # all positions, of inputs as of outputs, is the same
-    windows = positions * after / before
-    each, whole = (factor / n) ** 2, (factor / (units * samples)) ** 2
-    gg, hg = each * windows, each * windows * max(0.0, windows - 1)
-    pairs = max(1, before * (before - 1))
-    by = from_to(
-        gg=gg,
-        hg=hg,
-        gh=(whole * after - before * gg) / pairs,
-        hh=(whole * after * (after - 1) - before * hg) / pairs,
-        kk=whole * (after / before) ** 2,
-        ww=1.0,
-    )
-    return Step(state, (by,))
+    state = replace(state, noise=x.noise, note=joined(x.note, note), phrase=phrase)
+    down = (factor / (units * samples)) ** 2 * _sent_back(mixing)
+    return Step(state, (down + from_to(ww=1.0),))
 
 
-def _windows(own: float, others: float, n: float, before: int, after: int) -> tuple[float, float]:
-    """E[x·x′] of means over n positions, at the same position and at others. Neighbours whose
-    windows overlap are more alike than others; on average over all pairs nothing changes."""
-    mean = others + (own - others) / n
-    if after == 1 or before == 1:
-        return mean, others
-    return mean, (after * (own + (before - 1) * others) / before - mean) / (after - 1)
+def _mixed(m: Moments, mixing: Mixing) -> Moments:
+    """Of two positions a map makes squares·q + rest·c, of which the first part counts the inputs
+    that both meet."""
+    (same, rest), (meet, apart) = mixing.one, mixing.two
+    q, c, s, both = m.products
+    products = same * q + rest * c, meet * q + apart * c, same * s + rest * both
+    mean = m.mean * mixing.whole / mixing.outputs
+    return Moments(mean, *products, meet * s + apart * both)
+
+
+def _sent_back(mixing: Mixing) -> Back:
+    """Gradients go back by the transpose."""
+    (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
+    return from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=mixing.total / mixing.inputs**2)
 
 
 def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) -> State:
     """A mean of n: of few, each is a part that counts where it meets the mean again."""
     if n >= MANY or not x.root.gaussian:
-        values = _of_one_sign(x, moments)
-        return fresh(node.id, moments, gaussian=not values, values=values)
+        return fresh(node.id, moments, values=_of_one_sign(x, moments))
     one = x.source(("function", x.function, *names_of(x.root)))
     share, m = factor / n, x.moments
     mean = moments.mean - share * m.mean
@@ -336,13 +320,12 @@ def _mean_of(node: Node, x: State, moments: Moments, n: float, factor: float) ->
         rest(moments.across_samples, m.across_samples),
         rest(moments.elsewhere, m.elsewhere),
     )
-    values = _of_one_sign(x, others)
-    left = Source((node.id,), others, not values, values=values)
+    left = Source((node.id,), others, values=_of_one_sign(x, others))
     root = Root(node.id, {one: share, left: 1.0}, 0.0, moments)
     return of_root(root, IDENTITY)
 
 
-def _of_one_sign(x: State, moments: Moments) -> tuple[FloatArray, ...]:
+def _of_one_sign(x: State, moments: Moments) -> FloatArray | None:
     """The distribution of a mean of what is never negative, or never positive: a gamma
     distribution, which is that of a mean of squares, and has no part beyond 0 that a root, a
     quotient or an exponential would stumble on."""
@@ -351,38 +334,28 @@ def _of_one_sign(x: State, moments: Moments) -> tuple[FloatArray, ...]:
     sign = 1.0 if moments.mean > 0 else -1.0
     mean, spread = abs(moments.mean), moments.variance
     if (sign * known).min() < 0 or not mean or spread < LITTLE * mean**2:
-        return ()
+        return None
     from scipy.special import ndtr
     from scipy.stats import gamma
 
     values: FloatArray = gamma.ppf(ndtr(NODES), mean**2 / spread, scale=spread / mean)
     finite = np.nan_to_num(values, posinf=float(np.nanmax(values[np.isfinite(values)])))
-    return (np.sort(sign * finite),)
+    return np.sort(sign * finite)
 
 
 def blend(node: Node, x: State, *, mixing: Mixing, units: bool) -> Step:
-    """A known linear map over positions, or units: resizing, running sums.
-
-    Of two positions it makes squares·q + rest·c, of which the first part counts the inputs that
-    both meet.
-    """
-    m, (same, rest), (meet, apart) = x.moments, mixing.one, mixing.two
-    q, c, s, square = m.second_moment, m.across_positions, m.across_samples, m.mean**2
-    both = min(c, s)
+    """A known linear map over positions, or units: blurring, resizing, running sums."""
+    # how many units are made of one, each by a map of its own
+    several = node.size * mixing.inputs / (node.input_sizes[0] * mixing.outputs)
+    moments, down = _mixed(x.moments, mixing), several * _sent_back(mixing) + from_to(ww=1.0)
     if units:  # which have nothing but their mean in common
-        products = [same * it + rest * square for it in (q, c, s)]
-        down = back(mixing.back.one[0])
-    else:
-        products = [same * q + rest * c, meet * q + apart * c, same * s + rest * both]
-        (gg, hg), (gh, hh) = mixing.back.one, mixing.back.two
-        down = from_to(gg=gg, hg=hg, gh=gh, hh=hh, kk=(mixing.whole / mixing.inputs) ** 2, ww=1.0)
-    moments = Moments(m.mean * mixing.whole / mixing.outputs, *products)
-    values = () if x.root.gaussian and x.function.core is None else _of_one_sign(x, moments)
-    note = "" if units else "a mean over positions that may be more alike than a typical pair"
-    state = fresh(
-        node.id, moments, x.noise, x.exact and units, joined(x.note, note), x.phrase,
-        gaussian=not values, values=values,
-    )  # fmt: skip
+        same, rest = mixing.one
+        products = (same * it + rest * x.moments.mean**2 for it in x.moments.products)
+        moments, down = Moments(moments.mean, *products), back(mixing.back.one[0])
+    values = _of_one_sign(x, moments) if mixing.keeps_sign and not x.gaussian else None
+    of = "units that may have more in common than their mean"
+    note = of if units else "a mean over positions that may be more alike than a typical pair"
+    state = fresh(node.id, moments, (x,), x.phrase, note, values=values)
     return Step(state, (down,))
 
 
@@ -437,12 +410,10 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *common),
-        x.noise,
-        False,
-        joined(x.note, "maximum pooling, on samples"),
+        (x,),
         f"maximum of {positions * units} of {x.phrase}",
-        gaussian=False,
-        values=(np.interp(NODES, sorted_levels(), np.sort(y)),),
+        "maximum pooling, on samples",
+        values=np.interp(NODES, sorted_levels(), np.sort(y)),
     )
     slopes = slopes_at(x.function, at)
     share = node.size / node.input_sizes[0]
@@ -453,7 +424,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     on_node = slopes_on_nodes(x.function, root.values)
     lean = ndtr(NODES) ** (positions * units - 1) * on_node
     profile = lean * on_node / max(1e-300, float(WEIGHTS @ (lean * on_node)))
-    return Step(state, (lambda *_: (by, (profile, lean)),), to_roots=True)
+    return Step(state, (lambda _: (by, Profiles(profile, lean)),), to_roots=True)
 
 
 def _largest_in_both(meets: float) -> float:

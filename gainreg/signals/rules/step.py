@@ -54,12 +54,24 @@ def from_to(**factors: float) -> Back:
     return found
 
 
-# Where a gradient has which size, and which sign: None where that does not depend on the value.
-Profiles = tuple[FloatArray | None, FloatArray | None]
+class Profiles(NamedTuple):
+    """How a gradient by a tensor depends on the tensor's own values: at the nodes of the unit
+    Gaussian behind its root; None where it does not.
 
-# What makes the gradient by an input of that by the output, and where the latter depends on the
-# output's values, how that by the input depends on its own.
-Factor = Back | Callable[[FloatArray | None, FloatArray | None], tuple[Back, Profiles]]
+    Attributes:
+        given: how many times g its mean square is there.
+        lean: what positions have in common there, up to a factor, with its sign.
+    """
+
+    given: FloatArray | None = None
+    lean: FloatArray | None = None
+
+
+ANY = Profiles()
+
+# What makes the gradient by an input of that by the output; where the latter depends on the
+# output's values, a function of how it does, which says how that by the input depends on its own.
+Factor = Back | Callable[[Profiles], tuple[Back, Profiles]]
 
 # Every so many nodes, where a gradient's dependence on a value is smoothed by what is added to the
 # value: it bends on a scale of a standard deviation, and these are 0.2 apart.
@@ -70,23 +82,21 @@ def along(by: Back, made: Root, x: State, factor: float | None = None) -> Factor
     """The factor of an input that is part of the output, as of a sum, where the gradient depends on
     its values; it is multiplied by ``factor`` there, or is all of the output where that is None."""
 
-    def down(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
-        if x.constant or (given is None and lean is None):
-            return by, (None, None)
+    def down(by_made: Profiles) -> tuple[Back, Profiles]:
+        if x.constant or (by_made.given is None and by_made.lean is None):
+            return by, ANY
         spread = made.moments.variance
         k = math.sqrt(spread / x.moments.variance) if factor is None else factor
         with np.errstate(all="ignore"):
             own = np.nan_to_num(x.function(x.root.values[::COARSE]))
         own = k * (own - x.moments.mean) + made.moments.mean
         rest = math.sqrt(max(0.0, spread - k**2 * x.moments.variance))
-        return by, averaged(made, own, np.full_like(own, rest), given, lean)
+        return by, averaged(made, own, np.full_like(own, rest), by_made)
 
     return down
 
 
-def averaged(
-    made: Root, own: FloatArray, rest: FloatArray, given: FloatArray | None, lean: FloatArray | None
-) -> Profiles:
+def averaged(made: Root, own: FloatArray, rest: FloatArray, by_made: Profiles) -> Profiles:
     """How gradients depend on an input that makes the output's mean ``own`` and leaves it the
     standard deviation ``rest``, at every ``COARSE`` nodes."""
     nodes, weights = NODES[::COARSE], WEIGHTS[::COARSE] / WEIGHTS[::COARSE].sum()
@@ -100,9 +110,9 @@ def averaged(
         )
         return found
 
-    given, lean = average(given), average(lean)
+    given, lean = map(average, by_made)
     mean = 0.0 if given is None else float(WEIGHTS @ given)
-    return (given / mean if given is not None and mean > 0 else None), lean
+    return Profiles(given / mean if given is not None and mean > 0 else None, lean)
 
 
 def passed_in_common(root: Root, c: float, by: FloatArray, lean: FloatArray | None) -> float:
@@ -139,9 +149,8 @@ def number(node: Node, value: float, states: Sequence[State]) -> State:
         value = 0.0
     m = Moments(value, value**2, value**2, value**2)
     note = joined(*(state.note for state in states))
-    exact = all(state.exact for state in states)
     root = Root(node.id, {}, value, m)
-    return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, exact, note, "a number")
+    return State(root, IDENTITY, m, root.profile(IDENTITY), 0.0, note, "a number")
 
 
 def points_of(state: State) -> FloatArray:

@@ -9,7 +9,8 @@ from typing import Any
 from gainreg.adapters.jax.tracer import Array, JaxTrace, derived, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.functions import FloatArray
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Taps
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError, names
 
@@ -64,6 +65,12 @@ def _weighed(
             trace.tape.keep(name, "each sample has one of its own: it is kept as it is")
         weight = derived(lambda v: v, weight, weight.shape)
     layout = (*batch, *free, *units) if first else (*batch, *units, *free)
+
+    def matrix(numbers: FloatArray) -> FloatArray:
+        outputs = _free(weight, over_w, batch_w)
+        n = math.prod(weight.shape[i] for i in outputs)
+        return numbers.transpose((*batch_w, *outputs, *over_w)).reshape(-1, n, fan_in)
+
     return operations.linear(
         trace,
         x,
@@ -73,6 +80,8 @@ def _weighed(
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
+        matrix=matrix,
+        over=[own[i] for i in over_x],
         over_last=len(over_x) if first and not batch_x and is_last else 0,
         common=operations.shared(summed_over, layout),
     )
@@ -94,7 +103,7 @@ def _convolution(
     trace.slide(signal, spec[2:])
     channels = weight.shape[kernel_spec[1]]
     kernel = [weight.shape[i] for i in kernel_spec[2:]]
-    padded, sides = signal.padded, []
+    padded, windows = signal.padded, []
     for axis, size in enumerate(kernel):
         large, before = x.shape[spec[2 + axis]], padding[axis][0]
         if padded is not None:
@@ -102,8 +111,7 @@ def _convolution(
             before += padded.before[spec[2 + axis]]
         small = y.shape[out_spec[2 + axis]]
         steps = window_strides[axis], before, rhs_dilation[axis], lhs_dilation[axis]
-        sides.append((layouts.taps_inside(large, small, size, *steps), small))
-    taps, common = layouts.inside(sides)
+        windows.append(Taps(large, small, size, *steps))
     transposed = any(step > 1 for step in lhs_dilation)
     axes: dict[int, layouts.Axis] = {out_spec[0]: signal.layout[spec[0]]}
     axes[out_spec[1]] = ((UNIT, y.shape[out_spec[1]]),)
@@ -118,7 +126,8 @@ def _convolution(
         fan_in=channels * math.prod(kernel),
         units=channels,
         groups=x.shape[spec[1]] // channels,
-        taps=taps,
-        common=common,
         inside=None if padded is None else padded.signal,
+        matrix=lambda numbers: numbers.transpose(kernel_spec).reshape(y.shape[out_spec[1]], -1),
+        over=[signal.layout[i] for i in spec[2:]],
+        windows=windows,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from gainreg.adapters.jax.tracer import Array, JaxTrace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Taps
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import NotUnderstoodError, Tokens
 
@@ -51,18 +51,14 @@ def _window_sum(
     window_dilation: Any, **_: Any,
 ) -> Any:  # fmt: skip
     y, signal = trace.outputs[0], trace.signal(x)
-    padded, inside = signal.padded, 1.0
+    sides = []
     for axis, size in enumerate(window_dimensions):
-        large, before = x.shape[axis], padding[axis][0]
-        if padded is not None:
-            large, before = padded.shape[axis], before + padded.before[axis]
-        steps = window_strides[axis], before, window_dilation[axis]
-        used = layouts.taps_inside(large, y.shape[axis], size, *steps)
-        inside *= sum(used) / (size * y.shape[axis])
-    n = float(math.prod(window_dimensions) * inside)
-    source = signal if padded is None else padded.signal
+        large, before = signal.unpadded(axis)
+        steps = window_strides[axis], before + padding[axis][0], window_dilation[axis]
+        sides.append(Taps(large, y.shape[axis], size, *steps))
+    n = float(math.prod(window_dimensions) * layouts.inside(sides)[0])
     layout = layouts.fitted(signal.layout, y.shape)
-    return trace.record("mean", [source], layout, units=1, positions=n, samples=1, factor=n)
+    return trace.record("mean", [signal.inside], layout, units=1, positions=n, samples=1, factor=n)
 
 
 @rule("reduce_window_max", "reduce_window_min")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, UNIT
+from gainreg.signals.functions import FloatArray
+from gainreg.signals.layout import POSITION, UNIT, Taps
 from gainreg.signals.signal import Signal
-from gainreg.signals.trace import Computed, NotUnderstoodError
+from gainreg.signals.trace import NotUnderstoodError
 
 aten = torch.ops.aten
 
@@ -45,22 +47,21 @@ def _product_plus(
 
 @rule(aten.linear, alone=True)
 def _linear(trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    layout = (*trace.signal(x).layout[:-1], ((UNIT, weight.shape[0]),))
-    fan_in = weight.shape[1]
+    own, fan_in = trace.signal(x).layout, weight.shape[1]
+    layout = (*own[:-1], ((UNIT, weight.shape[0]),))
     return operations.linear(
         trace,
         x, weight, bias, layout, operation="linear", fan_in=fan_in, units=fan_in, over_last=True,
-        together=_together(trace, weight, (1,)),
+        matrix=_as_it_is, over=own[-1:],
     )  # fmt: skip
 
 
-def _together(trace: Trace, weight: Tensor, over: Sequence[int]) -> float:
-    """What the weights of an output have in common, where they were computed and not just drawn."""
-    if not isinstance(trace.entry(weight), Computed) or weight.is_meta or not weight.numel():
-        return 0.0
-    w = weight.detach().double()
-    square = float(w.square().sum(tuple(over)).mean())
-    return float(w.sum(tuple(over)).square().mean()) / square - 1 if square else 0.0
+def _as_it_is(numbers: FloatArray) -> FloatArray:
+    return np.atleast_2d(numbers)
+
+
+def _turned(numbers: FloatArray) -> FloatArray:
+    return np.atleast_2d(np.swapaxes(numbers, -1, -min(2, numbers.ndim)))
 
 
 @rule(aten._grouped_mm)
@@ -81,6 +82,7 @@ def _grouped_product(
         operation="linear",
         fan_in=fan_in,
         units=fan_in,
+        matrix=_turned,
         over_last=True,
     )
 
@@ -126,7 +128,8 @@ def matrix_product(trace: Trace, a: Tensor, b: Tensor, bias: Tensor | None) -> A
         fan_in=fan_in,
         units=fan_in,
         over_last=x is a and b.dim() > 1,
-        together=_together(trace, weight, (-2 if x is a and b.dim() > 1 else -1,)),
+        matrix=_turned if x is a else _as_it_is,
+        over=[summed_over],
         common=operations.shared(summed_over, layout),
     )
 
@@ -135,17 +138,6 @@ def _applies(trace: Trace, weight: Tensor) -> bool:
     """Whether a product without signals is a layer on a constant or a parameter, such as class
     tokens or coordinates: layers transpose their weights."""
     return trace.is_weight(weight) and weight.dim() == 2 and weight.stride(-1) != 1
-
-
-class Taps(NamedTuple):
-    """What ``taps_inside`` takes, of one axis of a convolution."""
-
-    large: int
-    small: int
-    kernel: int
-    stride: int
-    before: int
-    dilation: int
 
 
 @rule(aten.convolution, aten.cudnn_convolution, aten.miopen_convolution, alone=True)
@@ -174,11 +166,19 @@ def _convolution(
     axes = []
     for axis in range(len(kernel)):
         large, small, before = x.shape[axis + 2], y.shape[axis + 2], padding[axis]
-        if transposed:  # the same pairs, counted from the other side
-            large, small = small, large
         if padded is not None:
             large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
-        axes.append(Taps(large, small, kernel[axis], stride[axis], before, dilation[axis]))
+        step, apart, between = stride[axis], dilation[axis], 1
+        if transposed:  # a convolution of what lies so far apart, its taps in reverse
+            step, before, between = 1, apart * (kernel[axis] - 1) - before, step
+        axes.append(Taps(large, small, kernel[axis], step, before, apart, between))
+
+    def matrix(numbers: FloatArray) -> FloatArray:
+        if transposed:
+            sides = numbers.reshape(groups, channels, -1, *kernel).swapaxes(1, 2)
+            numbers = np.flip(sides, tuple(range(3, sides.ndim)))
+        return numbers.reshape(y.shape[1], -1)
+
     made = operations.linear(
         trace,
         x,
@@ -190,19 +190,13 @@ def _convolution(
         units=channels,
         groups=groups,
         inside=None if padded is None else padded.signal,
-        together=0.0 if transposed else _together(trace, weight, range(1, weight.dim())),
-        **_inside(axes, y.shape[2:]),
+        matrix=matrix,
+        over=trace.signal(x).layout[2:],
+        windows=axes,
     )
-    if transposed:
+    if transposed and made.node.rule == "linear":
         trace.upsampled[made.node] = axes
     return made
-
-
-def _inside(axes: Sequence[Taps], shape: Sequence[int]) -> dict[str, Any]:
-    """The share of taps that lie inside, and that of those which two outputs have in common."""
-    sides = zip(axes, shape, strict=True)
-    taps, common = layouts.inside((layouts.taps_inside(*axis), n) for axis, n in sides)
-    return {"taps": taps, "common": common}
 
 
 def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
@@ -215,10 +209,10 @@ def cropped(trace: Trace, x: Tensor, axis: int, start: int) -> Signal | None:
     if axes is None:
         return None
     own = axes[axis - 2]
-    axes[axis - 2] = own._replace(large=y.shape[axis], before=own.before + start)
+    axes[axis - 2] = own._replace(small=y.shape[axis], before=own.before - start)
     node = signal.node
     node.layout = layouts.fitted(signal.layout, y.shape)
-    node.facts.update(_inside(axes, y.shape[2:]))
+    node.facts["taps"], node.facts["common"] = layouts.inside(axes)
     vars(node).pop("size", None)  # it is computed from the layout
     return Signal(node, node.layout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor
 from gainreg.adapters.torch.tracer import Trace, rule
 from gainreg.signals import layout as layouts
 from gainreg.signals import operations
-from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing
+from gainreg.signals.functions import Operation
+from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Mixing, Taps
 from gainreg.signals.signal import Signal
+from gainreg.signals.state import Moments
 from gainreg.signals.trace import NotUnderstoodError
 
 aten = torch.ops.aten
@@ -61,19 +64,26 @@ def _group_norm(
     ), None, None  # fmt: skip
 
 
-def _batch_norm(
-    trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
-    epsilon: float,
-) -> Any:  # fmt: skip
+@rule(
+    aten.native_batch_norm, aten.cudnn_batch_norm, aten.miopen_batch_norm,
+    aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional,
+    aten._batch_norm_with_update, aten._batch_norm_no_update,
+)  # fmt: skip
+def _batch_norm(trace: Trace, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
+    """In whichever form: the rest are the running mean and variance, if there are any, whether it
+    is training, where that is not in the name, a momentum and epsilon."""
+    buffers = [value for value in rest if isinstance(value, Tensor)]
+    training, epsilon = next((value for value in rest if isinstance(value, bool)), True), rest[-1]
     mixed = [axis for axis in range(x.dim()) if axis != 1]
     signal = trace.signal(x).apart(*mixed)
+    if not training:
+        mean, variance = buffers
+        return _by_buffers(trace, signal, weight, bias, mean, variance, epsilon)
     others = layouts.count([signal.layout[axis] for axis in mixed])
-    if training:
-        return _normalised(
-            trace, signal, weight, bias, epsilon, "batch norm", 1,
-            others[POSITION] * others[UNIT], others[SAMPLE],
-        )  # fmt: skip
-    return _by_buffers(trace, signal, weight, bias, mean, variance, epsilon)
+    positions = others[POSITION] * others[UNIT]
+    return _normalised(
+        trace, signal, weight, bias, epsilon, "batch norm", 1, positions, others[SAMPLE]
+    )  # fmt: skip
 
 
 def _by_buffers(
@@ -97,33 +107,8 @@ def _by_buffers(
     b, b2 = float(shift.mean()), float((shift * shift).mean())
     if bool((shift == shift[0]).all()):
         return trace.record("add", [made], factors=(1.0,), shift=b) if b else made
-    from gainreg.signals.state import Moments
-
     given = trace.record("given", [], made.layout, moments=Moments(b, b2, b2, b2), phrase="shift")
     return trace.record("add", [made, given], made.layout, factors=(1.0, 1.0))
-
-
-@rule(aten.native_batch_norm, aten.cudnn_batch_norm, aten.miopen_batch_norm)
-def _native_batch_norm(
-    trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
-    momentum: float, epsilon: float,
-) -> Any:  # fmt: skip
-    return _batch_norm(trace, x, weight, bias, mean, variance, training, epsilon)
-
-
-@rule(aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional)
-def _legit_batch_norm(trace: Trace, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
-    mean, variance = (rest[0], rest[1]) if isinstance(rest[0], Tensor) else (None, None)
-    training, _, epsilon = rest[-3:]
-    return _batch_norm(trace, x, weight, bias, mean, variance, training, epsilon)
-
-
-@rule(aten._batch_norm_with_update, aten._batch_norm_no_update)
-def _updating_batch_norm(
-    trace: Trace, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float,
-    epsilon: float,
-) -> Any:  # fmt: skip
-    return _batch_norm(trace, x, weight, bias, mean, variance, True, epsilon)
 
 
 def _normalised(
@@ -199,18 +184,16 @@ def _average_pool(
         list(each) * axes if len(each) == 1 else list(each)
         for each in (kernel, stride or kernel, padding)
     )
-    inside, padded = 1.0, signal.padded
-    for axis in range(axes):
-        large, before = x.shape[axis + 2], padding[axis]
-        if padded is not None:
-            large, before = padded.shape[axis + 2], before + padded.before[axis + 2]
-        used = layouts.taps_inside(large, y.shape[axis + 2], kernel[axis], stride[axis], before, 1)
-        inside *= sum(used) / (kernel[axis] * y.shape[axis + 2])
+    sides = []
+    for i, small in enumerate(y.shape[2:]):
+        large, before = signal.unpadded(i + 2)
+        sides.append(Taps(large, small, kernel[i], stride[i], before + padding[i], 1))
+    inside, _ = layouts.inside(sides)
     n = math.prod(kernel)
-    counted = count_include_pad or padded is not None
+    counted = count_include_pad or signal.padded is not None
     return trace.record(
         "mean",
-        [signal if padded is None else padded.signal],
+        [signal.inside],
         layouts.fitted(signal.layout, y.shape),
         units=1,
         positions=n * inside,
@@ -230,7 +213,7 @@ def _folded(
         size, kernel, dilation, padding, stride, strict=True
     ):
         small = (large + 2 * before - apart * (taps - 1) - 1) // step + 1
-        n *= sum(layouts.taps_inside(large, small, taps, step, before, apart)) / large
+        n *= Taps(large, small, taps, step, before, apart).share * taps * small / large
     roles = (SAMPLE, UNIT, POSITION, POSITION)[4 - y.dim() :]
     layout = tuple(((role, length),) for role, length in zip(roles, y.shape, strict=True))
     signal = trace.signal(x).whole
@@ -242,7 +225,7 @@ def _folded(
       aten._upsample_lanczos2d_aa)  # fmt: skip
 def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: Any) -> Any:
     """Its taps along an axis are what it makes of ones there, the other axes as they are."""
-    axes, maps = tuple(range(2, x.dim())), {}
+    axes, maps, signal = tuple(range(2, x.dim())), [], trace.signal(x)
     for axis in axes:
         n = x.shape[axis]
         # two wide, since antialiasing in double precision takes what is one wide for constant
@@ -253,34 +236,25 @@ def _resized(trace: Trace, x: Tensor, _: Any, corners: bool = False, *scales: An
         size = [trace.outputs[0].shape[i] if i == axis else 2 for i in axes]
         own = [scale if i == axis else None for i, scale in zip(axes, scales, strict=False)]
         taps = trace.operation(ones, size, corners, *own).movedim(axis, 1)
-        maps[axis] = Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T)
-    return operations.blended(trace, trace.signal(x), maps, trace.outputs[0].shape)
+        maps.append(Mixing.of(taps.reshape(n, size[axis - 2], -1)[..., 0].T.numpy()))
+    layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
+    mixing = functools.reduce(Mixing.and_, maps)
+    return operations.blended(trace, signal, signal.layout[2:], mixing, layout)
 
 
 @rule(aten.var, aten.std)
-def _variance(trace: Trace, x: Tensor, *rest: Any, **more: Any) -> Any:
-    signal = trace.signal(x)
-    y = trace.outputs[0]
-    root = "std" in str(trace.operation)
-    layout = (
-        layouts.of_input(y.shape)
-        if y.dim() != x.dim()
-        else tuple(
-            layouts.resized(axis, size) if size > 1 else ()
-            for axis, size in zip(signal.layout, y.shape, strict=True)
-        )
-    )
-    if y.dim() != x.dim():
-        layout = tuple(axis for axis in signal.layout if layouts.size(axis) in y.shape)[: y.dim()]
-    return trace.record("deviation", [signal], layout, root=root)
+def _deviation(trace: Trace, x: Tensor, dim: Any = None, *rest: Any, **more: Any) -> Any:
+    over = None if isinstance(dim, bool) else dim  # var(x, unbiased) has no axes
+    signal, y = trace.signal(x), trace.outputs[0]
+    layout, _ = layouts.reduced(signal.layout, _axes(x, over), y.dim() == x.dim())
+    return trace.record("deviation", [signal], layout, root="std" in str(trace.operation))
 
 
 @rule(aten.var_mean)
-def _variance_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
+def _deviation_and_mean(trace: Trace, x: Tensor, dim: Any = None, **rest: Any) -> Any:
     keepdim = bool(rest.get("keepdim", False))
     mean = operations.averaged(trace, trace.signal(x), _axes(x, dim), keepdim, 1.0)
-    spread = trace.record("deviation", [trace.signal(x)], mean.layout, root=False)
-    return spread, mean
+    return _deviation(trace, x, dim), mean
 
 
 @rule(aten.linalg_vector_norm)
@@ -295,8 +269,6 @@ def _vector_norm(
     squares = trace.operation_of(aten.pow, 2)
     square = trace.record("elementwise", [whole], whole.layout, operation=squares)
     summed = operations.averaged(trace, square, axes, keepdim, n)
-    from gainreg.signals.functions import Operation
-
     root = Operation("root", lambda v: abs(v) ** 0.5)
     return trace.record("elementwise", [summed], summed.layout, operation=root)
 
@@ -309,11 +281,6 @@ def _max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any
     signal = trace.signal(x)
     layout = layouts.fitted(signal.layout, trace.outputs[0].shape)
     return trace.record("maximum", [signal.inside], layout, positions=positions), None
-
-
-@rule(aten.fractional_max_pool2d, aten.fractional_max_pool3d)
-def _fractional_max_pool(trace: Trace, x: Tensor, kernel: Sequence[int], *rest: Any) -> Any:
-    return trace.record("maximum", [trace.signal(x)], positions=math.prod(kernel)), None
 
 
 @rule(aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
