@@ -3,7 +3,10 @@ gradients back."""
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +17,27 @@ from gainreg.signals import gradients, interpolations, norms, rules, streams
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.layout import SAMPLE, count
-from gainreg.signals.state import LARGEST, SMALLEST, Moments, State, fresh
+from gainreg.signals.rules.step import part
+from gainreg.signals.state import (
+    LARGEST,
+    ROUNDING,
+    SMALLEST,
+    Moments,
+    Source,
+    State,
+    among,
+    fresh,
+    joined,
+    product_of,
+    ultimate,
+)
 from gainreg.signals.streams import Residual
-from gainreg.signals.tape import Node, Tape
+from gainreg.signals.tape import Node, Tape, Use
 
 # A weight's target is found to this, relative: as many digits as the moments have.
 ENOUGH = 1e-12
+
+REUSED = "a weight that is used more than once"
 
 
 @dataclass
@@ -66,6 +84,16 @@ class Flow:
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
         self.ends = {node: residual for residual in sums for node in residual.last}
         self._solving: set[Residual] = set()
+        self._before: dict[Node, int] = {}  # the steps that a step depends on, as bits
+        for node in tape.nodes:
+            own = 0 if node.rule == "given" and not streams.is_data(node) else 1 << node.id
+            before = (self._before[parent] for parent in node.inputs)
+            self._before[node] = functools.reduce(operator.or_, before, own)
+        uses = Counter(name for node in tape.nodes if node.use for name in node.use.names)
+        self._uses: dict[str, list[tuple[Use, Node]]] = {
+            name: [] for name, n in uses.items() if n > 1
+        }
+        self._reused: set[Node] = set()  # where weights meet signals that depend on each other
         if aims is not None:
             self._tie()
         for node in tape.nodes:
@@ -83,6 +111,7 @@ class Flow:
             try:
                 with np.errstate(all="ignore"):  # what is not finite is said in a sentence
                     step = self._step(node, inputs)
+                    step = step._replace(state=self._met_before(node, inputs, step.state))
                 q = step.state.q
             except OverflowError:
                 q = math.inf
@@ -114,6 +143,41 @@ class Flow:
                     self.stopped.add(node)
         return self.states[node]
 
+    def _met_before(self, node: Node, inputs: list[State], y: State) -> State:
+        """The output of a weight that was used before, or an input beside others, as far as it
+        depends on theirs.
+
+        A weight is the same linear map each time: E[y·y′] = gain·E[x·x′], also where x depends on
+        y′ (Yang 2019, arXiv:1910.12478).
+        """
+        if node.rule == "given":
+            measured = self.tape.products.get(node, {}).items()
+            return among(y, [(self.states[it], by) for it, by in measured if it in self.states])
+        use = node.use
+        uses = self._uses.get(use.names[0]) if use and use.names else None
+        if use is None or uses is None:
+            return y
+        x, bias = inputs[0], self._bias(node, inputs)
+        gain, known, lost = part(y.q - bias, x.q), [], False
+        whole = gain > 0 and len(y.root.terms) == 1 and y.function.core is None
+        for earlier, other in uses:
+            if use.start != earlier.start:
+                continue
+            fed, made = self.states[other.inputs[0]], self.states[other]
+            met = bool(self._before[node.inputs[0]] & self._before[other.inputs[0]])
+            mean, size = x.moments.mean * fed.moments.mean, math.sqrt(x.q * fed.q)
+            product = product_of(x, fed)
+            unclear = met and (use != earlier or not whole or _hidden(x) != _hidden(fed))
+            if unclear or abs(product - mean) > ROUNDING * size:
+                self._reused |= {node, other}
+            if use == earlier and whole:
+                gains = math.sqrt(max(0.0, gain * part(made.q - bias, fed.q)))
+                known.append((made, gains * product + bias))
+            lost = lost or unclear
+        uses.append((use, node))
+        y = among(y, known)
+        return y.but(REUSED) if lost else y
+
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
         if not node.weighs:
             if node.moments is not None:
@@ -122,10 +186,7 @@ class Flow:
         if node.rule == "embedding":
             return rules.embedding(node, variance=self._table(node), **node.facts)
         gain = node.facts["fan_in"] * node.facts["taps"]
-        x = inputs[0]
-        bias = inputs[1].q if len(inputs) > 1 else 0.0
-        if node.bias and self.aims is not None:
-            bias = self.biases.get(node.bias, 0.0)
+        x, bias = inputs[0], self._bias(node, inputs)
         known = self.variances.get(node.weight, node.variance)
         if known is None and self.aims is None:
             known = self.tape.parameters[node.weight].square
@@ -153,6 +214,12 @@ class Flow:
             target /= x.averaged
         variance = target / (gain * x.q) if x.q else 0.0
         return rules.linear(node, x, bias=bias, variance=variance, target=target, **node.facts)
+
+    def _bias(self, node: Node, inputs: list[State]) -> float:
+        """Mean square of a weight's biases."""
+        if node.bias and self.aims is not None:
+            return self.biases.get(node.bias, 0.0)
+        return inputs[1].q if len(inputs) > 1 else 0.0
 
     def _critical_bias(self, node: Node, x: State, target: float) -> float:
         """The variance of a weight's biases: what the backward gain leaves of the target."""
@@ -291,6 +358,9 @@ class Flow:
                 gain = head.facts["fan_in"] * head.facts["taps"]
                 tied[head.weight] = self._target(head) / (gain * self.states[head.inputs[0]].q)
             self.states.clear()
+            self._reused.clear()
+            for uses in self._uses.values():
+                uses.clear()
             self.targets.clear()
             self.biases.clear()
             self.variances = tied.copy()
@@ -316,6 +386,8 @@ class Flow:
             here = at_root[node.id]
             if here == NOTHING:
                 continue
+            if node in self._reused:  # what comes back by its uses may depend on each other too
+                here = at_root[node.id] = here._replace(note=joined(here.note, REUSED))
             step = self.steps[node]
             for parent, factor in zip(node.inputs, step.back, strict=False):
                 passed = here.times(factor, step.note)
@@ -325,3 +397,8 @@ class Flow:
                 else:
                     at[parent] = at[parent].plus(passed)
         return {node: at_root[node.id] for node in self.tape.nodes}
+
+
+def _hidden(x: State) -> set[Source]:
+    """What a state depends on that is a function of no Gaussian that is known."""
+    return {source for source in ultimate(x) if not source.gaussian}

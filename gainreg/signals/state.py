@@ -33,6 +33,9 @@ from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Layout, count
 # would bring others back to 1 could not be held either, and the model itself makes infinities.
 SMALLEST, LARGEST = 1e-76, 1e76
 
+# Of a variance, what rounding may leave of a difference.
+ROUNDING = 1e-9
+
 # Values of the unit Gaussian behind a gate, for sums over it, and what makes Hermite coefficients
 # of a function's values there: gates are smooth.
 _GATES, _weights = np.polynomial.hermite_e.hermegauss(12)
@@ -474,9 +477,84 @@ def _gaussian_root(source: Source) -> tuple[Function, Root] | None:
     return None
 
 
+def terms_of(state: State) -> dict[Source, float]:
+    """The sources that a state is a sum of, but for a number, with their factors: itself, where it
+    is no linear image of its root."""
+    if state.function.core is None:
+        return {source: k * state.function.scale for source, k in state.root.terms.items()}
+    return {state.source(("function", state.function, *names_of(state.root))): 1.0}
+
+
+def product_of(x: State, y: State) -> float:
+    """E[x·y] of two states."""
+    a, b = terms_of(x), terms_of(y)
+    if a == b:
+        return x.moments.variance + x.moments.mean * y.moments.mean
+    return x.moments.mean * y.moments.mean + math.fsum(
+        j * k * (s.moments.variance if s.key == t.key else covariance(s, t))
+        for s, j in a.items()
+        for t, k in b.items()
+        if s.key == t.key or not (s.gaussian and t.gaussian)
+    )
+
+
+def among(y: State, others: Sequence[tuple[State, float]]) -> State:
+    """A variable of its own as a combination of the sources of earlier ones, of which E[y·y′] is
+    known, and of one of its own for what is left (Gram and Schmidt)."""
+    m, terms = y.moments, dict[Source, float]()
+    for other, product in others:
+        own = next((it for it in other.root.terms if it.key == (other.root.node,)), None)
+        if own is None or not own.moments.variance:
+            continue
+        known = math.fsum(
+            k * other.root.terms.get(it, 0.0) * it.moments.variance for it, k in terms.items()
+        )
+        k = (product - m.mean * other.moments.mean - known) / own.moments.variance
+        if k**2 * own.moments.variance > ROUNDING * m.variance:
+            terms[own] = k
+    if not terms:
+        return y
+    mean = m.mean - math.fsum(k * it.moments.mean for it, k in terms.items())
+    rest = [
+        c
+        - m.mean**2
+        - math.fsum(k**2 * (it.moments.products[i] - it.moments.mean**2) for it, k in terms.items())
+        for i, c in enumerate(m.products)
+    ]
+    variance = max(0.0, rest[0])
+    if variance > ROUNDING * m.variance:
+        left = (min(variance, max(-variance, c)) + mean**2 for c in rest)
+        (own,) = y.root.terms
+        terms[replace(own, moments=Moments(mean, *left))] = 1.0
+        mean = 0.0
+    return replace(y, root=Root(y.root.node, terms, mean, m))
+
+
 def related(a: State, b: State) -> bool:
     """Whether two states depend on a source that both have."""
     return not set(ultimate(a)).isdisjoint(ultimate(b))
+
+
+def same_elements(a: State, b: State) -> bool:
+    """Whether two states are one variable, its axes maybe in another order."""
+
+    def terms(root: Root) -> dict[tuple[Hashable, ...], float]:
+        return {
+            tuple(view for view in source.key if not isinstance(view, Permutation)): k
+            for source, k in root.terms.items()
+        }
+
+    return a.function == b.function and not a.constant and terms(a.root) == terms(b.root)
+
+
+def kurtosis(x: State) -> float:
+    """E[x⁴]/E[x²]²."""
+    if not x.q or x.constant:
+        return 1.0
+    with np.errstate(all="ignore"):
+        y = x.function(x.root.values)
+    fourth = float(WEIGHTS @ np.nan_to_num(y) ** 4)
+    return max(1.0, min(fourth / x.q**2, 1e3))
 
 
 def ultimate(state: State) -> list[Source]:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gainreg.signals.layout import POSITION, Layout, count, size
 from gainreg.signals.state import Moments
 
 # What a report calls a tensor that is no signal and no parameter, where a signal meets it.
 CONSTANT = "a constant"
+
+
+class Use(NamedTuple):
+    """How a weight is used: two uses that are equal are one linear map.
+
+    Attributes:
+        names: the parameters that it is, or was computed from.
+        start: where its numbers begin in a parameter: those of another start are others.
+        form: the view of them, and the operation.
+    """
+
+    names: tuple[str, ...]
+    start: Hashable
+    form: Hashable
 
 
 @dataclass(eq=False)
@@ -28,6 +42,7 @@ class Node:
         weight: the parameter that it multiplies by, if it does: a weight, a table or a scale.
         variance: of the weight where that is no parameter that could be set.
         bias: the parameter that is added along with it.
+        use: of a linear map, how its weight is used.
         moments: of the output, where that is made of data alone and was measured.
     """
 
@@ -39,6 +54,7 @@ class Node:
     weight: str = ""
     variance: float | None = None
     bias: str = ""
+    use: Use | None = None
     moments: Moments | None = None
 
     @functools.cached_property
@@ -85,7 +101,8 @@ class Parameter:
 
 
 class Tape:
-    """Nodes in the order of execution, the parameters, and which nodes are the model's output."""
+    """Nodes in the order of execution, the parameters, which nodes are the model's output, and the
+    mean products of inputs that depend on each other."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -94,6 +111,7 @@ class Tape:
         self.aliases: dict[str, str] = {}
         self.kept: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.products: dict[Node, dict[Node, float]] = {}
 
     def record(self, rule: str, inputs: Sequence[Node], layout: Layout, **facts: Any) -> Node:
         """Add a step."""

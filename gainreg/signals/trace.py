@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, MutableMapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, MutableMapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,15 @@ from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, UNIT, Layout
 from gainreg.signals.signal import Signal, record
 from gainreg.signals.state import Moments, mean_products
-from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
+from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape, Use
 
 # A value below this, added to attention's scores, is a mask: Swin's is −100, and e^{−50} of the
 # weight is none.
 MASKED = -50.0
+
+# So many standard deviations of a mean of independent products, which the correlation of two inputs
+# is taken for: one of two million pairs of independent ones is beyond.
+CHANCE = 5.0
 
 WITHOUT_VALUES = (
     "parameters that are kept have no values, as on the meta device: scales count as 1, and all "
@@ -110,6 +114,7 @@ class Trace(ABC):
         sources: the operations whose rules are asked even where nothing is known of any operand.
         tape: what was recorded.
         operation, outputs: the operation at hand, and the tensors that it returned.
+        call: the key of its rule, and what the rule takes.
         recipes: how the output of each step was made.
         inputs: the model's inputs, by the steps that stand for them.
         numbers: those of what is no parameter, by the steps that stand for it.
@@ -129,6 +134,7 @@ class Trace(ABC):
         self.tape = Tape()
         self.outputs: list[Any] = []
         self.operation: Any = None
+        self.call: Any = None
         self.weighed: Callable[[Node, Any, Any, int], None] = lambda *_: None
         self.shifted: Callable[[Node, Any], None] = lambda *_: None
         self.recipes: dict[Node, Recipe] = {}
@@ -174,6 +180,11 @@ class Trace(ABC):
     @abstractmethod
     def statistic(self, tensor: Any) -> tuple[float, float] | tuple[None, None]:
         """Mean and mean square of a tensor's numbers; None where it has none."""
+
+    @abstractmethod
+    def view(self, weight: Any) -> tuple[Hashable, Hashable]:
+        """Where in a parameter a weight's numbers begin, as far as that is known, and what view of
+        them it is."""
 
     @abstractmethod
     def unruled(self, key: Any, tensors: Sequence[Any], args: Any, kwargs: Any) -> Entry:
@@ -276,6 +287,7 @@ class Trace(ABC):
             tensors: its inputs.
             args, kwargs: what its rule takes.
         """
+        self.call = key, args, kwargs
         nothing = (None,) * len(self.outputs)
         known = key in self.sources or any(self.entry(tensor) is not None for tensor in tensors)
         if not self.outputs or not known:
@@ -378,7 +390,9 @@ class Trace(ABC):
         return self.record("passed", signals, layout, operation=operation)
 
     def describe_input(self, tensor: Any, own: Layout | None = None) -> None:
-        """Say that a tensor is one of the model's inputs."""
+        """Say that a tensor is one of the model's inputs, maybe again."""
+        if self.is_signal(tensor):
+            return
         if not self.is_real(tensor):
             self.set(tensor, Tokens())
             return
@@ -388,8 +402,39 @@ class Trace(ABC):
             raise ParameterError("the example inputs hold NaN or infinities; give finite numbers")
         moments = Moments(0.0, 1.0, 0.0, 0.0) if numbers is None else measured(numbers, own)
         signal = self.record("given", (), own, moments=moments, phrase="data")
+        if numbers is not None:
+            self.tape.products[signal.node] = self._with_others(numbers)
         self.inputs[signal.node] = tensor
         self.set(tensor, signal)
+
+    def use(self, weight: Any) -> Use:
+        """How the operation at hand uses a weight."""
+
+        def plain(x: Any) -> Hashable:
+            if self.is_tensor(x):
+                return self.is_weight(x)
+            return tuple(map(plain, x)) if isinstance(x, (tuple, list)) else repr(x)
+
+        key, args, kwargs = self.call
+        start, view = self.view(weight)
+        entry = self.entry(weight)
+        if not isinstance(entry, Weight):  # computed anew each time, and from what is not followed
+            view = object()
+        form = view, key, plain(args), plain(list(kwargs.items()))
+        return Use(names(entry), start, form)
+
+    def _with_others(self, numbers: FloatArray) -> dict[Node, float]:
+        """The mean products with the inputs of the same shape that an input depends on."""
+        found = {}
+        for node, tensor in self.inputs.items():
+            others = self.values(tensor)
+            if others is None or others.shape != numbers.shape:
+                continue
+            product, means = float(np.mean(numbers * others)), numbers.mean() * others.mean()
+            by_chance = CHANCE * numbers.std() * others.std() / math.sqrt(numbers.size)
+            if abs(product - means) > by_chance:
+                found[node] = product
+        return found
 
     def slide(self, signal: Signal, axes: Sequence[int]) -> None:
         """Take what a convolution slides over for positions: an input's axes were a guess."""

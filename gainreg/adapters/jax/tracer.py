@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,6 +173,10 @@ class JaxTrace(Trace):
             return None
         numbers = np.asarray(known)
         return np.asarray(numbers.real if numbers.dtype.kind == "c" else numbers, np.float64)
+
+    def view(self, weight: Array) -> tuple[Hashable, Hashable]:
+        """A value is itself; of another that was computed from the same, nothing is known."""
+        return 0, weight
 
     def statistic(self, tensor: Array) -> tuple[float, float] | tuple[None, None]:
         """Mean and mean square of a value's numbers."""

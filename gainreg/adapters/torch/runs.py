@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -211,9 +212,10 @@ def _rms(tensor: Tensor) -> float:
 
 def arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     given = models.arguments(args, kwargs, lambda x: isinstance(x, Tensor), "a tensor")
-    # clones, as a model may work in place on what it is given; and no inference tensors
+    # clones, as a model may work in place on what it is given; and no inference tensors; one of
+    # what is given twice
     with torch.inference_mode(False), torch.no_grad():
-        args, kwargs = tree_map_only(Tensor, torch.clone, given)
+        args, kwargs = tree_map_only(Tensor, functools.cache(torch.clone), given)
     if next(tensors_in((args, kwargs)), None) is None:
         raise ParameterError("no tensor is among the example inputs; give the model's arguments")
     return args, kwargs

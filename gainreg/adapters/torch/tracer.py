@@ -8,7 +8,8 @@ with, stands in gainreg.signals.trace.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.signal import Signal, reshaped
 from gainreg.signals.tape import Node
-from gainreg.signals.trace import Entry, NotUnderstoodError, Rule, Trace
+from gainreg.signals.trace import Entry, NotUnderstoodError, Rule, Trace, names
 
 
 def rule(*operations: Any, alone: bool = False) -> Callable[[Rule], Rule]:
@@ -80,6 +81,14 @@ class TorchTrace(Trace):
             return None
         numbers: FloatArray = tensor.detach().to(torch.float64).cpu().numpy()
         return numbers
+
+    def view(self, weight: Tensor) -> tuple[Hashable, Hashable]:
+        """Where its numbers begin, and how they lie; that is not known of copied parts."""
+        stored = weight.untyped_storage().nbytes() // weight.element_size()
+        wholes = [self.tape.parameters[name].shape for name in names(self.entry(weight))]
+        if any(stored < math.prod(shape) for shape in wholes):
+            return 0, object()
+        return weight.storage_offset(), (tuple(weight.shape), weight.stride())
 
     def statistic(self, tensor: Tensor) -> tuple[float, float] | tuple[None, None]:
         """Mean and mean square of a tensor's numbers; None on the meta device."""

@@ -93,7 +93,7 @@ def _contracted(
     facts: dict[str, Any] = {
         "width": width,
         "positions": positions,
-        "keys": layouts.role(layout[-1]) == POSITION,
+        "keys": layouts.size(layout[-1]) > 1 and layouts.role(layout[-1]) == POSITION,
         "common": positions and _images(left.node, right.node),
     }
     return trace.record("scores", [left, right], layout, **facts)

@@ -89,6 +89,7 @@ def linear(
         copies=float(max(1, counts[SAMPLE] * counts[POSITION])),
     )
     node = made.node
+    node.use = trace.use(weight)
     if isinstance(entry, Weight):
         node.weight = entry.name
     else:

@@ -18,7 +18,9 @@ from gainreg.signals.state import (
     Moments,
     State,
     fresh,
+    kurtosis,
     related,
+    same_elements,
 )
 from gainreg.signals.tape import Node
 
@@ -53,15 +55,17 @@ def scores(
         common: whether both are images of the same: two positions that are alike in one are so in
             the other.
     """
-    note = ""
-    if related(left, right) or positions:
+    note, with_itself = "", not positions and same_elements(left, right)
+    if with_itself or related(left, right) or positions:
         note = "a product of signals that depend on each other"
     a, b = left.moments.scaled(factor), right.moments
     moments = _summed(a, b, width, positions, keys)
-    if common:
+    if common or with_itself:
         alike = factor**2 * _linear_part(left) * _linear_part(right) * right.root.aligned
         second = moments.second_moment + width * (width - 1) * alike
         moments = replace(moments, second_moment=second)
+    if with_itself:
+        moments = _beside_itself(moments, right, width, factor, layouts.size(node.layout[-1]))
     state = fresh(node.id, moments, (left, right), "attention scores", note)
     state = replace(state, noise=left.noise + right.noise)
     rights, lefts = (node.size * width / size for size in node.input_sizes)
@@ -99,6 +103,15 @@ def _summed(a: Moments, b: Moments, width: int, positions: bool, keys: bool) -> 
     else:
         found = (q * b.second_moment, c * b.second_moment, s * b.across_samples)
     return Moments(mean, *(width * part + others for part in found))
+
+
+def _beside_itself(m: Moments, x: State, width: int, factor: float, keys: int) -> Moments:
+    """The same of the products of each with each, x's own, of which one is that with itself: a sum
+    of squares."""
+    own, stray = factor * width * x.q, factor**2 * width * (kurtosis(x) - 1) * x.q**2
+    mean = m.mean + (own - m.mean) / keys
+    second = m.second_moment + (own**2 + stray - m.second_moment) / keys
+    return replace(m, mean=mean, second_moment=second)
 
 
 def _linear_part(x: State) -> float:

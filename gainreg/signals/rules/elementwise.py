@@ -51,10 +51,10 @@ from gainreg.signals.state import (
     State,
     covariance,
     fresh,
-    names_of,
     of_root,
     opened,
     related,
+    terms_of,
 )
 from gainreg.signals.tape import Node
 
@@ -117,12 +117,8 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     for state, k in varying:
         if state.function.core is None:
             shift += k * (state.function.scale * state.root.shift + state.function.shift)
-            for source, factor in state.root.terms.items():
-                factor *= k * state.function.scale
-                terms[source] = terms.get(source, 0.0) + factor
-        else:
-            source = state.source(("function", state.function, *names_of(state.root)))
-            terms[source] = terms.get(source, 0.0) + k
+        for source, factor in terms_of(state).items():
+            terms[source] = terms.get(source, 0.0) + k * factor
     terms = {source: k for source, k in terms.items() if k}
     m = _of_terms(terms, shift)
     copied = math.fsum(

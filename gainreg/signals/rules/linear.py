@@ -10,7 +10,6 @@ import numpy as np
 from gainreg.signals.distributions import QUANTILES, at_quantiles, on_nodes
 from gainreg.signals.functions import (
     NODES,
-    WEIGHTS,
     FloatArray,
 )
 from gainreg.signals.rules.elementwise import of_units
@@ -28,6 +27,7 @@ from gainreg.signals.state import (
     Moments,
     State,
     fresh,
+    kurtosis,
 )
 from gainreg.signals.tape import Node
 
@@ -81,10 +81,10 @@ def linear(
     exact = gain * q if target is None else target
     _, c, s, elsewhere = (part(c + alike, q) * exact for c in x.moments.products)
     m = Moments(0.0, exact + bias, c * common + bias, s + bias, elsewhere * common + bias)
-    kurtosis = _kurtosis(x)
-    stray = (kurtosis - 1) / units
+    tails = kurtosis(x)
+    stray = (tails - 1) / units
     noise = x.noise + stray * _alike(x.moments, copies)
-    values = _uneven(m, stray) if kurtosis > SPARSE and stray > UNEVEN else None
+    values = _uneven(m, stray) if tails > SPARSE and stray > UNEVEN else None
     fed = (x.aligned + 1 / (units * groups)) * units / fan_in  # E[cos²] of all taps together
     state = fresh(node.id, m, (x,), operation, note, values=values, aligned=min(1.0, fed))
     state = replace(state, noise=noise)
@@ -133,16 +133,6 @@ def _uneven(m: Moments, stray: float) -> FloatArray:
     levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
     sizes = np.sqrt(gamma.ppf(levels, 1 / stray, scale=stray))
     return math.sqrt(m.second_moment) * on_nodes(np.multiply.outer(sizes, at_quantiles(NODES)))
-
-
-def _kurtosis(x: State) -> float:
-    """E[x⁴]/E[x²]²."""
-    if not x.q or x.constant:
-        return 1.0
-    with np.errstate(all="ignore"):
-        y = x.function(x.root.values)
-    fourth = float(WEIGHTS @ np.nan_to_num(y) ** 4)
-    return max(1.0, min(fourth / x.q**2, 1e3))
 
 
 def _alike(m: Moments, copies: float) -> float:

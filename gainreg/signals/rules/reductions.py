@@ -253,10 +253,12 @@ def mean(
 ) -> Step:
     """Of n positions q → c + (q − c)/n, and of units and samples likewise; then ·factor.
 
-    Of many units it is a number: that is what norms written out divide by.
+    Of many units it is a number, which is what norms written out divide by, unless that is nearly
+    0, as of the products of a query's units and a key's.
     """
     m = x.moments
-    if units >= MANY and positions == samples == 1:
+    settled = m.variance <= units * m.mean**2  # it strays by less than its size
+    if units >= MANY and positions == samples == 1 and settled:
         return Step(number(node, factor * m.mean, (x,)))
     after = node.positions
     before = round(after * node.input_sizes[0] / (node.size * units * samples))
