@@ -43,6 +43,7 @@ from gainreg.signals.state import (
     Root,
     Source,
     State,
+    covariances,
     fresh,
     in_order,
     joined,
@@ -51,7 +52,6 @@ from gainreg.signals.state import (
     of_root,
     on_nodes,
     opened,
-    product_mean,
     related,
 )
 from gainreg.signals.tape import Node
@@ -121,7 +121,9 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
         else:
             source = state.source(("function", state.function, *names_of(state.root)))
             terms[source] = terms.get(source, 0.0) + k
-    terms = {source: k for source, k in terms.items() if k}
+    start = _longest(varying, terms)
+    first = start[0].terms if start else ()
+    terms = {source: terms[source] for source in (*first, *terms) if terms[source]}
     m = _of_terms(terms, shift)
     copied = math.fsum(
         k**2 * (_broadcast(node, i, s.moments).across_positions - s.moments.across_positions)
@@ -130,15 +132,28 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     m = replace(m, across_positions=m.across_positions + copied)
     total = math.fsum(k**2 * s.q for s, k in varying)
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
-    root = Root(node.id, terms, shift, m)
-    first = of_root(root, IDENTITY, alike, "a sum")
+    root = Root(node.id, terms, shift, m, start)
+    state = of_root(root, IDENTITY, alike, "a sum")
     return Step(
-        replace(first, noise=noise),
+        replace(state, noise=noise),
         tuple(
             _added(node, i, s, k, root)
             for i, (s, k) in enumerate(zip(states, factors, strict=True))
         ),
     )
+
+
+def _longest(
+    parts: Sequence[tuple[State, float]], terms: dict[Source, float]
+) -> tuple[Root, float] | None:
+    """The stream among what is added, with its factor: what has most of the sources, none of which
+    another part has too."""
+    lines = [(s.root, k * s.function.scale) for s, k in parts if s.function.core is None]
+    if not lines:
+        return None
+    root, factor = max(lines, key=lambda line: len(line[0].terms))
+    alone = all(terms.get(source) == k * factor for source, k in root.terms.items())
+    return (root, factor) if alone else None
 
 
 def _added(node: Node, i: int, x: State, k: float, made: Root) -> Factor:
@@ -160,12 +175,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
     own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
-    for i, (a, j) in enumerate(items):
-        for b, k in items[:i]:
-            if a.gaussian and b.gaussian:
-                continue
-            shared = 2 * j * k * (product_mean(a, b) - a.moments.mean * b.moments.mean)
-            second += shared
+    second += 2 * math.fsum(terms[a] * terms[b] * c for a, b, c in covariances(terms))
     square = mean**2
     second = max(0.0, second)
     return Moments(

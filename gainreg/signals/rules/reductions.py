@@ -232,7 +232,7 @@ def _clip(c: float, q: float) -> float:
 
 def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
     terms = {source: f.scale * k for source, k in root.terms.items()}
-    return Root(node.id, terms, f.scale * root.shift + f.shift, moments)
+    return Root(node.id, terms, f.scale * root.shift + f.shift, moments, (root, f.scale))
 
 
 def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
