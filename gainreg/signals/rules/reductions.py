@@ -15,6 +15,7 @@ from gainreg.signals.functions import (
     FloatArray,
     Function,
     Operation,
+    of_values,
     slopes_at,
     slopes_on_nodes,
 )
@@ -23,6 +24,8 @@ from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     POINTS,
     Back,
+    Factor,
+    Profiles,
     Step,
     along,
     back,
@@ -130,6 +133,9 @@ def normalise(
         drawn = x.root.gaussian and x.function.core is None
         alone = count(node.layout)[UNIT]
         down[:3, :3] = factor * _projected(positions, samples, alone, drawn, *alike)
+    elif centred and positions > 1:  # the gradients of a group's units have nothing in common
+        down += factor / units * from_to(hg=-1.0, hh=-1.0, kk=-1.0)
+    together = units if centred and positions > 1 == samples else math.inf
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if uniform and centred and units == 1 < samples and (by_unit := _of_weight(x)):
@@ -141,7 +147,8 @@ def normalise(
         return Step(state, (along(down, state.root, x),), note=note)
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
+        by = _beside_output(down, factor / together, state.root, x)
+        return Step(replace(state, noise=0.0), (by,), note=note)
     # what is taken off is one number: still a function of the same variables
     by = math.sqrt(k) * scale
     f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
@@ -149,7 +156,30 @@ def normalise(
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
+    by = _beside_output(down, factor / together, state.root, x)
+    return Step(replace(state, noise=0.0), (by,), note=note)
+
+
+def _beside_output(down: Back, share: float, made: Root, x: State) -> Factor:
+    """The factor of a norm over a sample's positions that takes so much of a gradient's part along
+    the output off: where all positions have a gradient in common, which leans on the values, as
+    behind an activation that a mean follows, that part is not small."""
+
+    def by(given: FloatArray | None, lean: FloatArray | None) -> tuple[Back, Profiles]:
+        passed = along(down, made, x)
+        found, profiles = passed(given, lean) if callable(passed) else (passed, (None, None))
+        if lean is None or not share or not made.std:
+            return found, profiles
+        common = of_values(lambda _: lean, made.values).covariance(
+            made.correlation(made.moments.across_positions)
+        )
+        z = (made.values - made.moments.mean) / made.std
+        leaning = float(WEIGHTS @ (lean * z)) ** 2
+        if common <= LITTLE * leaning:
+            return found, profiles
+        return found + from_to(hg=-share * leaning / common), profiles
+
+    return by
 
 
 def _of_weight(x: State) -> tuple[State, State] | None:
