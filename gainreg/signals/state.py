@@ -438,7 +438,7 @@ def covariances(sources: Iterable[Source]) -> list[tuple[Source, Source, float]]
     found: dict[tuple[int, int], float] = {}
     known = [(it, *line) for it in sources if (line := _gaussian_root(it)) is not None]
     meeting: dict[Source, list[int]] = {}
-    for i, (a, f, p) in enumerate(known):
+    for i, (a, _, p) in enumerate(known):
         for source, k in p.terms.items():
             for j in meeting.setdefault(source, []):
                 b, _, q = known[j]

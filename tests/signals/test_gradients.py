@@ -290,6 +290,17 @@ def test_a_gradient_that_is_an_approximation_says_so() -> None:
     assert [line.endswith("~") for line in str(report).splitlines()[2:4]] == [True, False]
 
 
+@pytest.mark.parametrize("groups", [64, 32, 8])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.GELU])
+def test_a_norm_takes_off_what_a_mean_gives_all_positions(
+    activation: type[nn.Module], groups: int
+) -> None:
+    torch.manual_seed(0)
+    model = pooled(64, nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(groups, 64), activation())
+    report = initialize_(model, torch.randn(16, 3, 16, 16))
+    assert worst(report) < 1.15  # 4 behind SiLU and a group for each channel
+
+
 @pytest.mark.parametrize(("inputs", "kernel"), [(1, 1), (2, 1), (3, 1), (1, 3)])
 def test_batch_norms_behind_weights_of_few_inputs(inputs: int, kernel: int) -> None:
     """Units whose few weights, or inputs, are small have large gradients; so the draws differ."""
