@@ -134,13 +134,47 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
     root = Root(node.id, terms, shift, m, start)
     state = of_root(root, IDENTITY, alike, "a sum")
+    met = _returning(states, factors)
     return Step(
         replace(state, noise=noise),
         tuple(
-            _added(node, i, s, k, root)
-            for i, (s, k) in enumerate(zip(states, factors, strict=True))
+            _added(node, i, s, k, root, more)
+            for i, (s, k, more) in enumerate(zip(states, factors, met, strict=True))
         ),
+        note="" if set(met) == {1.0} else RETURNING,
     )
+
+
+def _returning(states: Sequence[State], factors: Sequence[float]) -> list[float]:
+    """How many times as large the mean square of a gradient by each of the functions of Gaussians
+    that are added counts as, so that what comes back to the sources they have in common by all of
+    them is that of one gradient: of slopes f′ and g′ by a source, E[(f′ + g′)²]."""
+    curved = [i for i, s in enumerate(states) if s.function.core is not None and s.root.gaussian]
+    sources = list(dict.fromkeys(s for i in curved for s in states[i].root.terms))
+    ways = np.array([[states[i].root.terms.get(s, 0.0) for s in sources] for i in curved])
+    met = [1.0] * len(states)
+    if len(curved) < 2 or (np.count_nonzero(ways, 0) < 2).all():
+        return met
+    both = np.zeros((len(curved), len(curved)))  # E[f′·g′], by the derivative of E[f·g] by ρ
+    sizes = [s.moments.variance for s in sources]
+    for a, i in enumerate(curved):
+        for b, j in enumerate(curved):
+            p, q = states[i], states[j]
+            std = p.root.std * q.root.std
+            rho = min(1.0, max(-1.0, float(np.sum(ways[a] * ways[b] * sizes)) / std))
+            orders = np.arange(1, len(p.profile.orders))
+            slope = float(
+                p.profile.orders[1:] * q.profile.orders[1:] @ (orders * rho ** (orders - 1))
+            )
+            both[a, b] = factors[i] * factors[j] * (slope / std if a != b else p.profile.slope)
+    from scipy.optimize import nnls
+
+    apart = ways**2 * np.diag(both)[:, None]
+    wanted = np.einsum("as,bs,ab->s", ways, ways, both)
+    scale = apart.sum(0)
+    for i, more in zip(curved, nnls((apart / scale).T, wanted / scale)[0], strict=True):
+        met[i] = float(more)
+    return met
 
 
 def _longest(
@@ -156,9 +190,9 @@ def _longest(
     return (root, factor) if alone else None
 
 
-def _added(node: Node, i: int, x: State, k: float, made: Root) -> Factor:
+def _added(node: Node, i: int, x: State, k: float, made: Root, more: float) -> Factor:
     due = min(1.0, k**2 * part(x.moments.variance, made.moments.variance))
-    return along(_spread_out(node, i, x, k**2, k**2, k**2, due), made, x, k)
+    return along(_spread_out(node, i, x, more * k**2, k**2, k**2, due), made, x, k)
 
 
 def _sum(factors: tuple[float, ...], shift: float) -> Operation:
@@ -303,6 +337,9 @@ def _spread_out(
         ww=along**2,
     )
 
+
+# What a gradient by something with several functions of one signal in a sum is.
+RETURNING = "gradients that come back to one signal by several functions of it"
 
 # So far, in standard deviations, something is moved for the slope of what is made of it.
 STEP = 1e-5
