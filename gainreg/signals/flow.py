@@ -323,6 +323,9 @@ class Flow:
             if abs(miss / slope) < 4 * ENOUGH:
                 return target
             target *= math.exp(-miss / slope)
+            if target < SMALLEST:
+                self.notes[residual.last[0]] = "its branch is larger than it should be without it"
+                return 1.0
         return target
 
     def _arriving(self, residual: Residual, target: float) -> State:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -155,6 +155,13 @@ class Source:
         """Whether its distribution is normal."""
         return self.values is None
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:  # keys name sources whose keys name sources, as deep as the model is
+        return hash(self.key)
+
     def viewed(self, view: Hashable) -> Source:
         """The same variable, its elements in another order, or some of them."""
         of = None if self.of is None else replace(self.of, root=self.of.root.viewed(view, -1))
@@ -196,12 +203,15 @@ class Root:
         node: the step of the tape whose output it is.
         terms: the factors, by source.
         shift: the number added to it.
+        start: a root whose terms, times a factor, or views of them are the first of these, as
+            those of a stream before a branch is added: they need not be summed anew.
     """
 
     node: int
     terms: dict[Source, float]
     shift: float
     moments: Moments
+    start: tuple[Root, float] | None = None
 
     @property
     def std(self) -> float:
@@ -228,22 +238,25 @@ class Root:
         """Its values at the nodes of the unit Gaussian that it is an increasing function of."""
         if self.gaussian or self.std == 0:
             return self.moments.normal
+        before, factor = self.start or (None, 1.0)
         parts = [
-            (k, s.moments.mean, s.moments.normal if s.values is None else s.values)
-            for s, k in self.terms.items()
+            (k, s.moments.normal if s.values is None else s.values)
+            for s, k in [*self.terms.items()][len(before.terms) if before else 0 :]
             if s.moments.variance
         ]
-        if len(parts) == 1:
-            ((k, mean, known),) = parts
-            found: FloatArray = abs(k) * (known - mean) + self.moments.mean
-            return found
-        total = np.zeros(1)
-        for k, _, known in parts:
-            total = fewer(np.add.outer(k * at_quantiles(known), total))
-        values = on_nodes(total)
+        if before and not parts:
+            values = factor * before.values
+        elif not before and len(parts) == 1:
+            values = parts[0][0] * parts[0][1]
+        else:
+            total = factor * at_quantiles(before.values) if before else np.zeros(1)
+            for k, own in parts:
+                total = fewer(np.add.outer(k * at_quantiles(own), total))
+            values = on_nodes(total)
+        values = in_order(values)
         here = of_values(IDENTITY, values)
-        own = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
-        return (values - here.mean) * (self.std / own) + self.moments.mean
+        own_std = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
+        return (values - here.mean) * (self.std / own_std) + self.moments.mean
 
     @functools.cached_property
     def _line(self) -> Profile:
@@ -321,7 +334,7 @@ class Root:
     def viewed(self, view: Hashable, node: int) -> Root:
         """The same combination of the sources' views."""
         terms = {source.viewed(view): k for source, k in self.terms.items()}
-        return Root(node, terms, self.shift, self.moments)
+        return Root(node, terms, self.shift, self.moments, (self, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -420,7 +433,7 @@ def _come_from(like: Sequence[State], note: str) -> tuple[float, str]:
 
 def names_of(root: Root) -> tuple[Hashable, ...]:
     """What tells a linear combination from others."""
-    return (*((source.key, k) for source, k in root.terms.items()), root.shift)
+    return (*root.terms.items(), root.shift)
 
 
 def fresh(
@@ -450,19 +463,34 @@ def fresh(
 
 
 def covariance(a: Source, b: Source) -> float:
-    """The covariance of two sources that are functions of Gaussian roots, or Gaussian themselves:
-    Σ aₖ·bₖ·ρᵏ over k ≥ 1, with the functions' Hermite coefficients a and b and the correlation ρ of
-    the roots; 0 for independent ones."""
-    if a.gaussian and b.gaussian:
-        return 0.0
-    left, right = _gaussian_root(a), _gaussian_root(b)
-    if left is None or right is None:
-        return 0.0
-    (f, p), (g, q) = left, right
-    shared = math.fsum(
-        k * q.terms[s] * s.moments.variance for s, k in p.terms.items() if s in q.terms
-    )
-    if not shared or not p.std or not q.std:
+    """The covariance of two sources, as ``covariances`` has it; 0 for independent ones."""
+    return next((c for _, _, c in covariances((a, b))), 0.0)
+
+
+def covariances(sources: Iterable[Source]) -> list[tuple[Source, Source, float]]:
+    """The pairs of functions of Gaussian roots, and Gaussian sources, that depend on a source in
+    common, with what they have in common: Σ aₖ·bₖ·ρᵏ over k ≥ 1, with the functions' Hermite
+    coefficients a and b and the correlation ρ of the roots."""
+    found: dict[tuple[int, int], float] = {}
+    known = [(it, *line) for it in sources if (line := _gaussian_root(it)) is not None]
+    meeting: dict[Source, list[int]] = {}
+    for i, (a, _, p) in enumerate(known):
+        for source, k in p.terms.items():
+            for j in meeting.setdefault(source, []):
+                b, _, q = known[j]
+                if not (a.gaussian and b.gaussian):
+                    shared = k * q.terms[source] * source.moments.variance
+                    found[i, j] = found.get((i, j), 0.0) + shared
+            meeting[source].append(i)
+    return [
+        (known[i][0], known[j][0], _in_common(known[i][1:], known[j][1:], shared))
+        for (i, j), shared in found.items()
+    ]
+
+
+def _in_common(a: tuple[Function, Root], b: tuple[Function, Root], shared: float) -> float:
+    (f, p), (g, q) = a, b
+    if not p.std or not q.std:
         return 0.0
     rho = min(1.0, max(-1.0, shared / (p.std * q.std)))
     orders = p.profile(f).orders * q.profile(g).orders

@@ -290,6 +290,44 @@ def test_a_gradient_that_is_an_approximation_says_so() -> None:
     assert [line.endswith("~") for line in str(report).splitlines()[2:4]] == [True, False]
 
 
+class TwoWays(nn.Module):
+    """A sum, or a difference, of a function of a signal and of that signal with another."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], sign: float) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(256, 256), nn.Linear(256, 256)
+        self.head = nn.Linear(256, 256)
+        self.function, self.sign = function, sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.one(x)
+        return self.head(self.function(a) + self.sign * self.function(a + self.other(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "sign", "most"),
+    [(F.gelu, 1.0, 1.1), (torch.relu, 1.0, 1.1), (torch.tanh, -1.0, 1.5)],
+)
+def test_what_comes_back_by_two_functions_is_one_gradient(
+    function: Callable[[Tensor], Tensor], sign: float, most: float
+) -> None:
+    torch.manual_seed(0)
+    report = initialize_(TwoWays(function, sign), torch.randn(64, 256))
+    assert worst(report) < most  # 1.35 and 2.3 times
+    assert "come back" in report.weights[0].gradient_note
+
+
+@pytest.mark.parametrize("groups", [64, 32, 8])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.GELU])
+def test_a_norm_takes_off_what_a_mean_gives_all_positions(
+    activation: type[nn.Module], groups: int
+) -> None:
+    torch.manual_seed(0)
+    model = pooled(64, nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(groups, 64), activation())
+    report = initialize_(model, torch.randn(16, 3, 16, 16))
+    assert worst(report) < 1.15  # 4 behind SiLU and a group for each channel
+
+
 @pytest.mark.parametrize(("inputs", "kernel"), [(1, 1), (2, 1), (3, 1), (1, 3)])
 def test_batch_norms_behind_weights_of_few_inputs(inputs: int, kernel: int) -> None:
     """Units whose few weights, or inputs, are small have large gradients; so the draws differ."""

@@ -180,6 +180,21 @@ def test_positions_share_what_the_covariances_say(name: str) -> None:
         assert weight.gradient_rms == pytest.approx(weight.measured_gradient_rms, rel=0.25)
 
 
+@pytest.mark.parametrize("function", [torch.relu, F.gelu, torch.abs])
+def test_the_largest_of_many_is_that_of_all_of_them(function: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Of(
+        lambda m, x: m.top(function(m.first(x)).amax(1)),
+        first=nn.Linear(128, 512),
+        top=nn.Linear(512, 64),
+    )
+    report = initialize_(model, torch.randn(4, 1024, 128))
+    assert "maximum of 1024" in report.weights[1].fed_by
+    for weight in report.weights:  # 1.4 times if that is taken for the largest of 64
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.02)
+        assert weight.gradient_rms == pytest.approx(weight.measured_gradient_rms, rel=0.1)
+
+
 @pytest.mark.parametrize("keys", [1, 2, 5, 40])
 @pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 6.0, 17.0])
 @pytest.mark.parametrize("alike", [0.0, 0.6, 1.0])

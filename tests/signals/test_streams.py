@@ -1,12 +1,14 @@
 """A report says which residual stream a weight's branch joins, and how large that is there."""
 
+import time
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the models are PyTorch's")
 
 from torch import Tensor, nn  # noqa: E402
 
-from gainreg.adapters.torch import initialize_  # noqa: E402
+from gainreg.adapters.torch import initialize_, plan  # noqa: E402
 
 
 class Branch(nn.Module):
@@ -103,3 +105,22 @@ def test_what_is_made_of_parameters_and_added_everywhere_is_no_stream() -> None:
             return x
 
     assert {number for number, _ in streams(Biased()).values()} == {0}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stream_of_nonlinear_branches_costs_no_more_for_its_depth(inside: bool) -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(80))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + 0.1 * torch.relu(layer(x) + x if inside else layer(x))
+            return x
+
+    model, x = Deep(), torch.randn(8, 64)
+    before = time.perf_counter()
+    made = plan(model, x)
+    assert time.perf_counter() - before < 20  # 0.6 s and 3 s; for ever if branches meet the stream
+    assert len(made.weights) == 80

@@ -20,6 +20,10 @@ from gainreg.signals.trace import MASKED, Constant, Trace, measured
 # Steps whose numbers are those of their input, but for factors and what is added to all of them.
 SAME = ("view", "dropout", "scale", "add", "concatenate")
 
+# So many sums of two signals are looked through for scores: these pass one, with a table of biases
+# or the scores of the layer before, or two. In a stream of residual sums the search had no end.
+SUMS = 3
+
 # Steps that make each unit of that unit; multiplied is a key that is divided by its norm.
 UNITWISE = (*SAME, "normalise", "multiply", "elementwise")
 
@@ -129,19 +133,21 @@ def _before_heads(node: Node, rule: str) -> Node | None:
     return node if node.rule == rule else None
 
 
-def origin(node: Node) -> Node:
-    """Where a signal comes from, but for what leaves it what it is."""
+def origin(node: Node, sums: int = SUMS) -> Node:
+    """Where a signal comes from, but for what leaves it what it is; through so many sums of two
+    signals, one of them being scores."""
     while node.rule in SAME and node.inputs:
         if node.rule == "add" and len(node.inputs) > 1:  # a sum with a mask or a bias
             signals = [parent for parent in node.inputs if parent.rule != "given"]
-            scored = [it for it in map(origin, signals) if it.rule == "scores"]
-            if len(signals) != 1 and len(scored) != 1:
-                return node
-            node = signals[0] if len(signals) == 1 else scored[0]
+            if len(signals) != 1:
+                found = [origin(parent, sums - 1) for parent in signals] if sums else []
+                scored = [it for it in found if it.rule == "scores"]
+                return scored[0] if len(scored) == 1 else node
+            node = signals[0]
         else:
             node = node.inputs[0]
     if node.rule == "elementwise" and len(node.inputs) == 1:  # scores may be capped, as by a tanh
-        capped = origin(node.inputs[0])
+        capped = origin(node.inputs[0], sums)
         return capped if capped.rule == "scores" else node
     return node
 

@@ -49,7 +49,7 @@ from gainreg.signals.state import (
     Root,
     Source,
     State,
-    covariance,
+    covariances,
     fresh,
     of_root,
     opened,
@@ -119,7 +119,9 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
             shift += k * (state.function.scale * state.root.shift + state.function.shift)
         for source, factor in terms_of(state).items():
             terms[source] = terms.get(source, 0.0) + k * factor
-    terms = {source: k for source, k in terms.items() if k}
+    start = _longest(varying, terms)
+    first = start[0].terms if start else ()
+    terms = {source: terms[source] for source in (*first, *terms) if terms[source]}
     m = _of_terms(terms, shift)
     copied = math.fsum(
         k**2 * (_broadcast(node, i, s.moments).across_positions - s.moments.across_positions)
@@ -128,20 +130,67 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     m = replace(m, across_positions=m.across_positions + copied)
     total = math.fsum(k**2 * s.q for s, k in varying)
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
-    root = Root(node.id, terms, shift, m)
-    first = of_root(root, IDENTITY, alike, "a sum")
+    root = Root(node.id, terms, shift, m, start)
+    state = of_root(root, IDENTITY, alike, "a sum")
+    met = _returning(states, factors)
     return Step(
-        replace(first, noise=noise),
+        replace(state, noise=noise),
         tuple(
-            _added(node, i, s, k, root)
-            for i, (s, k) in enumerate(zip(states, factors, strict=True))
+            _added(node, i, s, k, root, more)
+            for i, (s, k, more) in enumerate(zip(states, factors, met, strict=True))
         ),
+        note="" if set(met) == {1.0} else RETURNING,
     )
 
 
-def _added(node: Node, i: int, x: State, k: float, made: Root) -> Factor:
+def _returning(states: Sequence[State], factors: Sequence[float]) -> list[float]:
+    """How many times as large the mean square of a gradient by each of the functions of Gaussians
+    that are added counts as, so that what comes back to the sources they have in common by all of
+    them is that of one gradient: of slopes f′ and g′ by a source, E[(f′ + g′)²]."""
+    curved = [i for i, s in enumerate(states) if s.function.core is not None and s.root.gaussian]
+    sources = list(dict.fromkeys(s for i in curved for s in states[i].root.terms))
+    ways = np.array([[states[i].root.terms.get(s, 0.0) for s in sources] for i in curved])
+    met = [1.0] * len(states)
+    if len(curved) < 2 or (np.count_nonzero(ways, 0) < 2).all():
+        return met
+    both = np.zeros((len(curved), len(curved)))  # E[f′·g′], by the derivative of E[f·g] by ρ
+    sizes = [s.moments.variance for s in sources]
+    for a, i in enumerate(curved):
+        for b, j in enumerate(curved):
+            p, q = states[i], states[j]
+            std = p.root.std * q.root.std
+            rho = min(1.0, max(-1.0, float(np.sum(ways[a] * ways[b] * sizes)) / std))
+            orders = np.arange(1, len(p.profile.orders))
+            slope = float(
+                p.profile.orders[1:] * q.profile.orders[1:] @ (orders * rho ** (orders - 1))
+            )
+            both[a, b] = factors[i] * factors[j] * (slope / std if a != b else p.profile.slope)
+    from scipy.optimize import nnls
+
+    apart = ways**2 * np.diag(both)[:, None]
+    wanted = np.einsum("as,bs,ab->s", ways, ways, both)
+    scale = apart.sum(0)
+    for i, more in zip(curved, nnls((apart / scale).T, wanted / scale)[0], strict=True):
+        met[i] = float(more)
+    return met
+
+
+def _longest(
+    parts: Sequence[tuple[State, float]], terms: dict[Source, float]
+) -> tuple[Root, float] | None:
+    """The stream among what is added, with its factor: what has most of the sources, none of which
+    another part has too."""
+    lines = [(s.root, k * s.function.scale) for s, k in parts if s.function.core is None]
+    if not lines:
+        return None
+    root, factor = max(lines, key=lambda line: len(line[0].terms))
+    alone = all(terms.get(source) == k * factor for source, k in root.terms.items())
+    return (root, factor) if alone else None
+
+
+def _added(node: Node, i: int, x: State, k: float, made: Root, more: float) -> Factor:
     due = min(1.0, k**2 * part(x.moments.variance, made.moments.variance))
-    return along(_spread_out(node, i, x, k**2, k**2, k**2, due), made, x, k)
+    return along(_spread_out(node, i, x, more * k**2, k**2, k**2, due), made, x, k)
 
 
 def _sum(factors: tuple[float, ...], shift: float) -> Operation:
@@ -158,9 +207,7 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
     own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
-    for i, (a, j) in enumerate(items):
-        for b, k in items[:i]:
-            second += 2 * j * k * covariance(a, b)
+    second += 2 * math.fsum(terms[a] * terms[b] * c for a, b, c in covariances(terms))
     square = mean**2
     second = max(0.0, second)
     return Moments(
@@ -289,6 +336,9 @@ def _spread_out(
         ww=along**2,
     )
 
+
+# What a gradient by something with several functions of one signal in a sum is.
+RETURNING = "gradients that come back to one signal by several functions of it"
 
 # So far, in standard deviations, something is moved for the slope of what is made of it.
 STEP = 1e-5

@@ -16,6 +16,7 @@ from gainreg.signals.functions import (
     FloatArray,
     Function,
     Operation,
+    of_values,
     slopes_at,
     slopes_on_nodes,
 )
@@ -23,6 +24,7 @@ from gainreg.signals.layout import UNIT, Mixing, count
 from gainreg.signals.rules.elementwise import elementwise, of_units
 from gainreg.signals.rules.step import (
     Back,
+    Factor,
     Profiles,
     Step,
     along,
@@ -42,8 +44,9 @@ from gainreg.signals.state import (
 )
 from gainreg.signals.tape import Node
 
-# The largest of more variables than this is taken for the largest of so many: from 64 to 200 it
-# grows by 15 %.
+# The largest of more variables than this is that of so many; of the rest of them, only the largest
+# and the smallest count, one of which is where any but a function with a maximum in between is
+# largest: of that, so many come near it.
 MOST = 64
 
 # So much of the variance may units have in common, and a norm still takes one number off them all.
@@ -128,6 +131,9 @@ def normalise(
         ]
         alone = count(node.layout)[UNIT]
         down[:3, :3] = factor * _projected(positions, samples, alone, x.gaussian, *alike)
+    elif centred and positions > 1:  # the gradients of a group's units have nothing in common
+        down += factor / units * from_to(hg=-1.0, hh=-1.0, kk=-1.0)
+    together = units if centred and positions > 1 == samples else math.inf
     uniform = abs(square - scale**2) <= 1e-12 * square and abs(shift_square - shift**2) < 1e-12
     beyond = (_in_common(m, positions, samples) - pair) / units if centred else 0.0
     if uniform and centred and units == 1 < samples and (by_unit := _of_weight(x)):
@@ -139,15 +145,39 @@ def normalise(
         return Step(state, (along(down, state.root, x),), note=note)
     if not uniform or beyond > LITTLE * spread:
         state = _fresh_like(node, x, moments, phrase)
-        return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
+        by = _beside_output(down, factor / together, state.root, x)
+        return Step(replace(state, noise=0.0), (by,), note=note)
     # what is taken off is one number: still a function of the same variables
-    by = math.sqrt(k) * scale
-    f = x.function.scaled(by, shift - by * (m.mean if centred else 0.0))
+    stretch = math.sqrt(k) * scale
+    f = x.function.scaled(stretch, shift - stretch * (m.mean if centred else 0.0))
     if f.core is None:
         state = of_root(_scaled_root(node, x.root, f, moments), IDENTITY, (x,), phrase)
     else:
         state = replace(of_root(x.root, f, (x,), phrase), moments=moments)
-    return Step(replace(state, noise=0.0), (along(down, state.root, x),), note=note)
+    by = _beside_output(down, factor / together, state.root, x)
+    return Step(replace(state, noise=0.0), (by,), note=note)
+
+
+def _beside_output(down: Back, share: float, made: Root, x: State) -> Factor:
+    """The factor of a norm over a sample's positions that takes so much of a gradient's part along
+    the output off: where all positions have a gradient in common, which leans on the values, as
+    behind an activation that a mean follows, that part is not small."""
+
+    def by(profiles: Profiles) -> tuple[Back, Profiles]:
+        passed, lean = along(down, made, x), profiles.lean
+        found, left = passed(profiles) if callable(passed) else (passed, Profiles())
+        if lean is None or not share or not made.std:
+            return found, left
+        common = of_values(lambda _: lean, made.values).covariance(
+            made.correlation(made.moments.across_positions)
+        )
+        z = (made.values - made.moments.mean) / made.std
+        leaning = float(WEIGHTS @ (lean * z)) ** 2
+        if common <= LITTLE * leaning:
+            return found, left
+        return found + from_to(hg=-share * leaning / common), left
+
+    return by
 
 
 def _of_weight(x: State) -> tuple[State, State] | None:
@@ -230,7 +260,7 @@ def _clip(c: float, q: float) -> float:
 
 def _scaled_root(node: Node, root: Root, f: Function, moments: Moments) -> Root:
     terms = {source: f.scale * k for source, k in root.terms.items()}
-    return Root(node.id, terms, f.scale * root.shift + f.shift, moments)
+    return Root(node.id, terms, f.scale * root.shift + f.shift, moments, (root, f.scale))
 
 
 def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
@@ -370,11 +400,21 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     Neighbours behind a convolution are no more alike than a typical pair: they have inputs in
     common, but each with another weight.
     """
-    from scipy.special import ndtr
+    from scipy.special import ndtr, ndtri
 
-    units = min(units, MOST)
-    positions = min(positions, MOST // units)
-    root = x.root
+    root, n = x.root, positions * units
+    apart = n > MOST and units > MOST // 4  # of many units it is as if each had its own Gaussian
+    shares = 1 if apart else units
+    each = min(n, MOST) // shares
+    rest = n / shares - each + 2 if n > MOST else 0  # by the largest and the smallest
+
+    def furthest(z: FloatArray, i: int) -> FloatArray:
+        """The largest and the smallest of the rest are the first two."""
+        if not rest or i % each > 1:
+            return z
+        found: FloatArray = ndtri(ndtr(z) ** (1 / rest)) * (1 - 2 * (i % each))
+        return found
+
     known = (min(1.0, max(0.0, root.correlation(c))) for c in root.moments.products[1:])
     rho, across, both = known
     both = min(both, rho, across)
@@ -390,8 +430,9 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
             for (r, first), other in zip(parts, others, strict=True)
         )
         found, at = np.full(POINTS, -np.inf), np.zeros(POINTS)
-        for i in range(units * positions):
-            z = math.sqrt(rho) * common[i // positions] + math.sqrt(1 - rho) * own[i]
+        for i in range(shares * each):
+            one, other = math.sqrt(rho) * common[i if apart else i // each], math.sqrt(1 - rho)
+            z = furthest(one + other * own[i], i) if apart else one + other * furthest(own[i], i)
             mixed = np.interp(z, NODES, root.values)
             with np.errstate(all="ignore"):
                 values = x.function(mixed)
@@ -402,14 +443,14 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     y, at = largest(1.0, 1.0)
     q = float(np.mean(y * y))
     together = both / rho if rho else 0.0
-    apart = (across - both) / (1 - rho) if rho < 1 else 0.0
-    pairs = (1.0, 0.0), (together, apart), (together, 0.0)
+    beyond = (across - both) / (1 - rho) if rho < 1 else 0.0
+    pairs = (1.0, 0.0), (together, beyond), (together, 0.0)
     common = [min(q, float(np.mean(y * largest(*pair)[0]))) for pair in pairs]
     state = fresh(
         node.id,
         Moments(float(y.mean()), q, *common),
         (x,),
-        f"maximum of {positions * units} of {x.phrase}",
+        f"maximum of {n} of {x.phrase}",
         "maximum pooling, on samples",
         values=on_nodes(y),
     )
@@ -420,7 +461,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
     h *= share**2
     by = from_to(gg=share * g, hg=share * g * (same - 1), hh=h, kk=h, ww=1.0)
     on_node = slopes_on_nodes(x.function, root.values)
-    lean = ndtr(NODES) ** (positions * units - 1) * on_node
+    lean = ndtr(NODES) ** (n - 1) * on_node
     profile = lean * on_node / max(1e-300, float(WEIGHTS @ (lean * on_node)))
     return Step(state, (lambda _: (by, Profiles(profile, lean)),), to_roots=True)
 
