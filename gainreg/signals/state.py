@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,6 +89,15 @@ class Moments:
 
         return Moments(factor * self.mean + shift, *map(product, self.products))
 
+    def copied(self, before: int, after: int) -> Moments:
+        """The moments at so many positions, of copies of fewer: some pairs of them are the same."""
+        if before >= after:
+            return self
+        q, c, s, elsewhere = self.products
+        same = (after / before - 1) / (after - 1)
+        across, elsewhere = c + same * (q - c), elsewhere + same * (s - elsewhere)
+        return replace(self, across_positions=across, elsewhere=elsewhere)
+
     def scaled(self, factor: float, square: float | None = None) -> Moments:
         """The moments of k·x for an independent k of mean ``factor`` and mean square ``square``.
 
@@ -146,10 +156,17 @@ class Source:
     gated: tuple[State, State] | None = field(default=None, compare=False)
     values: tuple[FloatArray, ...] = field(default=(), compare=False)
 
-    def viewed(self, view: Hashable) -> Source:
-        """The same variable, its elements in another order, or some of them."""
-        of = None if self.of is None else replace(self.of, root=self.of.root.viewed(view, -1))
-        return replace(self, key=follow(self.key, view), of=of, made=None)
+    @property
+    def turned(self) -> bool:
+        """Whether its positions are seen along another axis."""
+        return any(isinstance(view, Along) for view in self.key)
+
+    def viewed(self, view: Hashable, before: int, after: int) -> Source:
+        """The same variable, its elements in another order, or some of them, or again and again:
+        at so many positions before and after."""
+        of = None if self.of is None else self.of.viewed(view, -1, before, after)
+        m = self.moments.copied(before, after)
+        return replace(self, key=follow(self.key, view), of=of, made=None, moments=m)
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,13 @@ class Permutation:
     def result(self) -> tuple[int, ...]:
         """The shape afterwards."""
         return tuple(self.shape[axis] for axis in self.order)
+
+
+class Along(NamedTuple):
+    """A view that sees a signal's positions along axes, counted from the last, where others lie, or
+    copies it along them."""
+
+    axes: tuple[int, ...]
 
 
 def follow(key: tuple[Hashable, ...], view: Hashable) -> tuple[Hashable, ...]:
@@ -306,10 +330,10 @@ class Root:
             found.append(float(rho ** np.arange(len(by_gate)) @ by_gate @ r**powers))
         return found
 
-    def viewed(self, view: Hashable, node: int) -> Root:
+    def viewed(self, view: Hashable, node: int, before: int, after: int) -> Root:
         """The same combination of the sources' views."""
-        terms = {source.viewed(view): k for source, k in self.terms.items()}
-        return Root(node, terms, self.shift, self.moments)
+        terms = {source.viewed(view, before, after): k for source, k in self.terms.items()}
+        return Root(node, terms, self.shift, self.moments.copied(before, after))
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,6 +382,11 @@ class State:
         """Of its linear part, as that of a source."""
         linear = self.profile.orders[1] ** 2 / self.moments.variance if self.function.core else 1.0
         return float(self.root.aligned * linear**2)
+
+    def viewed(self, view: Hashable, node: int, before: int, after: int) -> State:
+        """The same function of the root's view."""
+        root, m = self.root.viewed(view, node, before, after), self.moments.copied(before, after)
+        return replace(self, root=root, moments=m)
 
     def source(self, key: tuple[Hashable, ...]) -> Source:
         """The state as a random variable of its own."""
@@ -424,6 +453,16 @@ def product_mean(a: Source, b: Source) -> float:
     return a.moments.mean * b.moments.mean + _covariance(a, b)
 
 
+def elsewhere(a: Source, b: Source) -> bool:
+    """Whether two sources are one variable at two positions."""
+    if a.key == b.key or not (a.turned or b.turned):
+        return False
+    left, right = (
+        [view for view in it.key if not isinstance(view, Along)] for it in (a, b)
+    )
+    return left == right
+
+
 def _covariance(a: Source, b: Source) -> float:
     """Of a function of a Gaussian root with another such, or with a Gaussian source: Σ aₖ·bₖ·ρᵏ,
     with the functions' Hermite coefficients; 0 for independent ones."""
@@ -433,6 +472,11 @@ def _covariance(a: Source, b: Source) -> float:
     (f, p), (g, q) = left, right
     shared = math.fsum(
         k * q.terms[s] * s.moments.variance for s, k in p.terms.items() if s in q.terms
+    ) + math.fsum(
+        j * k * (s.moments.across_positions - s.moments.mean**2)
+        for s, j in p.terms.items()
+        for t, k in q.terms.items()
+        if elsewhere(s, t)
     )
     if not shared or not p.std or not q.std:
         return 0.0

@@ -29,7 +29,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, UNIT, Layout
-from gainreg.signals.signal import Signal, record
+from gainreg.signals.signal import Signal, record, together
 from gainreg.signals.state import Moments, mean_products
 from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape
 
@@ -350,7 +350,7 @@ class Trace(ABC):
         """The output's layout, and the signals of tensors that broadcast to it."""
         known = [entry.layout for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
         like = layouts.broadcast(known, self.outputs[0].shape)
-        return like, [self.signal(tensor, like) for tensor in tensors]
+        return like, together(self.tape, [self.signal(it, like) for it in tensors], like)
 
     def without_signal(self, *tensors: Any) -> Entry:
         """What is made of tensors that are no signals."""

@@ -44,6 +44,7 @@ from gainreg.signals.state import (
     Source,
     State,
     fresh,
+    elsewhere,
     in_order,
     joined,
     mixed,
@@ -124,7 +125,10 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     terms = {source: k for source, k in terms.items() if k}
     m = _of_terms(terms, shift)
     copied = math.fsum(
-        k**2 * (_broadcast(node, i, s.moments).across_positions - s.moments.across_positions)
+        k**2 * (
+            s.moments.copied(node.input_positions[i], node.positions).across_positions
+            - s.moments.across_positions
+        )
         for i, (s, k) in enumerate(zip(states, factors, strict=True))
     )
     m = replace(m, across_positions=m.across_positions + copied)
@@ -159,13 +163,17 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     items = list(terms.items())
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
-    own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
+    own = [[k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items]
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
-            if a.gaussian and b.gaussian:
+            apart = elsewhere(a, b)
+            if a.gaussian and b.gaussian and not apart:
                 continue
             shared = 2 * j * k * (product_mean(a, b) - a.moments.mean * b.moments.mean)
             second += shared
+            if apart:  # as any two positions have it, of one sample or of two
+                other = 2 * j * k * (a.moments.elsewhere - a.moments.mean**2)
+                own.append([shared, other, other])
     square = mean**2
     second = max(0.0, second)
     return Moments(
@@ -186,7 +194,10 @@ def multiply(node: Node, a: State, b: State) -> Step:
         return elementwise(node, a, b, operation=PRODUCT)
     if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
-    m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
+    m, n = (
+        x.moments.copied(before, node.positions)
+        for x, before in zip((a, b), node.input_positions, strict=True)
+    )
     both = zip(m.products, n.products, strict=True)
     moments = Moments(m.mean * n.mean, *(one * other for one, other in both))
     values = np.multiply.outer(*(points_of(state) for state in (a, b)))
@@ -240,19 +251,6 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
         return _spread_out(node, i, x, g, h, h), (None, None)
 
     return down
-
-
-def _broadcast(node: Node, i: int, m: Moments) -> Moments:
-    """The moments of an input at the positions of the output: of copies at several, some pairs of
-    positions are the same."""
-    before, after = node.input_positions[i], node.positions
-    if before >= after:
-        return m
-    same = (after / before - 1) / (after - 1)
-    q, c, s, elsewhere = m.products
-    return replace(
-        m, across_positions=c + same * (q - c), elsewhere=elsewhere + same * (s - elsewhere)
-    )
 
 
 def _divisor(node: Node, x: State) -> State:

@@ -24,8 +24,10 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
     """Reshape, transpose, slice, expand, gather, cast: unchanged; gradients are counted."""
     if view is None:
         return Step(x)
-    root = x.root.viewed(view, node.id)
-    state, by = replace(x, root=root), _moved(node)
+    padded = isinstance(view, tuple) and view[0] == "padded"
+    copied = node.size > node.input_sizes[0] and not padded
+    positions = (node.input_positions[0], node.positions) if copied else (1, 1)
+    state, by = x.viewed(view, node.id, *positions), _moved(node)
     return Step(state, (lambda given, lean: (by, (given, lean)),), to_roots=True)
 
 

@@ -86,7 +86,7 @@ def _unbound(trace: Trace, x: Tensor, dim: int = 0) -> Any:
 @rule(aten.expand, alone=True)
 def _expanded(trace: Trace, x: Tensor, sizes: Any, **rest: Any) -> Any:
     y = trace.outputs[0]
-    return trace.entry(x) if x.shape == y.shape else operations.expanded(trace.entry(x), y.shape)
+    return trace.entry(x) if x.shape == y.shape else operations.expanded(trace, trace.entry(x), y.shape)
 
 
 @rule(
