@@ -204,14 +204,13 @@ def expanded(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     sizes = tuple(map(layouts.size, layout))[::-1]
     own = tuple(map(layouts.size, signal.layout))[::-1]
     copied = tuple(i for i, n in enumerate(sizes) if i >= len(own) or own[i] < n > 1)
-    made = record(tape, "view", [signal], layout, view=Along(copied))
+    made = record(tape, "view", [signal], layout, view=Along(copied, signal.node.positions))
     return replace(made, rows=signal.rows, narrow=signal)
 
 
 def together(tape: Tape, signals: Sequence[Signal], layout: Layout) -> list[Signal]:
     """Signals that an elementwise operation broadcasts to a layout: before they were expanded, but
-    for axes that none of them has else. What has positions along another axis than where it was
-    made, and meets other positions there, is not the same variable as these."""
+    for axes that none of them has else."""
     narrow = [signal.narrow or signal for signal in signals]
     shape = tuple(map(layouts.size, layout))
     reach = tuple(map(max, zip(*(_sizes(signal, len(shape)) for signal in narrow), strict=True)))
@@ -230,12 +229,17 @@ def together(tape: Tape, signals: Sequence[Signal], layout: Layout) -> list[Sign
 
 
 def _along_other(tape: Tape, signal: Signal, layout: Layout) -> Signal:
-    """A signal that lacks an axis of positions, as seen along the one that it has."""
-    places, made = _positions(signal.layout), _positions(signal.node.layout)
-    lacks = _positions(layout) != places and len(_positions(layout)) > len(places)
-    if signal.node.rule == "given" or not lacks or len(made) != len(places) or made == places:
+    """A signal that lacks an axis of positions: another variable where it, or what it is a function
+    of, first had its positions along another axis."""
+    places, node = _positions(signal.layout), signal.node
+    if node.rule == "given" or not places or len(_positions(layout)) <= len(places):
         return signal
-    return record(tape, "view", [signal.whole], signal.layout, view=Along(places))
+    while node.rule in ("add", "elementwise") and len(node.inputs) == 1:
+        node = node.inputs[0]
+    if tape.places.setdefault(node, places) == places:
+        return signal
+    view = Along(places, signal.node.positions)
+    return record(tape, "view", [signal.whole], signal.layout, view=view)
 
 
 def _positions(layout: Layout) -> tuple[int, ...]:

@@ -156,10 +156,10 @@ class Source:
     gated: tuple[State, State] | None = field(default=None, compare=False)
     values: tuple[FloatArray, ...] = field(default=(), compare=False)
 
-    @property
-    def turned(self) -> bool:
-        """Whether its positions are seen along another axis."""
-        return any(isinstance(view, Along) for view in self.key)
+    @functools.cached_property
+    def along(self) -> tuple[Along, ...]:
+        """The views along other axes that were taken of it."""
+        return tuple(view for view in self.key if isinstance(view, Along))
 
     def viewed(self, view: Hashable, before: int, after: int) -> Source:
         """The same variable, its elements in another order, or some of them, or again and again:
@@ -183,10 +183,11 @@ class Permutation:
 
 
 class Along(NamedTuple):
-    """A view that sees a signal's positions along axes, counted from the last, where others lie, or
-    copies it along them."""
+    """A view that sees a signal's positions, so many, along axes, counted from the last, where
+    others lie, or copies it along them."""
 
     axes: tuple[int, ...]
+    positions: int
 
 
 def follow(key: tuple[Hashable, ...], view: Hashable) -> tuple[Hashable, ...]:
@@ -453,14 +454,17 @@ def product_mean(a: Source, b: Source) -> float:
     return a.moments.mean * b.moments.mean + _covariance(a, b)
 
 
-def elsewhere(a: Source, b: Source) -> bool:
-    """Whether two sources are one variable at two positions."""
-    if a.key == b.key or not (a.turned or b.turned):
-        return False
-    left, right = (
-        [view for view in it.key if not isinstance(view, Along)] for it in (a, b)
-    )
-    return left == right
+def met(a: Source, b: Source) -> float:
+    """E[a·b] − E[a]·E[b] of one variable at two positions, along an axis each, of which some pairs
+    are the same; 0 of other variables."""
+    along = a.along + b.along
+    if not along or a.key == b.key:
+        return 0.0
+    left, right = ([view for view in it.key if view not in along] for it in (a, b))
+    if left != right:
+        return 0.0
+    m, n = a.moments, max(view.positions for view in along)
+    return m.across_positions + (m.second_moment - m.across_positions) / n - m.mean**2
 
 
 def _covariance(a: Source, b: Source) -> float:
@@ -472,12 +476,7 @@ def _covariance(a: Source, b: Source) -> float:
     (f, p), (g, q) = left, right
     shared = math.fsum(
         k * q.terms[s] * s.moments.variance for s, k in p.terms.items() if s in q.terms
-    ) + math.fsum(
-        j * k * (s.moments.across_positions - s.moments.mean**2)
-        for s, j in p.terms.items()
-        for t, k in q.terms.items()
-        if elsewhere(s, t)
-    )
+    ) + math.fsum(j * k * met(s, t) for s, j in p.terms.items() for t, k in q.terms.items())
     if not shared or not p.std or not q.std:
         return 0.0
     rho = min(1.0, max(-1.0, shared / (p.std * q.std)))

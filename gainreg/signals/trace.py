@@ -346,10 +346,16 @@ class Trace(ABC):
         keep = sum(n * share for n, share in rows.counts) / layouts.size(layout[-1])
         return record(self.tape, "dropout", [made], layout, keep=keep, factor=1.0)
 
+    def like(self, *tensors: Any) -> Layout:
+        """The output's layout where tensors broadcast to it: what they had before they were
+        expanded counts first."""
+        known = [entry for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
+        before = [entry.narrow.layout for entry in known if entry.narrow]
+        return layouts.broadcast([*before, *(it.layout for it in known)], self.outputs[0].shape)
+
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
-        known = [entry.layout for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
-        like = layouts.broadcast(known, self.outputs[0].shape)
+        like = self.like(*tensors)
         return like, together(self.tape, [self.signal(it, like) for it in tensors], like)
 
     def without_signal(self, *tensors: Any) -> Entry:

@@ -104,7 +104,7 @@ def divided(trace: Trace, a: Any, b: Any) -> Entry:
 
 def scaled(trace: Trace, x: Any, other: Any) -> Signal:
     """A signal times a parameter or a constant tensor."""
-    layout, (signal, _) = trace.broadcast(x, x)
+    layout, signal = trace.like(x), trace.signal(x)
     entry = trace.entry(other)
     learned = entry.name if isinstance(entry, Weight) else ""
     if learned:

@@ -44,9 +44,9 @@ from gainreg.signals.state import (
     Source,
     State,
     fresh,
-    elsewhere,
     in_order,
     joined,
+    met,
     mixed,
     names_of,
     of_root,
@@ -125,7 +125,8 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     terms = {source: k for source, k in terms.items() if k}
     m = _of_terms(terms, shift)
     copied = math.fsum(
-        k**2 * (
+        k**2
+        * (
             s.moments.copied(node.input_positions[i], node.positions).across_positions
             - s.moments.across_positions
         )
@@ -166,14 +167,14 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     own = [[k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items]
     for i, (a, j) in enumerate(items):
         for b, k in items[:i]:
-            apart = elsewhere(a, b)
-            if a.gaussian and b.gaussian and not apart:
+            pair = met(a, b)
+            if a.gaussian and b.gaussian and not pair:
                 continue
             shared = 2 * j * k * (product_mean(a, b) - a.moments.mean * b.moments.mean)
             second += shared
-            if apart:  # as any two positions have it, of one sample or of two
-                other = 2 * j * k * (a.moments.elsewhere - a.moments.mean**2)
-                own.append([shared, other, other])
+            if pair:  # any two positions have it, of one sample or of two
+                others = (a.moments.across_positions, *2 * (a.moments.elsewhere,))
+                own.append([2 * j * k * (c - a.moments.mean**2) for c in others])
     square = mean**2
     second = max(0.0, second)
     return Moments(

@@ -11,6 +11,7 @@ from gainreg.signals.functions import (
 )
 from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
 from gainreg.signals.state import (
+    Along,
     Moments,
     State,
     fresh,
@@ -24,10 +25,9 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
     """Reshape, transpose, slice, expand, gather, cast: unchanged; gradients are counted."""
     if view is None:
         return Step(x)
-    padded = isinstance(view, tuple) and view[0] == "padded"
-    copied = node.size > node.input_sizes[0] and not padded
-    positions = (node.input_positions[0], node.positions) if copied else (1, 1)
-    state, by = x.viewed(view, node.id, *positions), _moved(node)
+    copied = isinstance(view, Along)
+    before, after = (node.input_positions[0], node.positions) if copied else (1, 1)
+    state, by = x.viewed(view, node.id, before, after), _moved(node)
     return Step(state, (lambda given, lean: (by, (given, lean)),), to_roots=True)
 
 
