@@ -6,6 +6,7 @@ first axis is a run of two. Numbers that are averaged over are counted here, not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -178,11 +179,15 @@ class Mixing(NamedTuple):
         return cls(*map(float, sums), *map(float, matrix.shape))
 
     @classmethod
-    def running(cls, n: int, least: int = 1) -> Mixing:
-        """That of sums of ``least`` elements and more, one more each."""
+    def running(cls, n: int, least: int = 1, weights: Sequence[float] = ()) -> Mixing:
+        """That of sums of ``least`` elements and more, one more each, times a weight each."""
+        factors = [*weights] or [1.0] * n
         numbers = range(least, n + least)
-        once, twice = float(sum(numbers)), float(sum(j * j for j in numbers))
-        return cls(once, twice, twice, once, n, n)
+        rows = [k * j for k, j in zip(factors, numbers, strict=True)]
+        columns = itertools.accumulate(reversed(factors[1 - least :]))
+        squares = sum(k * row for k, row in zip(factors, rows, strict=True))
+        twice, down = sum(row**2 for row in rows), sum(column**2 for column in columns)
+        return cls(squares, twice, down, sum(rows), n, n)
 
     def beside(self, others: float) -> Mixing:
         """The same for each of so many others."""

@@ -52,11 +52,15 @@ def blended(
     return trace.record("blend", [signal.whole], layout, mixing=mixing, units=role == UNIT)
 
 
-def running_sum(trace: Trace, signal: Signal, axis: int, least: int = 1) -> Signal:
-    """Sums of the first elements along an axis: of so many, and one more each."""
+def running_sum(
+    trace: Trace, signal: Signal, axis: int, least: int = 1, weights: Sequence[float] = ()
+) -> Signal:
+    """Sums of the first elements along an axis: of so many, and one more each; times weights."""
     shape = tuple(map(layouts.size, signal.layout))
-    made = blended(trace, signal, {axis: Mixing.running(shape[axis], least)}, shape)
-    trace.recipes[made.node] = Recipe("running sum", (signal,), {}, (axis,))
+    mixing = Mixing.running(shape[axis], least, weights)
+    made = blended(trace, signal, {axis: mixing}, shape)
+    if least and not weights:
+        trace.recipes[made.node] = Recipe("running sum", (signal,), {}, (axis,))
     return made
 
 
