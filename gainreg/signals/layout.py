@@ -7,6 +7,7 @@ and known maps over positions summed up.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -235,11 +236,16 @@ class Mixing(NamedTuple):
         return cls(*(it / n for it in (*sums, rows.size, columns.size)))
 
     @classmethod
-    def running(cls, n: int, least: int = 1) -> Mixing:
-        """That of sums of ``least`` elements and more, one more each."""
+    def running(cls, n: int, least: int = 1, weights: Sequence[float] = ()) -> Mixing:
+        """That of sums of ``least`` elements and more, one more each, times a weight each."""
+        factors = [*weights] or [1.0] * n
         numbers = range(least, n + least)
-        once, twice = float(sum(numbers)), float(sum(j * j for j in numbers))
-        return cls(once, twice, twice, once, once**2, n * (least == 1), n, n)
+        rows = [k * j for k, j in zip(factors, numbers, strict=True)]
+        columns = itertools.accumulate(reversed(factors[1 - least :]))
+        squares = sum(k * row for k, row in zip(factors, rows, strict=True))
+        twice, down = sum(row**2 for row in rows), sum(column**2 for column in columns)
+        whole, own = sum(rows), sum(factors) * (least == 1)
+        return cls(squares, twice, down, whole, whole**2, own, n, n)
 
     @classmethod
     def average(cls, n: float, outputs: int, inputs: int) -> Mixing:

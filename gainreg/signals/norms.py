@@ -59,18 +59,57 @@ class _Found(NamedTuple):
 
 
 def recognise(tape: Tape) -> None:
-    """Make every norm that is written out one step, and drop what leads nowhere."""
-    found = False
-    followers: dict[Node, list[Node]] = {node: [] for node in tape.nodes}
-    for node in tape.nodes:
-        for parent in dict.fromkeys(node.inputs):
-            followers[parent].append(node)
+    """Make every norm that is written out one step, drop what leads nowhere, and say which means
+    are signals of their own."""
+    found, followers = False, _followers(tape)
     for node in list(tape.nodes):
         if node.rule in ("mean", "deviation") and _averaged(node) is not None:
             for x in _averages_of(node):
                 found = _replace(tape, node, x, followers) or found
     if found:
         tape.prune()
+    followers = _followers(tape)
+    for node in tape.nodes:
+        if node.rule == "mean" and _alone(node, tape, followers):
+            node.facts["alone"] = True
+
+
+def _followers(tape: Tape) -> dict[Node, list[Node]]:
+    """The steps that take each step's output."""
+    followers: dict[Node, list[Node]] = {node: [] for node in tape.nodes}
+    for node in tape.nodes:
+        for parent in dict.fromkeys(node.inputs):
+            followers[parent].append(node)
+    return followers
+
+
+def _alone(mean: Node, tape: Tape, followers: Mapping[Node, list[Node]]) -> bool:
+    """Whether a mean goes on as a signal, as a distance does, and not only beside other signals,
+    as what these are divided by or what is taken off them."""
+    waiting, made = [mean], {mean}
+    while waiting:
+        node = waiting.pop()
+        if node in tape.outputs:
+            return True
+        for later in followers[node]:
+            if later in made:
+                continue
+            ours = later.size <= mean.size and made.issuperset(
+                parent for parent in later.inputs if parent.rule != "given"
+            )
+            if ours and later.rule in (
+                "add",
+                "dropout",
+                "elementwise",
+                "multiply",
+                "scale",
+                "view",
+            ):
+                waiting.append(later)
+                made.add(later)
+            elif later.rule not in ("add", "elementwise", "multiply"):
+                return True
+    return False
 
 
 def _averaged(node: Node) -> tuple[int, int, int] | None:

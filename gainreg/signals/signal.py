@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gainreg.signals import layout as layouts
-from gainreg.signals.layout import Layout
+from gainreg.signals.layout import POSITION, Layout
 from gainreg.signals.softmax import Rows
-from gainreg.signals.state import Permutation
+from gainreg.signals.state import Along, Permutation
 from gainreg.signals.tape import Node, Tape
 
 # The rules that do to each element the same, wherever it is, and norms, for which ``apart`` says
@@ -33,6 +33,7 @@ class Signal:
         node, layout: these.
         rows: of masked scores, how many keys which share of the rows has left.
         padded: what was padded with zeros, of which a convolution counts itself what lies outside.
+        narrow: what it was expanded from, whose copies an elementwise operation makes itself.
         joint: what it was joined from.
     """
 
@@ -40,6 +41,7 @@ class Signal:
     layout: Layout
     rows: Rows | None = None
     padded: Padded | None = None
+    narrow: Signal | None = None
     joint: Joint | None = None
 
     @property
@@ -178,7 +180,7 @@ def each(
 
 def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     """The same elements in the same order, in another layout."""
-    here, joint = replace(signal, layout=layout), signal.joint
+    here, joint = replace(signal, layout=layout, narrow=None), signal.joint
     if list(map(layouts.size, layout)) != list(map(layouts.size, signal.layout)):
         here = replace(here, padded=None)
     if joint is None:
@@ -199,6 +201,64 @@ def reshaped(tape: Tape, signal: Signal, layout: Layout) -> Signal:
     return here.whole
 
 
+def expanded(tape: Tape, signal: Signal, layout: Layout) -> Signal:
+    """A signal again and again, along axes that it has of length 1 or not yet. Copies along the
+    same axes, counted from the last, are the same variables, wherever they are made."""
+    signal = replace(signal.whole, padded=None)
+    if signal.node.rule == "given" or signal.node.size == 1:
+        return replace(signal, layout=layout, narrow=signal)
+    sizes = tuple(map(layouts.size, layout))[::-1]
+    own = tuple(map(layouts.size, signal.layout))[::-1]
+    copied = tuple(i for i, n in enumerate(sizes) if i >= len(own) or own[i] < n > 1)
+    made = record(tape, "view", [signal], layout, view=Along(copied, signal.node.positions))
+    return replace(made, rows=signal.rows, narrow=signal)
+
+
+def together(tape: Tape, signals: Sequence[Signal], layout: Layout) -> list[Signal]:
+    """Signals that an elementwise operation broadcasts to a layout: before they were expanded, but
+    for axes that none of them has else."""
+    narrow = [signal.narrow or signal for signal in signals]
+    shape = tuple(map(layouts.size, layout))
+    reach = tuple(map(max, zip(*(_sizes(signal, len(shape)) for signal in narrow), strict=True)))
+    found = []
+    for wide, signal in zip(signals, narrow, strict=True):
+        own = _sizes(signal, len(shape))
+        sizes = tuple(n if most < n else k for n, most, k in zip(shape, reach, own, strict=True))
+        if sizes == own:
+            found.append(_along_other(tape, signal, layout))
+        elif sizes == _sizes(wide, len(shape)):
+            found.append(wide)
+        else:
+            axes = zip(layout, sizes, strict=True)
+            found.append(expanded(tape, signal, tuple(axis if n > 1 else () for axis, n in axes)))
+    return found
+
+
+def _along_other(tape: Tape, signal: Signal, layout: Layout) -> Signal:
+    """A signal that lacks an axis of positions: another variable where it, or what it is a function
+    of, first had its positions along another axis."""
+    places, node = _positions(signal.layout), signal.node
+    if node.rule == "given" or not places or len(_positions(layout)) <= len(places):
+        return signal
+    while node.rule in ("add", "elementwise") and len(node.inputs) == 1:
+        node = node.inputs[0]
+    if tape.places.setdefault(node, places) == places:
+        return signal
+    view = Along(places, signal.node.positions)
+    return record(tape, "view", [signal.whole], signal.layout, view=view)
+
+
+def _positions(layout: Layout) -> tuple[int, ...]:
+    """The axes that hold positions, counted from the last."""
+    return tuple(
+        i for i, axis in enumerate(reversed(layout)) if layouts.count([axis])[POSITION] > 1
+    )
+
+
+def _sizes(signal: Signal, axes: int) -> tuple[int, ...]:
+    return (1,) * (axes - len(signal.layout)) + tuple(map(layouts.size, signal.layout))
+
+
 def permuted(tape: Tape, signal: Signal, order: Sequence[int]) -> Signal:
     """Axes in another order; those of length 1 may move without a step."""
     axis = signal.axis
@@ -207,7 +267,7 @@ def permuted(tape: Tape, signal: Signal, order: Sequence[int]) -> Signal:
         shape = tuple(map(layouts.size, part.layout))
         moved = [i for i in order if shape[i] > 1]
         if moved == sorted(moved):
-            return replace(part, layout=own)
+            return replace(part, layout=own, narrow=None)
         return record(tape, "view", [part], own, view=Permutation(tuple(order), shape))
 
     layout = tuple(signal.layout[i] for i in order)

@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,6 +94,15 @@ class Moments:
 
         return Moments(factor * self.mean + shift, *map(product, self.products))
 
+    def copied(self, before: int, after: int) -> Moments:
+        """The moments at so many positions, of copies of fewer: some pairs of them are the same."""
+        if before >= after:
+            return self
+        q, c, s, elsewhere = self.products
+        same = (after / before - 1) / (after - 1)
+        across, elsewhere = c + same * (q - c), elsewhere + same * (s - elsewhere)
+        return replace(self, across_positions=across, elsewhere=elsewhere)
+
     def scaled(self, factor: float, square: float | None = None) -> Moments:
         """The moments of k·x for an independent k of mean ``factor`` and mean square ``square``.
 
@@ -162,10 +172,22 @@ class Source:
     def _hash(self) -> int:  # keys name sources whose keys name sources, as deep as the model is
         return hash(self.key)
 
-    def viewed(self, view: Hashable) -> Source:
-        """The same variable, its elements in another order, or some of them."""
-        of = None if self.of is None else replace(self.of, root=self.of.root.viewed(view, -1))
-        return replace(self, key=follow(self.key, view), of=of, made=None)
+    @functools.cached_property
+    def along(self) -> tuple[Along, ...]:
+        """The views along other axes that were taken of it."""
+        return tuple(view for view in self.key if isinstance(view, Along))
+
+    @functools.cached_property
+    def anywhere(self) -> Hashable:
+        """Its key, wherever its positions lie."""
+        return tuple(view for view in self.key if not isinstance(view, Along))
+
+    def viewed(self, view: Hashable, before: int, after: int) -> Source:
+        """The same variable, its elements in another order, or some of them, or again and again:
+        at so many positions before and after."""
+        of = None if self.of is None else self.of.viewed(view, -1, before, after)
+        m = self.moments.copied(before, after)
+        return replace(self, key=follow(self.key, view), of=of, made=None, moments=m)
 
 
 @dataclass(frozen=True)
@@ -179,6 +201,14 @@ class Permutation:
     def result(self) -> tuple[int, ...]:
         """The shape afterwards."""
         return tuple(self.shape[axis] for axis in self.order)
+
+
+class Along(NamedTuple):
+    """A view that sees a signal's positions, so many, along axes, counted from the last, where
+    others lie, or copies it along them."""
+
+    axes: tuple[int, ...]
+    positions: int
 
 
 def follow(key: tuple[Hashable, ...], view: Hashable) -> tuple[Hashable, ...]:
@@ -331,10 +361,11 @@ class Root:
             found.append(float(rho ** np.arange(len(by_gate)) @ by_gate @ r**powers))
         return found
 
-    def viewed(self, view: Hashable, node: int) -> Root:
+    def viewed(self, view: Hashable, node: int, before: int, after: int) -> Root:
         """The same combination of the sources' views."""
-        terms = {source.viewed(view): k for source, k in self.terms.items()}
-        return Root(node, terms, self.shift, self.moments, (self, 1.0))
+        terms = {source.viewed(view, before, after): k for source, k in self.terms.items()}
+        moments = self.moments.copied(before, after)
+        return Root(node, terms, self.shift, moments, (self, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,6 +424,11 @@ class State:
         """1/D − 1/n, as of a source; what a function adds to its linear part goes anywhere."""
         linear = self.profile.orders[1] ** 2 / self.moments.variance if self.function.core else 1.0
         return float(self.root.aligned * linear**2)
+
+    def viewed(self, view: Hashable, node: int, before: int, after: int) -> State:
+        """The same function of the root's view."""
+        root, m = self.root.viewed(view, node, before, after), self.moments.copied(before, after)
+        return replace(self, root=root, moments=m)
 
     def source(self, key: tuple[Hashable, ...]) -> Source:
         """The state as a random variable of its own."""
@@ -467,21 +503,30 @@ def covariance(a: Source, b: Source) -> float:
     return next((c for _, _, c in covariances((a, b))), 0.0)
 
 
+def met(a: Source, b: Source) -> float:
+    """E[a·b] − E[a]·E[b] of one variable at two positions, along an axis each, of which some pairs
+    are the same; 0 of other variables."""
+    if a.key == b.key or a.anywhere != b.anywhere:
+        return 0.0
+    m, n = a.moments, max(view.positions for view in a.along + b.along)
+    return m.across_positions + (m.second_moment - m.across_positions) / n - m.mean**2
+
+
 def covariances(sources: Iterable[Source]) -> list[tuple[Source, Source, float]]:
     """The pairs of functions of Gaussian roots, and Gaussian sources, that depend on a source in
     common, with what they have in common: Σ aₖ·bₖ·ρᵏ over k ≥ 1, with the functions' Hermite
     coefficients a and b and the correlation ρ of the roots."""
     found: dict[tuple[int, int], float] = {}
     known = [(it, *line) for it in sources if (line := _gaussian_root(it)) is not None]
-    meeting: dict[Source, list[int]] = {}
-    for i, (a, _, p) in enumerate(known):
+    meeting: dict[Hashable, list[tuple[int, Source, float]]] = {}
+    for i, (_, _, p) in enumerate(known):
         for source, k in p.terms.items():
-            for j in meeting.setdefault(source, []):
-                b, _, q = known[j]
-                if not (a.gaussian and b.gaussian):
-                    shared = k * q.terms[source] * source.moments.variance
-                    found[i, j] = found.get((i, j), 0.0) + shared
-            meeting[source].append(i)
+            earlier = meeting.setdefault(source.anywhere, [])
+            for j, other, factor in earlier:
+                same = source.key == other.key
+                shared = source.moments.variance if same else met(source, other)
+                found[i, j] = found.get((i, j), 0.0) + k * factor * shared
+            earlier.append((i, source, k))
     return [
         (known[i][0], known[j][0], _in_common(known[i][1:], known[j][1:], shared))
         for (i, j), shared in found.items()
@@ -490,7 +535,7 @@ def covariances(sources: Iterable[Source]) -> list[tuple[Source, Source, float]]
 
 def _in_common(a: tuple[Function, Root], b: tuple[Function, Root], shared: float) -> float:
     (f, p), (g, q) = a, b
-    if not p.std or not q.std:
+    if not shared or not p.std or not q.std:
         return 0.0
     rho = min(1.0, max(-1.0, shared / (p.std * q.std)))
     orders = p.profile(f).orders * q.profile(g).orders

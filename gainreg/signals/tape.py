@@ -102,11 +102,13 @@ class Parameter:
 
 class Tape:
     """Nodes in the order of execution, the parameters, which nodes are the model's output, and the
-    mean products of inputs that depend on each other."""
+    mean products of inputs that depend on each other; and along which axes, counted from the last,
+    a signal had its positions where it first met more."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []
+        self.places: dict[Node, tuple[int, ...]] = {}
         self.parameters: dict[str, Parameter] = {}
         self.aliases: dict[str, str] = {}
         self.kept: dict[str, str] = {}

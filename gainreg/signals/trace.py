@@ -29,7 +29,7 @@ from gainreg.errors import ParameterError
 from gainreg.signals import layout as layouts
 from gainreg.signals.functions import FloatArray, Operation
 from gainreg.signals.layout import POSITION, UNIT, Layout
-from gainreg.signals.signal import Signal, record
+from gainreg.signals.signal import Signal, record, together
 from gainreg.signals.state import Moments, mean_products
 from gainreg.signals.tape import CONSTANT, Node, Parameter, Tape, Use
 
@@ -356,11 +356,17 @@ class Trace(ABC):
         keep = sum(n * share for n, share in rows.counts) / layouts.size(layout[-1])
         return record(self.tape, "dropout", [made], layout, keep=keep, factor=1.0)
 
+    def like(self, *tensors: Any) -> Layout:
+        """The output's layout where tensors broadcast to it: what they had before they were
+        expanded counts first."""
+        known = [entry for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
+        before = [entry.narrow.layout for entry in known if entry.narrow]
+        return layouts.broadcast([*before, *(it.layout for it in known)], self.outputs[0].shape)
+
     def broadcast(self, *tensors: Any) -> tuple[Layout, list[Signal]]:
         """The output's layout, and the signals of tensors that broadcast to it."""
-        known = [entry.layout for entry in map(self.entry, tensors) if isinstance(entry, Signal)]
-        like = layouts.broadcast(known, self.outputs[0].shape)
-        return like, [self.signal(tensor, like) for tensor in tensors]
+        like = self.like(*tensors)
+        return like, together(self.tape, [self.signal(it, like) for it in tensors], like)
 
     def without_signal(self, *tensors: Any) -> Entry:
         """What is made of tensors that are no signals."""

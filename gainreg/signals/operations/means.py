@@ -54,12 +54,15 @@ def blended(
     return trace.record("blend", [signal.whole], layout, mixing=mixing, units=units)
 
 
-def running_sum(trace: Trace, signal: Signal, axis: int, least: int = 1) -> Signal:
-    """Sums of the first elements along an axis: of so many, and one more each."""
+def running_sum(
+    trace: Trace, signal: Signal, axis: int, least: int = 1, weights: Sequence[float] = ()
+) -> Signal:
+    """Sums of the first elements along an axis: of so many, and one more each; times weights."""
     along = signal.layout[axis]
-    mixing = Mixing.running(layouts.size(along), least)
+    mixing = Mixing.running(layouts.size(along), least, weights)
     made = blended(trace, signal, [along], mixing, signal.layout)
-    trace.recipes[made.node] = Recipe("running sum", (signal,), {}, (axis,))
+    if least and not weights:
+        trace.recipes[made.node] = Recipe("running sum", (signal,), {}, (axis,))
     return made
 
 

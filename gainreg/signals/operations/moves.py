@@ -10,6 +10,7 @@ from typing import Any
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import POSITION, SAMPLE, UNIT, Axis, Layout
 from gainreg.signals.signal import Padded, Signal, join, permuted, reshaped, sliced
+from gainreg.signals.signal import expanded as copies
 from gainreg.signals.state import Moments
 from gainreg.signals.tape import CONSTANT
 from gainreg.signals.trace import Entry, Trace
@@ -47,9 +48,9 @@ def reordered(trace: Trace, x: Any, order: Sequence[int]) -> Entry:
     return replace(made, padded=turned)
 
 
-def expanded(entry: Entry, shape: Sequence[int]) -> Entry:
-    """A signal again and again: what is elementwise on it still is. Copies of whole matrices of
-    positions and units are keys and values for several heads, which are units."""
+def expanded(trace: Trace, entry: Entry, shape: Sequence[int]) -> Entry:
+    """A signal again and again. Copies of whole matrices of positions and units are keys and values
+    for several heads, which are units."""
     if not isinstance(entry, Signal):
         return entry
     added: Layout = ((),) * (len(shape) - len(entry.layout))
@@ -63,7 +64,7 @@ def expanded(entry: Entry, shape: Sequence[int]) -> Entry:
         axis if layouts.size(axis) == size else ((copied(i), size),)
         for i, (axis, size) in enumerate(zip(added + entry.layout, shape, strict=True))
     )
-    return replace(entry.whole, layout=grown)
+    return copies(trace.tape, entry, grown)
 
 
 def moved(

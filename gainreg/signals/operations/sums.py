@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from gainreg.signals import layout as layouts
 from gainreg.signals.functions import RECIPROCAL
 from gainreg.signals.operations.attending import by_rows, masked, origin, soft
-from gainreg.signals.operations.means import averaged, left_to_sum
+from gainreg.signals.operations.means import averaged, left_to_sum, running_sum
 from gainreg.signals.operations.weights import biased
 from gainreg.signals.signal import Signal
 from gainreg.signals.trace import WITHOUT_VALUES, Constant, Entry, Mask, Trace, Weight
@@ -104,7 +105,7 @@ def divided(trace: Trace, a: Any, b: Any) -> Entry:
 
 def scaled(trace: Trace, x: Any, other: Any) -> Signal:
     """A signal times a parameter or a constant tensor."""
-    layout, (signal, _) = trace.broadcast(x, x)
+    layout, signal = trace.like(x), trace.signal(x)
     entry = trace.entry(other)
     learned = entry.name if isinstance(entry, Weight) else ""
     if learned:
@@ -123,6 +124,11 @@ def scaled(trace: Trace, x: Any, other: Any) -> Signal:
         n = recipe.facts["factor"]
         if abs(float((1 / numbers).mean()) / n - 1) < 1e-6:  # sums, by how many lie inside
             return trace.record("mean", recipe.inputs, layout, **{**recipe.facts, "factor": 1.0})
+    if recipe is not None and recipe.rule == "running sum" and numbers is not None:
+        (axis,), whole = recipe.axes, recipe.inputs[0]
+        n, place = layouts.size(whole.layout[axis]), axis - len(whole.layout)
+        if numbers.size == n and -place <= numbers.ndim and numbers.shape[place] == n:
+            return running_sum(trace, whole, axis, weights=numbers.ravel().tolist())
     _, (_, given) = trace.broadcast(x, other)
     moments = given.node.facts["moments"]
     anew = moments.across_positions < moments.second_moment * 0.999

@@ -51,6 +51,7 @@ from gainreg.signals.state import (
     State,
     covariances,
     fresh,
+    met,
     of_root,
     opened,
     related,
@@ -124,7 +125,11 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     terms = {source: terms[source] for source in (*first, *terms) if terms[source]}
     m = _of_terms(terms, shift)
     copied = math.fsum(
-        k**2 * (_broadcast(node, i, s.moments).across_positions - s.moments.across_positions)
+        k**2
+        * (
+            s.moments.copied(node.input_positions[i], node.positions).across_positions
+            - s.moments.across_positions
+        )
         for i, (s, k) in enumerate(zip(states, factors, strict=True))
     )
     m = replace(m, across_positions=m.across_positions + copied)
@@ -206,8 +211,13 @@ def _of_terms(terms: dict[Source, float], shift: float) -> Moments:
     items = list(terms.items())
     mean = math.fsum(k * s.moments.mean for s, k in items) + shift
     second = math.fsum(k**2 * s.moments.variance for s, k in items)
-    own = ([k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items)
-    second += 2 * math.fsum(terms[a] * terms[b] * c for a, b, c in covariances(terms))
+    own = [[k**2 * (c - s.moments.mean**2) for c in s.moments.products[1:]] for s, k in items]
+    for a, b, c in covariances(terms):
+        both = 2 * terms[a] * terms[b]
+        second += both * c
+        if met(a, b):  # any two positions have it, of one sample or of two
+            others = (a.moments.across_positions, *2 * (a.moments.elsewhere,))
+            own.append([both * (other - a.moments.mean**2) for other in others])
     square = mean**2
     second = max(0.0, second)
     return Moments(
@@ -228,7 +238,10 @@ def multiply(node: Node, a: State, b: State) -> Step:
         return elementwise(node, a, b, operation=PRODUCT)
     if related(a, b):
         return sampled(node, a, b, operation=PRODUCT)
-    m, n = (_broadcast(node, i, x.moments) for i, x in enumerate((a, b)))
+    m, n = (
+        x.moments.copied(before, node.positions)
+        for x, before in zip((a, b), node.input_positions, strict=True)
+    )
     both = zip(m.products, n.products, strict=True)
     moments = Moments(m.mean * n.mean, *(one * other for one, other in both))
     values = np.multiply.outer(at_quantiles(a.values), at_quantiles(b.values))
@@ -279,19 +292,6 @@ def _met(node: Node, i: int, x: State, by: State, made: State) -> Factor:
         return _spread_out(node, i, x, g, h, h), ANY
 
     return down
-
-
-def _broadcast(node: Node, i: int, m: Moments) -> Moments:
-    """The moments of an input at the positions of the output: of copies at several, some pairs of
-    positions are the same."""
-    before, after = node.input_positions[i], node.positions
-    if before >= after:
-        return m
-    same = (after / before - 1) / (after - 1)
-    q, c, s, elsewhere = m.products
-    return replace(
-        m, across_positions=c + same * (q - c), elsewhere=elsewhere + same * (s - elsewhere)
-    )
 
 
 def _divisor(node: Node, x: State) -> State:

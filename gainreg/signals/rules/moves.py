@@ -9,6 +9,7 @@ from dataclasses import replace
 from gainreg.signals.distributions import mixed
 from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
 from gainreg.signals.state import (
+    Along,
     Moments,
     State,
     fresh,
@@ -20,8 +21,9 @@ def view(node: Node, x: State, *, view: Hashable = None) -> Step:
     """Reshape, transpose, slice, expand, gather, cast: unchanged; gradients are counted."""
     if view is None:
         return Step(x)
-    root = x.root.viewed(view, node.id)
-    state, by = replace(x, root=root), _moved(node)
+    copied = isinstance(view, Along)
+    before, after = (node.input_positions[0], node.positions) if copied else (1, 1)
+    state, by = x.viewed(view, node.id, before, after), _moved(node)
     return Step(state, (lambda profiles: (by, profiles),), to_roots=True)
 
 

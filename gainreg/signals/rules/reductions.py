@@ -52,9 +52,14 @@ MOST = 64
 # So much of the variance may units have in common, and a norm still takes one number off them all.
 LITTLE = 0.01
 
-# A mean over so many independent units is taken for the number that it tends to: it strays by
-# √(2/16) = 35 % of a second moment at most, and what it is used for, a norm, by half of that.
+# A mean over so many independent units is taken for the number that it tends to, where it is used
+# beside what it was taken of, as a norm is. A second moment strays by √(2/16) = 35 % then, and a
+# norm by half of that.
 MANY = 16
+
+# So much of its square may be the variance of a mean that counts as a number: it is 2/16 = 0.125 of
+# 16 squares, and 0.134 of 16 outputs of a ReLU. A sum of products of mean 0 is all variance.
+STRAYS = 0.15
 
 SIGN = Operation("sign", np.sign)
 
@@ -279,16 +284,23 @@ def _fresh_like(node: Node, x: State, moments: Moments, phrase: str) -> State:
 
 
 def mean(
-    node: Node, x: State, *, units: int, positions: float, samples: int, factor: float = 1.0
+    node: Node,
+    x: State,
+    *,
+    units: int,
+    positions: float,
+    samples: int,
+    factor: float = 1.0,
+    alone: bool = False,
 ) -> Step:
     """Of n positions q → c + (q − c)/n, and of units and samples likewise; then ·factor.
 
-    Of many units it is a number, which is what norms written out divide by, unless that is nearly
-    0, as of the products of a query's units and a key's.
+    Of many units it is a number: that is what norms written out divide by. Not so where it is
+    ``alone``, a signal that meets none of the units again, or where its mean is about 0.
     """
     m = x.moments
-    settled = m.variance <= units * m.mean**2  # it strays by less than its size
-    if units >= MANY and positions == samples == 1 and settled:
+    little = m.variance <= STRAYS * units * m.mean**2 and not alone
+    if units >= MANY and positions == samples == 1 and little:
         return Step(number(node, factor * m.mean, (x,)))
     after = node.positions
     before = round(after * node.input_sizes[0] / (node.size * units * samples))

@@ -70,7 +70,7 @@ def _broadcast(
         return small
     y.narrow = derived(lambda v: v.reshape(narrow), source, narrow)
     trace.set(y.narrow, small)
-    return operations.expanded(small, y.shape)
+    return operations.expanded(trace, small, y.shape)
 
 
 @rule("transpose", alone=True)

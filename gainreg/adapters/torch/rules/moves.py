@@ -85,8 +85,8 @@ def _unbound(trace: TorchTrace, x: Tensor, dim: int = 0) -> Any:
 
 @rule(aten.expand, alone=True)
 def _expanded(trace: TorchTrace, x: Tensor, sizes: Any, **rest: Any) -> Any:
-    y = trace.outputs[0]
-    return trace.entry(x) if x.shape == y.shape else operations.expanded(trace.entry(x), y.shape)
+    y, entry = trace.outputs[0], trace.entry(x)
+    return entry if x.shape == y.shape else operations.expanded(trace, entry, y.shape)
 
 
 @rule(
