@@ -242,7 +242,8 @@ def _along_other(tape: Tape, signal: Signal, layout: Layout) -> Signal:
         return signal
     while node.rule in ("add", "elementwise") and len(node.inputs) == 1:
         node = node.inputs[0]
-    if tape.places.setdefault(node, places) == places:
+    same = (node.use, node.inputs[0]) if node.use else node  # a map used twice is one signal
+    if tape.places.setdefault(same, places) == places:
         return signal
     view = Along(places, signal.node.positions)
     return record(tape, "view", [signal.whole], signal.layout, view=view)

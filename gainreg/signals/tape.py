@@ -108,7 +108,7 @@ class Tape:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []
-        self.places: dict[Node, tuple[int, ...]] = {}
+        self.places: dict[Hashable, tuple[int, ...]] = {}
         self.parameters: dict[str, Parameter] = {}
         self.aliases: dict[str, str] = {}
         self.kept: dict[str, str] = {}
