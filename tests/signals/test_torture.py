@@ -244,7 +244,7 @@ def grouped_and_depthwise_convolutions() -> Made:
     parts = [
         nn.Conv2d(32, 128, 3, padding=1, groups=4), nn.ReLU(),
         nn.Conv2d(128, 128, 5, padding=2, groups=128), nn.GELU(), nn.Conv2d(128, 64, 1), nn.ReLU(),
-        nn.ConvTranspose2d(64, 32, 4, 2, 1, groups=4), nn.Conv2d(32, 16, 3, 2, dilation=2),
+        nn.ConvTranspose2d(64, 32, 4, 2, 1, groups=4), nn.Conv2d(32, 16, 3, 2, "valid", 2),
     ]  # fmt: skip
     return nn.Sequential(*parts), data(8, 32, 12, 12)
 

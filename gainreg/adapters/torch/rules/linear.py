@@ -162,6 +162,9 @@ def _convolution(
         ((UNIT, y.shape[1]),),
         *(((POSITION, size),) for size in y.shape[2:]),
     )
+    stride, padding, dilation = (  # one number is meant for all axes
+        [*each] * len(kernel) if len(each) == 1 else each for each in (stride, padding, dilation)
+    )
     axes = []
     for axis in range(len(kernel)):
         (large, zeros), small = trace.signal(x).unpadded(axis + 2), y.shape[axis + 2]
