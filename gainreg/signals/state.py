@@ -270,23 +270,21 @@ class Root:
             return self.moments.normal
         before, factor = self.start or (None, 1.0)
         parts = [
-            (k, s.moments.normal if s.values is None else s.values)
+            (k, s.moments.mean, s.moments.normal if s.values is None else s.values)
             for s, k in [*self.terms.items()][len(before.terms) if before else 0 :]
             if s.moments.variance
         ]
-        if before and not parts:
-            values = factor * before.values
-        elif not before and len(parts) == 1:
-            values = parts[0][0] * parts[0][1]
-        else:
-            total = factor * at_quantiles(before.values) if before else np.zeros(1)
-            for k, own in parts:
-                total = fewer(np.add.outer(k * at_quantiles(own), total))
-            values = on_nodes(total)
-        values = in_order(values)
+        alone = [(factor, before.moments.mean, before.values)] if before else parts
+        if len(parts) + bool(before) == 1:  # as they are, tails that moments know better too
+            ((k, mean, known),) = alone
+            return in_order(k * (known - mean) + self.moments.mean)
+        total = factor * at_quantiles(before.values) if before else np.zeros(1)
+        for k, _, known in parts:
+            total = fewer(np.add.outer(k * at_quantiles(known), total))
+        values = on_nodes(total)
         here = of_values(IDENTITY, values)
-        own_std = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
-        return (values - here.mean) * (self.std / own_std) + self.moments.mean
+        own = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
+        return (values - here.mean) * (self.std / own) + self.moments.mean
 
     @functools.cached_property
     def _line(self) -> Profile:
