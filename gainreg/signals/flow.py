@@ -17,20 +17,9 @@ from gainreg.signals import gradients, interpolations, norms, rules, streams
 from gainreg.signals.functions import Function, named
 from gainreg.signals.gradients import NOTHING, Gradient
 from gainreg.signals.layout import SAMPLE, count
+from gainreg.signals.relations import ROUNDING, among, product_of, ultimate
 from gainreg.signals.rules.step import part
-from gainreg.signals.state import (
-    LARGEST,
-    ROUNDING,
-    SMALLEST,
-    Moments,
-    Source,
-    State,
-    among,
-    fresh,
-    joined,
-    product_of,
-    ultimate,
-)
+from gainreg.signals.state import LARGEST, SMALLEST, Moments, Source, State, fresh, joined
 from gainreg.signals.streams import Residual
 from gainreg.signals.tape import Node, Tape, Use
 

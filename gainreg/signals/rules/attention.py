@@ -12,16 +12,10 @@ from typing import NamedTuple
 
 from gainreg.signals import layout as layouts
 from gainreg.signals.layout import UNIT
+from gainreg.signals.relations import kurtosis, related, same_elements
 from gainreg.signals.rules.step import Back, Step, back, from_to, part
 from gainreg.signals.softmax import Rows, of_one, of_two
-from gainreg.signals.state import (
-    Moments,
-    State,
-    fresh,
-    kurtosis,
-    related,
-    same_elements,
-)
+from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node
 
 INDEPENDENT = "attention weights, from scores taken for independent"

@@ -30,6 +30,7 @@ from gainreg.signals.functions import (
     describe,
 )
 from gainreg.signals.layout import SAMPLE, count
+from gainreg.signals.relations import covariances, met, opened, related, terms_of
 from gainreg.signals.rules.step import (
     ANY,
     PRODUCT,
@@ -44,19 +45,7 @@ from gainreg.signals.rules.step import (
     part,
     passed_in_common,
 )
-from gainreg.signals.state import (
-    Moments,
-    Root,
-    Source,
-    State,
-    covariances,
-    fresh,
-    met,
-    of_root,
-    opened,
-    related,
-    terms_of,
-)
+from gainreg.signals.state import Moments, Root, Source, State, fresh, of_root
 from gainreg.signals.tape import Node
 
 

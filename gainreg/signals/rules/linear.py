@@ -12,6 +12,7 @@ from gainreg.signals.functions import (
     NODES,
     FloatArray,
 )
+from gainreg.signals.relations import kurtosis
 from gainreg.signals.rules.elementwise import of_units
 from gainreg.signals.rules.step import (
     ANY,
@@ -23,12 +24,7 @@ from gainreg.signals.rules.step import (
     back,
     part,
 )
-from gainreg.signals.state import (
-    Moments,
-    State,
-    fresh,
-    kurtosis,
-)
+from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node
 
 # A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.

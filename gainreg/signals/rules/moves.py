@@ -8,12 +8,7 @@ from dataclasses import replace
 
 from gainreg.signals.distributions import mixed
 from gainreg.signals.rules.step import Back, Step, back, from_to, number, part
-from gainreg.signals.state import (
-    Along,
-    Moments,
-    State,
-    fresh,
-)
+from gainreg.signals.state import Along, Moments, State, fresh
 from gainreg.signals.tape import Node
 
 

@@ -32,16 +32,7 @@ from gainreg.signals.rules.step import (
     from_to,
     number,
 )
-from gainreg.signals.state import (
-    Moments,
-    Root,
-    Source,
-    State,
-    fresh,
-    joined,
-    names_of,
-    of_root,
-)
+from gainreg.signals.state import Moments, Root, Source, State, fresh, joined, names_of, of_root
 from gainreg.signals.tape import Node
 
 # The largest of more variables than this is that of so many; of the rest of them, only the largest

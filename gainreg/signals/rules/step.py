@@ -16,12 +16,7 @@ from gainreg.signals.functions import (
     Operation,
     of_values,
 )
-from gainreg.signals.state import (
-    Moments,
-    Root,
-    State,
-    joined,
-)
+from gainreg.signals.state import Moments, Root, State, joined
 from gainreg.signals.tape import Node
 
 PRODUCT = Operation("product", np.multiply)
