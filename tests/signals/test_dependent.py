@@ -11,7 +11,7 @@ import torch
 from networks import WIDTH, Of
 from torch import Tensor, nn
 
-from gainreg.adapters.torch import apply_, measure, plan
+from gainreg.adapters.torch import apply_, initialize_, measure, plan
 
 F = nn.functional
 Made = tuple[nn.Module, Callable[[], Any]]
@@ -209,3 +209,27 @@ def test_an_input_that_is_given_twice_is_one_without_values() -> None:
     x = rows().to("meta")
     found = {it.name: it.std for it in plan(model, (x, x)).weights}
     assert found["o.weight"] == pytest.approx(1 / (2 * WIDTH**0.5))
+
+
+class Graph(nn.Module):
+    """Means over neighbours, which a matrix among the inputs names (Kipf and Welling 2017)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(128, 128), nn.Linear(128, 128)
+        self.out = nn.Linear(128, 64)
+
+    def forward(self, x: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(neighbours @ self.first(x))
+        return self.out(neighbours @ torch.relu(neighbours @ self.second(neighbours @ y)))
+
+
+def test_a_matrix_over_positions_that_is_given_is_followed_and_marked() -> None:
+    torch.manual_seed(0)
+    beside = (torch.rand(16, 16, 16) < 0.3).float()
+    beside = beside / beside.sum(2, keepdim=True).clamp(min=1)
+    first, *others = initialize_(Graph(), (torch.randn(16, 16, 128), beside)).weights
+    assert first.gradient_rms == pytest.approx(first.measured_gradient_rms, rel=0.3)
+    for weight in others:
+        assert weight.input_rms == pytest.approx(weight.measured_input_rms, rel=0.2)
+        assert not weight.exact

@@ -93,7 +93,7 @@ def _contracted(
         if known[0] is not weights.node:
             width = node.facts["size"]
         return trace.record("attend", inputs, layout, size=width, common=common, units=units)
-    positions = layouts.role(over[0]) == POSITION
+    positions = POSITION in map(layouts.role, over)
     facts: dict[str, Any] = {
         "width": width,
         "positions": positions,
