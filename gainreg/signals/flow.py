@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections import Counter
 from dataclasses import dataclass
 
@@ -56,7 +55,7 @@ class Flow:
 
     def __init__(self, tape: Tape, aims: Aims | None) -> None:
         norms.recognise(tape)
-        interpolations.part(tape)
+        interpolations.write_as_sums(tape)
         self.tape = tape
         self.aims = aims
         self.residuals = streams.residuals(tape)
@@ -73,11 +72,6 @@ class Flow:
         sums = sorted(self.residuals.values(), key=lambda residual: residual.node.size)
         self.ends = {node: residual for residual in sums for node in residual.last}
         self._solving: set[Residual] = set()
-        self._before: dict[Node, int] = {}  # the steps that a step depends on, as bits
-        for node in tape.nodes:
-            own = 0 if node.rule == "given" and not streams.is_data(node) else 1 << node.id
-            before = (self._before[parent] for parent in node.inputs)
-            self._before[node] = functools.reduce(operator.or_, before, own)
         uses = Counter(name for node in tape.nodes if node.use for name in node.use.names)
         self._uses: dict[str, list[tuple[Use, Node]]] = {
             name: [] for name, n in uses.items() if n > 1
@@ -153,7 +147,7 @@ class Flow:
             if use.start != earlier.start:
                 continue
             fed, made = self.states[other.inputs[0]], self.states[other]
-            met = bool(self._before[node.inputs[0]] & self._before[other.inputs[0]])
+            met = bool(self._before[node.inputs[0].id] & self._before[other.inputs[0].id])
             mean, size = x.moments.mean * fed.moments.mean, math.sqrt(x.q * fed.q)
             product = product_of(x, fed)
             unclear = met and (use != earlier or not whole or _hidden(x) != _hidden(fed))
@@ -166,6 +160,14 @@ class Flow:
         uses.append((use, node))
         y = among(y, known)
         return y.but(REUSED) if lost else y
+
+    @functools.cached_property
+    def _before(self) -> list[int]:
+        """Of each node, the steps that it depends on, as bits; parameters and constants, which all
+        may depend on, are none."""
+        nodes = self.tape.nodes
+        shared = sum(1 << it.id for it in nodes if it.rule == "given" and not streams.is_data(it))
+        return [bits & ~shared for bits in streams.ancestors(self.tape)[0]]
 
     def _step(self, node: Node, inputs: list[State], target: float | None = None) -> rules.Step:
         if not node.weighs:

@@ -33,7 +33,7 @@ class _Change(NamedTuple):
     positions: float
 
 
-def part(tape: Tape) -> None:
+def write_as_sums(tape: Tape) -> None:
     """Write every interpolation as a sum of its two ends."""
     nodes: list[Node] = []
     for node in tape.nodes:

@@ -279,9 +279,9 @@ class Root:
         for k, _, known in parts:
             total = fewer(np.add.outer(k * at_quantiles(known), total))
         values = on_nodes(total)
-        here = of_values(IDENTITY, values)
-        own = math.sqrt(max(here.second_moment - here.mean**2, 1e-300))
-        return (values - here.mean) * (self.std / own) + self.moments.mean
+        mean = float(WEIGHTS @ values)
+        own = math.sqrt(max(float(WEIGHTS @ values**2) - mean**2, 1e-300))
+        return (values - mean) * (self.std / own) + self.moments.mean
 
     @functools.cached_property
     def _line(self) -> Profile:

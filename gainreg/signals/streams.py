@@ -58,7 +58,7 @@ def signals(node: Node) -> tuple[Node, ...]:
 
 def residuals(tape: Tape) -> dict[Node, Residual]:
     """The residual sums of a tape, by node."""
-    before, weighted = _ancestors(tape)
+    before, weighted = ancestors(tape)
     found: dict[Node, Residual] = {}
     added = Counter(parent for node in tape.nodes if node.rule == "add" for parent in node.inputs)
     data = sum(1 << node.id for node in tape.nodes if is_data(node))
@@ -96,7 +96,7 @@ def is_data(node: Node) -> bool:
     return node.rule == "embedding" or node.facts.get("phrase") == "data"
 
 
-def _ancestors(tape: Tape) -> tuple[list[int], list[int]]:
+def ancestors(tape: Tape) -> tuple[list[int], list[int]]:
     """Of each node: all ancestors with itself, and those behind at least one weight."""
     before: list[int] = []
     weighted: list[int] = []

@@ -337,6 +337,11 @@ class Trace(ABC):
         self.recipes[made.node] = Recipe(rule, tuple(inputs), facts)
         return made
 
+    def made_by(self, rule: str, node: Node) -> Recipe | None:
+        """How a step's output was made, if it was made by that rule."""
+        recipe = self.recipes.get(node)
+        return recipe if recipe is not None and recipe.rule == rule else None
+
     def forget(self, since: int) -> None:
         """Take back all steps from that number on."""
         gone = set(self.tape.nodes[since:])

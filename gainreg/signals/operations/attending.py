@@ -244,8 +244,9 @@ _AT = np.array([-0.6, 0.25, 1.0, 2.5])
 def _exponent(trace: Trace, signal: Signal) -> Signal | None:
     """What a signal is the exponential of, by its values, masked or not; None if it is none."""
     node = signal.node
-    recipe = trace.recipes.get(node.inputs[0] if node.rule == "dropout" else node)
-    if recipe is None or recipe.rule != "elementwise" or len(recipe.inputs) != 1:
+    inside = node.inputs[0] if node.rule == "dropout" else node
+    recipe = trace.made_by("elementwise", inside)
+    if recipe is None or len(recipe.inputs) != 1:
         return None
     with np.errstate(all="ignore"):
         found = recipe.facts["operation"].call(_AT.copy())
@@ -255,8 +256,8 @@ def _exponent(trace: Trace, signal: Signal) -> Signal | None:
 def soft(trace: Trace, x: Signal, total: Signal, layout: Layout) -> Signal | None:
     """e^s, or some weights of a softmax of s, over its own sum: the softmax of s, or of those
     scores, as routers have it; None if it is something else."""
-    sum_of = trace.recipes.get(total.node)
-    if sum_of is None or sum_of.rule != "mean" or sum_of.inputs[0].node is not x.node:
+    sum_of = trace.made_by("mean", total.node)
+    if sum_of is None or sum_of.inputs[0].node is not x.node:
         return None
     scores, weights = _exponent(trace, x), origin(x.node)
     if scores is None and weights.rule == "softmax":
@@ -264,8 +265,8 @@ def soft(trace: Trace, x: Signal, total: Signal, layout: Layout) -> Signal | Non
         scores = moved(trace, chosen, tuple(map(layouts.size, x.layout)), x.layout)
     if scores is None:
         return None
-    less = trace.recipes.get(scores.node)
-    if less is not None and less.rule == "add" and len(less.inputs) == 2:  # less its maximum
+    less = trace.made_by("add", scores.node)
+    if less is not None and len(less.inputs) == 2:  # less its maximum
         scores = less.inputs[0]
     gone = [
         axis

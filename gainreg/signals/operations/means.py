@@ -69,8 +69,8 @@ def running_sum(
 def left_to_sum(trace: Trace, last: Signal, running: Signal) -> Signal | None:
     """The last of running sums less each of them: sums of the elements behind it; None if the two
     signals are nothing of the kind."""
-    recipe, node = trace.recipes.get(running.node), last.node
-    if recipe is None or recipe.rule != "running sum" or node.inputs != (running.node,):
+    recipe, node = trace.made_by("running sum", running.node), last.node
+    if recipe is None or node.inputs != (running.node,):
         return None
     (axis,), view = recipe.axes, node.facts.get("view")
     n = layouts.size(running.layout[axis])
@@ -82,8 +82,8 @@ def left_to_sum(trace: Trace, last: Signal, running: Signal) -> Signal | None:
 def _looked_at(trace: Trace, signal: Signal, size: int, layout: Layout) -> Signal | None:
     """The sum of values times the softmax of as many units, as gates between branches are; None if
     it is something else."""
-    product = trace.recipes.get(signal.node)
-    if product is None or product.rule != "multiply":
+    product = trace.made_by("multiply", signal.node)
+    if product is None:
         return None
     for weights, value in (product.inputs, product.inputs[::-1]):
         node = origin(weights.node)

@@ -62,12 +62,10 @@ def line(trace: Trace, x: Any, factor: float, shift: float = 0.0) -> Entry:
         return trace.without_signal(x)
     if factor == 1.0 and not shift:
         return entry
-    recipe = trace.recipes.get(entry.node)
-    if (
-        recipe is not None and recipe.rule == "mean" and recipe.axes and not shift
-    ):  # a sum over n, divided by n
-        whole, axes = recipe.inputs[0], list(recipe.axes)
-        made = averaged(trace, whole, axes, False, recipe.facts["factor"] * factor)
+    total = trace.made_by("mean", entry.node)
+    if total is not None and total.axes and not shift:  # a sum over n, divided by n
+        whole, axes = total.inputs[0], list(total.axes)
+        made = averaged(trace, whole, axes, False, total.facts["factor"] * factor)
         return replace(made, layout=entry.layout)
     made = trace.record("add", [entry], entry.layout, factors=(factor,), shift=shift)
     return replace(made, rows=entry.rows)
@@ -113,19 +111,19 @@ def scaled(trace: Trace, x: Any, other: Any) -> Signal:
     if isinstance(entry, Constant):
         mean, square = entry.mean, entry.square
         return trace.record("scale", [signal], layout, learned, mean=mean, square=square)
-    if trace.values(other) is None:
+    numbers = trace.values(other)
+    if numbers is None:
         if trace.is_weight(other):
             trace.tape.warn(WITHOUT_VALUES)
             return trace.record("scale", [signal], layout, learned, mean=1.0, square=1.0)
         layout, signals = trace.broadcast(x, other)
         return trace.record("multiply", signals, layout)
-    recipe, numbers = trace.recipes.get(signal.node), trace.values(other)
-    if recipe is not None and recipe.rule == "mean" and numbers is not None and numbers.all():
-        n = recipe.facts["factor"]
+    if (total := trace.made_by("mean", signal.node)) and numbers.all():
+        n = total.facts["factor"]
         if abs(float((1 / numbers).mean()) / n - 1) < 1e-6:  # sums, by how many lie inside
-            return trace.record("mean", recipe.inputs, layout, **{**recipe.facts, "factor": 1.0})
-    if recipe is not None and recipe.rule == "running sum" and numbers is not None:
-        (axis,), whole = recipe.axes, recipe.inputs[0]
+            return trace.record("mean", total.inputs, layout, **{**total.facts, "factor": 1.0})
+    if running := trace.made_by("running sum", signal.node):
+        (axis,), whole = running.axes, running.inputs[0]
         n, place = layouts.size(whole.layout[axis]), axis - len(whole.layout)
         if numbers.size == n and -place <= numbers.ndim and numbers.shape[place] == n:
             return running_sum(trace, whole, axis, weights=numbers.ravel().tolist())

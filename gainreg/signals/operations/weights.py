@@ -14,6 +14,9 @@ from gainreg.signals.signal import Signal, map_of, portions
 from gainreg.signals.tape import Node
 from gainreg.signals.trace import Computed, Entry, Tokens, Trace, Weight, measured, names
 
+# What is said of constants, such as kernels that blur, that are not followed as what they are.
+AS_DRAWN = "a map by constants, taken for weights that were drawn with that mean square"
+
 
 def role(summed_over: Axis) -> str:
     """What a weight's outputs are: positions where it sums over nothing else, as token mixing."""
@@ -25,10 +28,6 @@ def shared(summed_over: Axis, layout: Layout) -> float:
     over positions, none if its outputs are positions themselves, or no others are left."""
     alone = role(summed_over) == POSITION or layouts.count(layout)[POSITION] == 1
     return 0.0 if alone and layouts.count([summed_over])[POSITION] > 1 else 1.0
-
-
-# Weights that are constants, such as kernels that blur, but are not followed as what they are.
-CONSTANT = "a map by constants, taken for weights that were drawn with that mean square"
 
 
 def linear(
@@ -75,7 +74,7 @@ def linear(
         sides = [made, trace.signal(bias, layout)]
         return trace.record("add", sides, layout, factors=(1.0, 1.0))
     if not isinstance(entry, (Weight, Computed)):
-        facts["note"] = CONSTANT
+        facts["note"] = AS_DRAWN
     if bias is not None:
         inputs.append(trace.signal(bias, layout))
     made = trace.record(

@@ -48,6 +48,20 @@ from gainreg.signals.rules.step import (
 from gainreg.signals.state import Moments, Root, Source, State, fresh, of_root
 from gainreg.signals.tape import Node
 
+# What a gradient by something with several functions of one signal in a sum is.
+RETURNING = "gradients that come back to one signal by several functions of it"
+
+# So far, in standard deviations, something is moved for the slope of what is made of it.
+STEP = 1e-5
+
+# Samples are brought together in so many groups by a variable's value, for what depends on it: 64
+# samples each.
+GROUPS = 64
+
+# E[1/y²]·E[|y|]² of a divisor that counts as one number: 4.5 for a mean of six squares, infinite
+# for one of four.
+NEARLY_ZERO = 4.0
+
 
 def elementwise(node: Node, *states: State, operation: Operation) -> Step:
     """m, q by the moments, c by E[φ(u)φ(v)]; functions of one root are one function of it."""
@@ -126,14 +140,14 @@ def add(node: Node, *states: State, factors: Sequence[float], shift: float = 0.0
     noise = math.fsum((k**2 * s.q / total) ** 2 * s.noise for s, k in varying) if total else 0.0
     root = Root(node.id, terms, shift, m, start)
     state = of_root(root, IDENTITY, alike, "a sum")
-    met = _returning(states, factors)
+    returned = _returning(states, factors)
     return Step(
         replace(state, noise=noise),
         tuple(
             _added(node, i, s, k, root, more)
-            for i, (s, k, more) in enumerate(zip(states, factors, met, strict=True))
+            for i, (s, k, more) in enumerate(zip(states, factors, returned, strict=True))
         ),
-        note="" if set(met) == {1.0} else RETURNING,
+        note="" if set(returned) == {1.0} else RETURNING,
     )
 
 
@@ -324,20 +338,6 @@ def _spread_out(
         kk=share * copies * k,
         ww=along**2,
     )
-
-
-# What a gradient by something with several functions of one signal in a sum is.
-RETURNING = "gradients that come back to one signal by several functions of it"
-
-# So far, in standard deviations, something is moved for the slope of what is made of it.
-STEP = 1e-5
-
-# Samples are brought together in so many groups by a variable's value, for what depends on it.
-GROUPS = 64
-
-# E[1/y²]·E[|y|]² of a divisor that counts as one number: 4.5 for a mean of six squares, infinite
-# for one of four.
-NEARLY_ZERO = 4.0
 
 
 def scale(

@@ -27,8 +27,10 @@ from gainreg.signals.rules.step import (
 from gainreg.signals.state import Moments, State, fresh
 from gainreg.signals.tape import Node
 
-# A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them.
+# A linear map of fewer inputs, as a depthwise one, is taken to be open or shut by each of them: of
+# n, one changes what comes back by a share of 2/n, 3 % of 64.
 FEW = 64
+
 # Of what is so sparse, and sums up so few units, outputs vary in size from position to position by
 # a third and more.
 SPARSE, UNEVEN = 10.0, 0.05

@@ -418,8 +418,7 @@ def maximum(node: Node, x: State, *, positions: int, units: int = 1) -> Step:
         found: FloatArray = ndtri(ndtr(z) ** (1 / rest)) * (1 - 2 * (i % each))
         return found
 
-    known = (min(1.0, max(0.0, root.correlation(c))) for c in root.moments.products[1:])
-    rho, across, both = known
+    rho, across, both = (min(1.0, max(0.0, root.correlation(c))) for c in root.moments.products[1:])
     both = min(both, rho, across)
     points = normal_points(4 * MOST)
 
