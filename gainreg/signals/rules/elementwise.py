@@ -266,11 +266,7 @@ def of_units(node: Node, x: State, weight: State, like: State) -> State:
     """What a number for each unit makes of a signal: the same at all its positions and in all
     samples, so that the unit meets what else is made of the signal again."""
     values = on_nodes(np.multiply.outer(at_quantiles(x.values), at_quantiles(weight.values)))
-    m, size = x.moments, weight.q
-    moments = Moments(
-        weight.moments.mean * m.mean,
-        *(size * c for c in (m.second_moment, m.across_positions, m.across_samples)),
-    )
+    moments = x.moments.scaled(weight.moments.mean, weight.q)
     made, gated = (PRODUCT, (x, weight)), (x, weight)
     return fresh(node.id, moments, (like,), like.phrase, values=values, made=made, gated=gated)
 
